@@ -1,0 +1,15 @@
+// engine/cpu/: the kernel table of the CPU, one file per family of kernels. OpenBLAS multiplies, OpenMP
+// spreads chunks whose bounds depend on shapes alone over threads, the compiler vectorizes the loops within a
+// chunk.
+//
+// backend: what the rest of the engine sees of this folder.
+#pragma once
+
+#include "engine/kernels.h"
+
+namespace vvtq::engine::cpu {
+
+const Kernels& kernels();
+Pool& pool();
+
+}  // namespace vvtq::engine::cpu

@@ -1,0 +1,71 @@
+// families: the CPU's kernels, to be put into the table; equations and shapes are in engine/kernels.h.
+#pragma once
+
+#include "engine/kernels.h"
+
+namespace vvtq::engine::cpu {
+
+using In = const Tensor&;
+
+// elementwise.cpp
+void fill(double value, In y);
+void copy(In x, In y);
+void cast(In x, In y);
+void add(In a, In b, In y);
+void accumulate_add(In x, In y);
+void scale(In x, double s, In y);
+void scale_by(In x, In s, In y);
+void add_broadcast(In x, In p, In y);
+void residual(In x, In f, In keep, In y);
+void scale_samples(In x, In s, In y);
+void gelu(In x, In y);
+void gelu_backward(In dy, In x, In dx);
+
+// reduce.cpp
+void sum_rows(In x, In y);
+void sum(In x, In y);
+void sum_abs(In x, In y);
+void sum_squares(In x, In y);
+void count_not_finite(In x, In y);
+
+// norm.cpp
+void layer_norm(In x, In gamma, In beta, double eps, In y, In mean, In rstd);
+void layer_norm_backward(In dy, In x, In gamma, In mean, In rstd, In dx, In dgamma, In dbeta);
+void softmax(In x, double s, In y);
+void softmax_backward(In dy, In y, double s, In dx);
+void soft_cross_entropy(In z, In p, In loss, In dz);
+
+// matmul.cpp
+void linear(In x, In w, In bias, In y);
+void linear_backward_input(In dy, In w, In dx);
+void linear_backward_weight(In dy, In x, In dw);
+void batched_matmul(const BatchedShape& shape, In a, In b, In y);
+
+// tokens.cpp
+void patchify(In x, int64_t patch, In y);
+void unpatchify(In y, int64_t patch, In x);
+void prepend_token(In token, In x, In y);
+void drop_first_token(In x, In y);
+void select_token(In x, int64_t index, In y);
+void scatter_token(In x, int64_t index, In y);
+
+// lsq.cpp
+void lsq(In x, In alpha, In beta, CodeRange range, In y);
+void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, In dalpha, In dbeta);
+void lsq_codes(In x, In alpha, In beta, CodeRange range, In q);
+void lsq_weight_grad_scale(In w, CodeRange range, In g);
+void lsq_fit_sums(In x, double a, double o, CodeRange range, In sums);
+
+// binary.cpp
+void binary_scale(In x, In s);
+void binary(In x, In s, In y);
+void binary_backward(In dy, In x, In dx);
+
+// bin_regularizer.cpp
+void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats);
+void bin_regularizer_backward(In dy, In w, In alpha, CodeRange range, In stats, In g, In dw, In dalpha);
+
+// adamw.cpp
+void adamw(const std::vector<AdamwItem>& items, const AdamwStep& step);
+
+}  // namespace vvtq::engine::cpu

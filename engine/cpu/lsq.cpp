@@ -1,0 +1,122 @@
+// lsq: learned step size quantizers, forward, backward and start values.
+#include <cmath>
+
+#include "engine/cpu/families.h"
+#include "engine/cpu/parallel.h"
+#include "engine/cpu/quantize.h"
+
+namespace vvtq::engine::cpu {
+namespace {
+
+void check_step(In x, In alpha, In beta) {
+    check_size(alpha, 1, x.dtype());
+    if (beta.defined()) check_size(beta, 1, x.dtype());
+}
+
+}  // namespace
+
+void lsq(In x, In alpha, In beta, CodeRange range, In y) {
+    check_like(x, y);
+    check_step(x, alpha, beta);
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T* px = x.data<T>();
+        T* py = y.data<T>();
+        const Step<T> step(alpha, beta, range);
+        parallel_chunks(x.numel(), kChunk, [=](int64_t, int64_t begin, int64_t end) {
+#pragma omp simd
+            for (int64_t i = begin; i < end; ++i) py[i] = step.code(px[i]) * step.a + step.o;
+        });
+    });
+}
+
+void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, In dalpha, In dbeta) {
+    check_like(dy, x);
+    check_like(x, dx);
+    check_step(x, alpha, beta);
+    check_step(x, dalpha, dbeta);
+    check_size(g, 1, x.dtype());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T *pdy = dy.data<T>(), *px = x.data<T>();
+        T* pdx = dx.data<T>();
+        const Step<T> step(alpha, beta, range);
+        const int64_t n = x.numel();
+        const int64_t chunks = (n + kChunk - 1) / kChunk;
+        std::vector<double> sums(static_cast<size_t>(2 * chunks));
+        parallel_chunks(n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
+            T sum_alpha = 0, sum_beta = 0;
+#pragma omp simd reduction(+ : sum_alpha, sum_beta)
+            for (int64_t i = begin; i < end; ++i) {
+                const T v = step.scaled(px[i]);
+                const T code = std::nearbyint(step.clamped(v));
+                const bool in = step.inside(v);
+                pdx[i] = in ? pdy[i] : T{0};
+                sum_alpha += pdy[i] * (in ? code - v : code);
+                sum_beta += in ? T{0} : pdy[i];
+            }
+            sums[static_cast<size_t>(2 * c)] = static_cast<double>(sum_alpha);
+            sums[static_cast<size_t>(2 * c + 1)] = static_cast<double>(sum_beta);
+        });
+        double total_alpha = 0, total_beta = 0;
+        for (size_t c = 0; c < sums.size(); c += 2) {
+            total_alpha += sums[c];
+            total_beta += sums[c + 1];
+        }
+        *dalpha.data<T>() = static_cast<T>(total_alpha * static_cast<double>(*g.data<T>()));
+        if (dbeta.defined()) *dbeta.data<T>() = static_cast<T>(total_beta);
+    });
+}
+
+void lsq_codes(In x, In alpha, In beta, CodeRange range, In q) {
+    check_step(x, alpha, beta);
+    check_size(q, x.numel(), DType::i32);
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T* px = x.data<T>();
+        int32_t* pq = q.data<int32_t>();
+        const Step<T> step(alpha, beta, range);
+        parallel_chunks(x.numel(), kChunk, [=](int64_t, int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                const T code = step.code(px[i]);
+                pq[i] = static_cast<int32_t>(code == code ? code : T{0});
+            }
+        });
+    });
+}
+
+void lsq_weight_grad_scale(In w, CodeRange range, In g) {
+    check_size(g, 1, w.dtype());
+    const Tensor total(Shape{1}, DType::f64);
+    sum_abs(w, total);
+    fill(1.0 / std::sqrt(*total.data<double>() * range.high), g);
+}
+
+void lsq_fit_sums(In x, double a, double o, CodeRange range, In sums) {
+    check_size(sums, 3, DType::f64);
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T* px = x.data<T>();
+        const double low = range.low, high = range.high;
+        const int64_t n = x.numel();
+        const int64_t chunks = (n + kChunk - 1) / kChunk;
+        std::vector<double> partial(static_cast<size_t>(3 * chunks));
+        parallel_chunks(n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
+            double product = 0, squares = 0, rest = 0;
+#pragma omp simd reduction(+ : product, squares, rest)
+            for (int64_t i = begin; i < end; ++i) {
+                const double shifted = static_cast<double>(px[i]) - o;
+                const double v = shifted / a;
+                const double q = std::nearbyint(v < low ? low : (v > high ? high : v));
+                product += shifted * q;
+                squares += q * q;
+                rest += static_cast<double>(px[i]) - a * q;
+            }
+            double* out = partial.data() + 3 * c;
+            out[0] = product;
+            out[1] = squares;
+            out[2] = rest;
+        });
+        double* out = sums.data<double>();
+        std::fill_n(out, 3, 0.0);
+        for (size_t i = 0; i < partial.size(); ++i) out[i % 3] += partial[i];
+    });
+}
+
+}  // namespace vvtq::engine::cpu

@@ -1,0 +1,195 @@
+// norm: passes over rows: LayerNorm, softmax, cross-entropy.
+#include <cmath>
+
+#include "engine/cpu/families.h"
+#include "engine/cpu/parallel.h"
+#include "engine/cpu/vector_math.h"
+
+namespace vvtq::engine::cpu {
+namespace {
+
+constexpr int64_t kGradientChunks = 32;  // partial sums of dgamma and dbeta
+
+template <typename T>
+T sum_row(const T* x, int64_t n) {
+    T total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < n; ++i) total += x[i];
+    return total;
+}
+
+template <typename T>
+T max_row(const T* x, int64_t n) {
+    T top = x[0];
+#pragma omp simd reduction(max : top)
+    for (int64_t i = 1; i < n; ++i) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+}  // namespace
+
+void layer_norm(In x, In gamma, In beta, double eps, In y, In mean, In rstd) {
+    check_like(x, y);
+    const int64_t rows = x.shape().rows(), cols = x.shape().cols();
+    check_size(gamma, cols, x.dtype());
+    check_size(beta, cols, x.dtype());
+    check_size(mean, rows, x.dtype());
+    check_size(rstd, rows, x.dtype());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T *px = x.data<T>(), *pg = gamma.data<T>(), *pb = beta.data<T>();
+        T *py = y.data<T>(), *pm = mean.data<T>(), *pr = rstd.data<T>();
+        parallel_chunks(rows, rows_per_chunk(cols), [&](int64_t, int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const T* in = px + r * cols;
+                T* out = py + r * cols;
+                const T mu = sum_row(in, cols) / static_cast<T>(cols);
+                T squares = 0;
+#pragma omp simd reduction(+ : squares)
+                for (int64_t i = 0; i < cols; ++i) squares += (in[i] - mu) * (in[i] - mu);
+                const T inverse = T{1} / std::sqrt(squares / static_cast<T>(cols) + static_cast<T>(eps));
+#pragma omp simd
+                for (int64_t i = 0; i < cols; ++i) out[i] = (in[i] - mu) * inverse * pg[i] + pb[i];
+                pm[r] = mu;
+                pr[r] = inverse;
+            }
+        });
+    });
+}
+
+void layer_norm_backward(In dy, In x, In gamma, In mean, In rstd, In dx, In dgamma, In dbeta) {
+    check_like(dy, dx);
+    check_like(x, dx);
+    const int64_t rows = x.shape().rows(), cols = x.shape().cols();
+    check_size(dgamma, cols, x.dtype());
+    check_size(dbeta, cols, x.dtype());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T *pdy = dy.data<T>(), *px = x.data<T>(), *pg = gamma.data<T>();
+        const T *pm = mean.data<T>(), *pr = rstd.data<T>();
+        T* pdx = dx.data<T>();
+        const int64_t chunk = std::max(rows_per_chunk(cols), (rows + kGradientChunks - 1) / kGradientChunks);
+        const int64_t chunks = std::max<int64_t>(1, (rows + chunk - 1) / chunk);
+        const Tensor partial = Tensor::zeros(Shape{2, chunks, cols}, x.dtype());
+        T* sums = partial.data<T>();
+        parallel_chunks(rows, chunk, [&](int64_t c, int64_t begin, int64_t end) {
+            T* sum_gamma = sums + c * cols;
+            T* sum_beta = sums + (chunks + c) * cols;
+            for (int64_t r = begin; r < end; ++r) {
+                const T *g = pdy + r * cols, *in = px + r * cols;
+                T* out = pdx + r * cols;
+                const T mu = pm[r], inverse = pr[r];
+                T total = 0, total_xhat = 0;
+#pragma omp simd reduction(+ : total, total_xhat)
+                for (int64_t i = 0; i < cols; ++i) {
+                    const T xhat = (in[i] - mu) * inverse;
+                    const T scaled = g[i] * pg[i];
+                    total += scaled;
+                    total_xhat += scaled * xhat;
+                    sum_gamma[i] += g[i] * xhat;
+                    sum_beta[i] += g[i];
+                }
+                const T mean_all = total / static_cast<T>(cols),
+                        mean_xhat = total_xhat / static_cast<T>(cols);
+#pragma omp simd
+                for (int64_t i = 0; i < cols; ++i) {
+                    const T xhat = (in[i] - mu) * inverse;
+                    out[i] = inverse * (g[i] * pg[i] - mean_all - xhat * mean_xhat);
+                }
+            }
+        });
+        sum_rows(partial.slice(0, 1), dgamma);
+        sum_rows(partial.slice(1, 2), dbeta);
+    });
+}
+
+void softmax(In x, double s, In y) {
+    check_like(x, y);
+    const int64_t rows = x.shape().rows(), cols = x.shape().cols();
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T* px = x.data<T>();
+        T* py = y.data<T>();
+        const T factor = static_cast<T>(s);
+        parallel_chunks(rows, rows_per_chunk(cols), [&](int64_t, int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const T* in = px + r * cols;
+                T* out = py + r * cols;
+#pragma omp simd
+                for (int64_t i = 0; i < cols; ++i) out[i] = factor * in[i];
+                const T top = max_row(out, cols);
+                T total = 0;
+#pragma omp simd reduction(+ : total)
+                for (int64_t i = 0; i < cols; ++i) {
+                    const T e = exp_of(out[i] - top);
+                    out[i] = e;
+                    total += e;
+                }
+                const T inverse = T{1} / total;
+#pragma omp simd
+                for (int64_t i = 0; i < cols; ++i) out[i] *= inverse;
+            }
+        });
+    });
+}
+
+void softmax_backward(In dy, In y, double s, In dx) {
+    check_like(dy, dx);
+    check_like(y, dx);
+    const int64_t rows = y.shape().rows(), cols = y.shape().cols();
+    with_floating(y.dtype(), [&]<typename T>() {
+        const T *pdy = dy.data<T>(), *py = y.data<T>();
+        T* pdx = dx.data<T>();
+        const T factor = static_cast<T>(s);
+        parallel_chunks(rows, rows_per_chunk(cols), [&](int64_t, int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const T *g = pdy + r * cols, *p = py + r * cols;
+                T* out = pdx + r * cols;
+                T dot = 0;
+#pragma omp simd reduction(+ : dot)
+                for (int64_t i = 0; i < cols; ++i) dot += g[i] * p[i];
+#pragma omp simd
+                for (int64_t i = 0; i < cols; ++i) out[i] = factor * p[i] * (g[i] - dot);
+            }
+        });
+    });
+}
+
+void soft_cross_entropy(In z, In p, In loss, In dz) {
+    check_like(z, p);
+    check_like(z, dz);
+    check_size(loss, 1, z.dtype());
+    const int64_t rows = z.shape().rows(), cols = z.shape().cols();
+    with_floating(z.dtype(), [&]<typename T>() {
+        const T *pz = z.data<T>(), *pp = p.data<T>();
+        T* pdz = dz.data<T>();
+        const T scale_rows = T{1} / static_cast<T>(rows);
+        std::vector<double> losses(static_cast<size_t>(rows));
+        parallel_chunks(rows, rows_per_chunk(cols), [&](int64_t, int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const T *in = pz + r * cols, *target = pp + r * cols;
+                T* out = pdz + r * cols;
+                const T top = max_row(in, cols);
+                T total = 0, mass = 0;
+#pragma omp simd reduction(+ : total, mass)
+                for (int64_t i = 0; i < cols; ++i) {
+                    const T e = exp_of(in[i] - top);
+                    out[i] = e;
+                    total += e;
+                    mass += target[i];
+                }
+                const T log_total = std::log(total) + top;
+                const T inverse = T{1} / total;
+                T row_loss = 0;
+#pragma omp simd reduction(+ : row_loss)
+                for (int64_t i = 0; i < cols; ++i) {
+                    row_loss += target[i] * (log_total - in[i]);
+                    out[i] = (out[i] * inverse * mass - target[i]) * scale_rows;
+                }
+                losses[static_cast<size_t>(r)] = static_cast<double>(row_loss);
+            }
+        });
+        double total = 0;
+        for (double value : losses) total += value;
+        *loss.data<T>() = static_cast<T>(total / static_cast<double>(rows));
+    });
+}
+
+}  // namespace vvtq::engine::cpu

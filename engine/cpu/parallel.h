@@ -1,0 +1,70 @@
+// parallel: chunks over threads. Chunk bounds depend on the size alone, and so do all results.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <vector>
+
+#include "engine/kernels.h"
+
+namespace vvtq::engine::cpu {
+
+/// Elements of one chunk of an elementwise pass.
+inline constexpr int64_t kChunk = 16384;
+
+/// f(chunk index, begin, end) over [0, n) in chunks of `chunk`. f must not throw.
+template <typename F>
+void parallel_chunks(int64_t n, int64_t chunk, F&& f) {
+    const int64_t chunks = (n + chunk - 1) / chunk;
+#pragma omp parallel for schedule(static) if (chunks > 1)
+    for (int64_t c = 0; c < chunks; ++c) f(c, c * chunk, std::min(n, (c + 1) * chunk));
+}
+
+/// Rows of one chunk of a pass over (rows, cols).
+inline int64_t rows_per_chunk(int64_t cols) {
+    return std::max<int64_t>(1, kChunk / std::max<int64_t>(1, cols));
+}
+
+/// f(begin, end) -> double over chunks; returns their sum in chunk order.
+template <typename F>
+double parallel_sum(int64_t n, F&& f) {
+    const int64_t chunks = (n + kChunk - 1) / kChunk;
+    if (chunks <= 1) return n > 0 ? f(int64_t{0}, n) : 0.0;
+    std::vector<double> partial(static_cast<size_t>(chunks));
+    parallel_chunks(n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
+        partial[static_cast<size_t>(c)] = f(begin, end);
+    });
+    double total = 0;
+    for (double value : partial) total += value;
+    return total;
+}
+
+/// Calls f.operator()<T>() with the C++ type of a floating dtype of the CPU.
+template <typename F>
+void with_floating(DType dtype, F&& f) {
+    switch (dtype) {
+        case DType::f32:
+            f.template operator()<float>();
+            return;
+        case DType::f64:
+            f.template operator()<double>();
+            return;
+        default:
+            internal_error("dtype ", name_of(dtype), " is not computed with on the CPU");
+    }
+}
+
+/// Throws unless both tensors have the same dtype and number of elements.
+inline void check_like(const Tensor& x, const Tensor& y) {
+    VVTQ_CHECK(x.dtype() == y.dtype() && x.numel() == y.numel(), name_of(x.dtype()), x.shape().str(), " and ",
+               name_of(y.dtype()), y.shape().str());
+}
+
+/// Throws unless t has n elements of the dtype.
+inline void check_size(const Tensor& t, int64_t n, DType dtype) {
+    VVTQ_CHECK(t.numel() == n && t.dtype() == dtype, name_of(t.dtype()), t.shape().str(), " instead of ", n,
+               " ", name_of(dtype));
+}
+
+}  // namespace vvtq::engine::cpu
