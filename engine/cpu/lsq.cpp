@@ -13,6 +13,45 @@ void check_step(In x, In alpha, In beta) {
     if (beta.defined()) check_size(beta, 1, x.dtype());
 }
 
+// Loops with reductions stand in functions of their own, with all they read as arguments: behind the
+// references of a lambda they would not vectorize.
+
+/// sums = {sum dy (q - in v), sum dy (1 - in)}
+template <typename T>
+void backward_chunk(const T* dy, const T* x, Step<T> step, int64_t n, T* dx, double* sums) {
+    T sum_alpha = 0, sum_beta = 0;
+#pragma omp simd reduction(+ : sum_alpha, sum_beta)
+    for (int64_t i = 0; i < n; ++i) {
+        const T v = step.scaled(x[i]);
+        const T code = std::nearbyint(step.clamped(v));
+        const bool in = step.inside(v);
+        const T g = dy[i];
+        dx[i] = in ? g : T{0};
+        sum_alpha += g * (in ? code - v : code);
+        sum_beta += in ? T{0} : g;
+    }
+    sums[0] = static_cast<double>(sum_alpha);
+    sums[1] = static_cast<double>(sum_beta);
+}
+
+/// sums = {sum (x - o) q, sum q q, sum (x - a q)}
+template <typename T>
+void fit_chunk(const T* x, double a, double o, double low, double high, int64_t n, double* sums) {
+    double product = 0, squares = 0, rest = 0;
+#pragma omp simd reduction(+ : product, squares, rest)
+    for (int64_t i = 0; i < n; ++i) {
+        const double shifted = static_cast<double>(x[i]) - o;
+        const double v = shifted / a;
+        const double q = std::nearbyint(v < low ? low : (v > high ? high : v));
+        product += shifted * q;
+        squares += q * q;
+        rest += static_cast<double>(x[i]) - a * q;
+    }
+    sums[0] = product;
+    sums[1] = squares;
+    sums[2] = rest;
+}
+
 }  // namespace
 
 void lsq(In x, In alpha, In beta, CodeRange range, In y) {
@@ -43,18 +82,8 @@ void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, 
         const int64_t chunks = (n + kChunk - 1) / kChunk;
         std::vector<double> sums(static_cast<size_t>(2 * chunks));
         parallel_chunks(n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
-            T sum_alpha = 0, sum_beta = 0;
-#pragma omp simd reduction(+ : sum_alpha, sum_beta)
-            for (int64_t i = begin; i < end; ++i) {
-                const T v = step.scaled(px[i]);
-                const T code = std::nearbyint(step.clamped(v));
-                const bool in = step.inside(v);
-                pdx[i] = in ? pdy[i] : T{0};
-                sum_alpha += pdy[i] * (in ? code - v : code);
-                sum_beta += in ? T{0} : pdy[i];
-            }
-            sums[static_cast<size_t>(2 * c)] = static_cast<double>(sum_alpha);
-            sums[static_cast<size_t>(2 * c + 1)] = static_cast<double>(sum_beta);
+            backward_chunk<T>(pdy + begin, px + begin, step, end - begin, pdx + begin,
+                              &sums[static_cast<size_t>(2 * c)]);
         });
         double total_alpha = 0, total_beta = 0;
         for (size_t c = 0; c < sums.size(); c += 2) {
@@ -93,25 +122,12 @@ void lsq_fit_sums(In x, double a, double o, CodeRange range, In sums) {
     check_size(sums, 3, DType::f64);
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
-        const double low = range.low, high = range.high;
         const int64_t n = x.numel();
         const int64_t chunks = (n + kChunk - 1) / kChunk;
         std::vector<double> partial(static_cast<size_t>(3 * chunks));
         parallel_chunks(n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
-            double product = 0, squares = 0, rest = 0;
-#pragma omp simd reduction(+ : product, squares, rest)
-            for (int64_t i = begin; i < end; ++i) {
-                const double shifted = static_cast<double>(px[i]) - o;
-                const double v = shifted / a;
-                const double q = std::nearbyint(v < low ? low : (v > high ? high : v));
-                product += shifted * q;
-                squares += q * q;
-                rest += static_cast<double>(px[i]) - a * q;
-            }
-            double* out = partial.data() + 3 * c;
-            out[0] = product;
-            out[1] = squares;
-            out[2] = rest;
+            fit_chunk<T>(px + begin, a, o, range.low, range.high, end - begin,
+                         &partial[static_cast<size_t>(3 * c)]);
         });
         double* out = sums.data<double>();
         std::fill_n(out, 3, 0.0);

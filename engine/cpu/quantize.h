@@ -27,7 +27,7 @@ struct Step {
     T scaled(T x) const { return (x - o) / a; }
     /// c = clamp(v, Qn, Qp); NaN stays NaN
     T clamped(T v) const { return v < low ? low : (v > high ? high : v); }
-    bool inside(T v) const { return v >= low && v <= high; }
+    bool inside(T v) const { return (v >= low) & (v <= high); }
     /// q, to nearest, ties to even
     T code(T x) const { return std::nearbyint(clamped(scaled(x))); }
 };
