@@ -29,7 +29,7 @@ double backward_chunk(const T* w, Step<T> step, const T* slope, const T* shift, 
         const T clamped = step.clamped(v);
         const T code = std::nearbyint(clamped);
         const bool in = step.inside(v);
-        const T d = clamped * step.a - code * step.a;
+        const T d = in ? std::fma(-code, step.a, w[i]) : T{0};
         const int k = static_cast<int>(code == code ? code : step.low) - low;
         const T du = upstream * (slope[k] * d - shift[k]);
         dw[i] = in ? du : T{0};
@@ -54,10 +54,12 @@ void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats) {
         parallel_chunks(n, kWeights, [&](int64_t c, int64_t begin, int64_t end) {
             Bin* out = partial.data() + static_cast<size_t>(c) * bins;
             for (int64_t i = begin; i < end; ++i) {
-                const T clamped = step.clamped(step.scaled(pw[i]));
+                const T v = step.scaled(pw[i]);
+                const T clamped = step.clamped(v);
                 const T code = std::nearbyint(clamped);
                 if (!(code == code)) continue;  // NaN shows in the loss of the step itself
-                const double d = static_cast<double>(clamped * step.a - code * step.a);
+                const T from_middle = std::fma(-code, step.a, pw[i]);
+                const double d = static_cast<double>(from_middle * static_cast<T>(step.inside(v)));
                 Bin& bin = out[static_cast<int>(code) - range.low];
                 bin.count += 1;
                 bin.sum += d;

@@ -1,0 +1,134 @@
+#include "apps/checkpoint.h"
+
+#include <algorithm>
+#include <set>
+
+#include "engine/check.h"
+#include "quant/lsq.h"
+
+namespace vvtq::apps {
+namespace {
+
+constexpr std::string_view kOptimizer = "optimizer.";
+
+data::TensorBytes bytes_of(const std::string& name, const nn::Tensor& tensor) {
+    VVTQ_CHECK(tensor.device() == engine::Device::cpu, "tensors of ", engine::name_of(tensor.device()));
+    return {name,
+            tensor.dtype() == engine::DType::f64 ? "F64" : "F32",
+            tensor.shape().vec(),
+            {static_cast<const uint8_t*>(tensor.raw()), tensor.bytes()}};
+}
+
+/// "a, b, c and 12 more".
+std::string list(const std::vector<std::string>& names) {
+    constexpr size_t kShown = 6;
+    std::string text;
+    for (size_t i = 0; i < std::min(kShown, names.size()); ++i) {
+        text += (i == 0 ? "" : ", ") + data::printable(names[i]);
+    }
+    return names.size() <= kShown ? text : text + " and " + std::to_string(names.size() - kShown) + " more";
+}
+
+/// Steps and offsets of quantizers.
+bool is_step(const std::string& name) { return name.ends_with(".alpha") || name.ends_with(".beta"); }
+
+void mark_steps_ready(nn::Model& model) {
+    for (const auto& [path, module] : model.modules()) {
+        if (auto* lsq = dynamic_cast<quant::Lsq*>(module)) {
+            lsq->mark_ready();
+        }
+    }
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& path, const CheckpointInfo& info, const nn::Model& model,
+                     const nn::Adamw& optimizer) {
+    std::vector<data::TensorBytes> tensors;
+    for (const nn::NamedParameter& p : model.parameters()) {
+        tensors.push_back(bytes_of(p.name, p.parameter.value()));
+    }
+    for (const auto& [name, moment] : optimizer.state()) {
+        tensors.push_back(bytes_of(std::string(kOptimizer) + name, moment));
+    }
+    data::write_safetensors(path, tensors, to_metadata(info));
+}
+
+Checkpoint::Checkpoint(const std::string& path, const std::string& flag)
+    : path_(path), flag_(flag), file_(data::SafeTensors::open(path)) {
+    if (is_checkpoint(file_.metadata())) {
+        info_ = from_metadata(file_.metadata(), path);
+    }
+}
+
+std::optional<nn::ModelConfig> Checkpoint::model_config() const {
+    return info_ ? std::optional(info_->model) : std::nullopt;
+}
+
+nn::Tensor Checkpoint::tensor(const std::string& name, engine::DType dtype) const {
+    const nn::Tensor tensor(engine::Shape(file_.entry(name).shape), dtype);
+    if (dtype == engine::DType::f64) {
+        const std::vector<double> values = file_.read<double>(name);
+        std::copy(values.begin(), values.end(), tensor.data<double>());
+    } else {
+        const std::vector<float> values = file_.read<float>(name);
+        std::copy(values.begin(), values.end(), tensor.data<float>());
+    }
+    return tensor;
+}
+
+void Checkpoint::load_parameters(nn::Model& model, bool ignore_steps) const {
+    std::vector<std::string> missing, misshapen, left_over;
+    std::set<std::string> wanted;
+    std::vector<nn::NamedParameter> parameters = model.parameters();
+    for (const nn::NamedParameter& p : parameters) {
+        wanted.insert(p.name);
+        const auto entry = file_.entries().find(p.name);
+        if (entry == file_.entries().end()) {
+            missing.push_back(p.name);
+        } else if (entry->second.shape != p.parameter.shape().vec()) {
+            std::string shape;
+            for (int64_t size : entry->second.shape) {
+                shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+            }
+            misshapen.push_back(p.name + " (" + shape + ") instead of " + p.parameter.shape().str());
+        }
+    }
+    for (const auto& [name, entry] : file_.entries()) {
+        if (!name.starts_with(kOptimizer) && wanted.count(name) == 0 && !(ignore_steps && is_step(name))) {
+            left_over.push_back(name);
+        }
+    }
+    if (!missing.empty() || !misshapen.empty() || !left_over.empty()) {
+        std::string text;
+        for (const auto& [what, names] :
+             {std::pair{"missing: ", &missing}, std::pair{"other shapes: ", &misshapen},
+              std::pair{"not in the model: ", &left_over}}) {
+            if (!names->empty()) {
+                text += (text.empty() ? "" : "; ") + std::string(what) + list(*names);
+            }
+        }
+        engine::input_error(flag_, ": ", path_, " does not fit ", model.config().name, ": ", text,
+                            "; name a checkpoint of this model or change --model and its sizes");
+    }
+    for (nn::NamedParameter& p : parameters) {
+        p.parameter.set_value(tensor(p.name, p.parameter.value().dtype()));
+    }
+    mark_steps_ready(model);
+}
+
+void Checkpoint::load_optimizer(nn::Adamw& optimizer) const {
+    VVTQ_CHECK(info_.has_value(), path_, " has no record of a run");
+    std::vector<std::pair<std::string, nn::Tensor>> state;
+    for (const auto& [name, moment] : optimizer.state()) {
+        const std::string stored = std::string(kOptimizer) + name;
+        if (!file_.contains(stored)) {
+            engine::input_error(flag_, ": ", path_, " has no ", stored,
+                                "; name a checkpoint of an unfinished run");
+        }
+        state.emplace_back(name, tensor(stored, moment.dtype()));
+    }
+    optimizer.load_state(state, info_->step);
+}
+
+}  // namespace vvtq::apps

@@ -1,0 +1,188 @@
+// `vvtq pretrain` and `vvtq train`: from flags to a model and data, then the trainer.
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "apps/commands.h"
+#include "apps/evaluate.h"
+#include "apps/interrupt.h"
+#include "apps/model_setup.h"
+#include "apps/trainer.h"
+#include "quant/calibrate.h"
+
+namespace vvtq::apps {
+namespace {
+
+/// Makes flags and the checkpoint to resume from agree, or throws naming what does not.
+void agree_with(const Checkpoint& resumed, Options& options) {
+    if (!resumed.info()) {
+        engine::input_error("--resume: ", resumed.path(),
+                            " was not written by vvtq; use --finetune for its weights");
+    }
+    const CheckpointInfo& info = *resumed.info();
+    const std::string command = name_of(options.command);
+    if (options.run.evaluate) {
+        if (!info.quantized && has_low_bits(options.quantizer)) {
+            engine::input_error("--resume: ", resumed.path(),
+                                " holds a full-precision model; use --finetune with --wbits");
+        }
+        options.adopt_course(info.course, resumed.path(), {"--wbits", "--abits", "--fixed-scale"});
+        return;
+    }
+    if (info.command != command) {
+        engine::input_error("--resume: ", resumed.path(), " was written by `vvtq ", info.command,
+                            "`; use --finetune to start from its weights");
+    }
+    if (options.given("--start-epoch")) {
+        engine::input_error("--start-epoch: --resume goes on at the checkpoint's epoch ", info.epoch,
+                            "; leave it out");
+    }
+    options.adopt_course(info.course, resumed.path());
+}
+
+/// Several crops of a picture need labels of its crops.
+void settle_crops(Options& options) {
+    if (!options.labels.path.empty()) {
+        return;
+    }
+    if (options.given("--num_crops") && options.labels.num_crops != 1) {
+        engine::input_error(
+            "--num_crops: needs the labels of --softlabel_path; name a file made by `vvtq softlabel`");
+    }
+    options.labels.num_crops = 1;
+}
+
+void require_same_data(const Checkpoint& resumed, const TrainingData& data, const Options& options) {
+    const CheckpointInfo& info = *resumed.info();
+    if (info.dataset != data.train->fingerprint()) {
+        engine::input_error("--data: ", resumed.path(), " was trained on other pictures than ",
+                            data.train->name(), "; name the same data set");
+    }
+    if (info.labels != data.labels_fingerprint()) {
+        engine::input_error("--softlabel_path: ", resumed.path(), " was trained ",
+                            info.labels == 0 ? "without" : "with another", " label file, not with '",
+                            options.labels.path, "'; use the same");
+    }
+}
+
+/// A model with its start values, from a checkpoint where one is named.
+std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingData& data,
+                                       const Checkpoint* resumed, RunLog& log) {
+    std::optional<Checkpoint> finetuned;
+    if (!options.run.finetune.empty() && resumed == nullptr) {
+        finetuned.emplace(options.run.finetune, "--finetune");
+    }
+    const Checkpoint* source = resumed != nullptr ? resumed : finetuned ? &*finetuned : nullptr;
+    const nn::ModelConfig config = resolve_config(options, source ? source->model_config() : std::nullopt,
+                                                  source ? source->path() : "", data.train->classes());
+    const engine::DType dtype = pick_dtype(options.run);
+    auto model = nn::make_model(config, dtype, options.run.seed);
+    if (resumed != nullptr) {
+        if (resumed->info()->quantized) {
+            attach_quantizers(*model, options.quantizer);
+        }
+        resumed->load_parameters(*model, false);
+        return model;
+    }
+    if (finetuned) {
+        finetuned->load_parameters(*model, true);
+    }
+    if (options.command == Command::train) {
+        attach_quantizers(*model, options.quantizer);
+        log.line("=> step sizes start from the weights and from a batch of training pictures");
+        quant::calibrate_weights(*model);
+        quant::calibrate_activations(*model, calibration_pictures(options, data, config.img_size, dtype));
+    }
+    return model;
+}
+
+CheckpointInfo start_info(const Options& options, const TrainingData& data, const nn::Model& model,
+                          const Checkpoint* resumed) {
+    CheckpointInfo info;
+    if (resumed != nullptr) {
+        info = *resumed->info();
+    } else {
+        info.epoch = options.optimizer.start_epoch;
+    }
+    info.command = name_of(options.command);
+    info.model = model.config();
+    info.quantized = options.command == Command::train;
+    info.course = options.course();
+    info.dataset = data.train->fingerprint();
+    info.labels = data.labels_fingerprint();
+    return info;
+}
+
+std::string log_path(const Options& options) {
+    if (!options.run.log.empty()) {
+        return options.run.log;
+    }
+    const std::string file = std::string(name_of(options.command)) + ".log";
+    return (std::filesystem::path(options.run.save_dir) / file).string();
+}
+
+void make_folder(const std::string& dir) {
+    std::error_code error;
+    std::filesystem::create_directories(dir, error);
+    if (error || !std::filesystem::is_directory(dir)) {
+        engine::input_error("--save_checkpoint_path: cannot make the folder ", dir,
+                            "; name one you may write to");
+    }
+}
+
+}  // namespace
+
+int command_train(Options& options) {
+    install_interrupt_handler();
+    pick_device(options.run);
+    std::optional<Checkpoint> resumed;
+    if (!options.run.resume.empty()) {
+        resumed.emplace(options.run.resume, "--resume");
+        agree_with(*resumed, options);
+    } else if (options.run.evaluate && options.run.finetune.empty()) {
+        engine::input_error("--evaluate: name a checkpoint with --resume, or weights with --finetune");
+    }
+    settle_crops(options);
+    const TrainingData data = open_training_data(options);
+    if (resumed && !options.run.evaluate) {
+        require_same_data(*resumed, data, options);
+    }
+    const Checkpoint* source = resumed ? &*resumed : nullptr;
+    if (!options.run.evaluate) {
+        make_folder(options.run.save_dir);
+    }
+    RunLog log(options.run.evaluate && options.run.log.empty() ? "" : log_path(options));
+    if (resumed && !options.run.finetune.empty()) {
+        log.line("=> --finetune is not read: " + resumed->path() + " holds all weights");
+    }
+    const auto model = build_model(options, data, source, log);
+    if (options.run.evaluate) {
+        const auto accuracy =
+            evaluate(*model, *data.evaluation, evaluation_loader(options, model->config().img_size),
+                     pick_dtype(options.run), log, options.run.print_freq);
+        return accuracy ? 0 : 1;
+    }
+    Trainer trainer(options, data, *model, start_info(options, data, *model, source), source, log);
+    log.metrics({{"kind", "start"},
+                 {"command", name_of(options.command)},
+                 {"model", model->config().name},
+                 {"epoch", trainer.info().epoch},
+                 {"step", trainer.info().step},
+                 {"flags", options.course()}});
+    switch (trainer.run()) {
+        case Outcome::finished:
+            log.line("=> done: " + trainer.checkpoint_path());
+            return 0;
+        case Outcome::step_limit:
+            log.line("=> --max-steps reached: " + trainer.checkpoint_path());
+            return 0;
+        case Outcome::interrupted:
+            std::cerr << "vvtq " << name_of(options.command) << ": stopped by " << interrupt_name()
+                      << " after step " << trainer.info().step << "; go on with --resume "
+                      << trainer.checkpoint_path() << std::endl;
+            return 1;
+    }
+    return 1;
+}
+
+}  // namespace vvtq::apps

@@ -1,0 +1,18 @@
+// commands: one function for each command of the program. Each returns the exit status: 0 done, 1 stopped by
+// a signal before the end. Errors are thrown (engine::Error).
+#pragma once
+
+#include "apps/options.h"
+
+namespace vvtq::apps {
+
+/// `vvtq pretrain` and `vvtq train`: fills --save_checkpoint_path; with --evaluate only measures.
+int command_train(Options& options);
+
+/// `vvtq softlabel`: a teacher labels crops of every training picture, into one file.
+int command_softlabel(const Options& options);
+
+/// `vvtq bench step`: prints one line of JSON.
+int command_bench_step(const Options& options);
+
+}  // namespace vvtq::apps

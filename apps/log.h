@@ -1,0 +1,78 @@
+// log: what a run tells: lines in the published form, a progress bar on a terminal, metrics.jsonl for
+// programs.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <fstream>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+namespace vvtq::apps {
+
+/// Latest value and mean weighted by counts, printed as "Loss 6.9256e+00 (6.2340e+00)".
+class Meter {
+  public:
+    /// `format` is printf's, of one double: "%6.3f".
+    Meter(std::string name, std::string format) : name_(std::move(name)), format_(std::move(format)) {}
+
+    void update(double value, double count = 1);
+    double latest() const { return latest_; }
+    double mean() const { return count_ > 0 ? sum_ / count_ : 0.0; }
+    std::string str() const;
+
+  private:
+    std::string name_;
+    std::string format_;
+    double latest_ = 0;
+    double sum_ = 0;
+    double count_ = 0;
+};
+
+/// "Epoch: [3][ 10/469]" with the batch number padded to the width of the count.
+std::string batch_label(const std::string& prefix, int64_t batch, int64_t batches);
+
+/// Seconds as "1:02:03" or "02:03".
+std::string clock_text(double seconds);
+
+/// Seconds since construction or the last call of `lap`.
+class Stopwatch {
+  public:
+    double lap();
+    double seconds() const;
+
+  private:
+    std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// Writes to standard output, to the log file, and to metrics.jsonl beside it. Both files are appended to.
+class RunLog {
+  public:
+    /// An empty `log_path` writes no files. Throws Error(Fault::input) naming --log where the file cannot be
+    /// written.
+    explicit RunLog(const std::string& log_path);
+    ~RunLog();
+    RunLog(const RunLog&) = delete;
+    RunLog& operator=(const RunLog&) = delete;
+
+    /// A line for people and parsers.
+    void line(const std::string& text);
+    /// A line of progress: on a terminal a bar with the time left stands in for it (the file gets the line).
+    void progress(const std::string& text, const std::string& label, int64_t done, int64_t total,
+                  double seconds_per_item);
+    /// One object in metrics.jsonl. Numbers that are not finite become null.
+    void metrics(const nlohmann::json& object);
+
+    bool on_terminal() const { return on_terminal_; }
+
+  private:
+    void clear_bar();
+
+    bool on_terminal_;
+    bool bar_shown_ = false;
+    std::ofstream file_;
+    std::ofstream metrics_;
+};
+
+}  // namespace vvtq::apps

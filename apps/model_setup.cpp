@@ -1,0 +1,97 @@
+#include "apps/model_setup.h"
+
+#include "engine/check.h"
+#include "quant/attach.h"
+
+namespace vvtq::apps {
+namespace {
+
+std::string known_models() {
+    std::string names;
+    for (const std::string& name : nn::model_names()) {
+        names += (names.empty() ? "" : ", ") + name;
+    }
+    return names;
+}
+
+/// One size of the model with its flag.
+struct SizeFlag {
+    const char* flag;
+    int64_t ModelFlags::*asked;
+    int64_t nn::ModelConfig::*size;
+};
+
+const SizeFlag kSizes[] = {
+    {"--img-size", &ModelFlags::img_size, &nn::ModelConfig::img_size},
+    {"--patch-size", &ModelFlags::patch_size, &nn::ModelConfig::patch_size},
+    {"--embed-dim", &ModelFlags::embed_dim, &nn::ModelConfig::embed_dim},
+    {"--depth", &ModelFlags::depth, &nn::ModelConfig::depth},
+    {"--num-heads", &ModelFlags::num_heads, &nn::ModelConfig::num_heads},
+    {"--num_classes", &ModelFlags::num_classes, &nn::ModelConfig::num_classes},
+};
+
+}  // namespace
+
+engine::Device pick_device(const RunFlags& run) {
+    if (run.device == "cuda") {
+        engine::kernels(engine::Device::cuda);
+        return engine::Device::cuda;
+    }
+    return engine::Device::cpu;
+}
+
+engine::DType pick_dtype(const RunFlags& run) {
+    return run.precision == "fp64" ? engine::DType::f64 : engine::DType::f32;
+}
+
+nn::ModelConfig resolve_config(const Options& options, const std::optional<nn::ModelConfig>& saved,
+                               const std::string& path, int64_t classes) {
+    const ModelFlags& flags = options.model;
+    if (!saved && flags.name.empty()) {
+        engine::input_error("--model: name a model; known are ", known_models());
+    }
+    nn::ModelConfig config = saved ? *saved : nn::model_config(flags.name);
+    std::string contradictions;
+    const auto contradict = [&](const std::string& flag, const std::string& here, const std::string& there) {
+        contradictions += (contradictions.empty() ? "" : ", ") + flag + " " + here + " (there " + there + ")";
+    };
+    if (saved && !flags.name.empty()) {
+        const std::string name = nn::model_config(flags.name).name;
+        if (name != saved->name) {
+            contradict("--model", name, saved->name);
+        }
+    }
+    for (const SizeFlag& size : kSizes) {
+        const int64_t asked = flags.*size.asked;
+        if (saved && asked != 0 && asked != (*saved).*size.size) {
+            contradict(size.flag, std::to_string(asked), std::to_string((*saved).*size.size));
+        } else if (asked != 0) {
+            config.*size.size = asked;
+        }
+    }
+    if (!contradictions.empty()) {
+        engine::input_error(path, " holds another model: ", contradictions,
+                            "; leave these flags out or name another file");
+    }
+    if (!saved && flags.num_classes == 0 && classes != 0) {
+        config.num_classes = classes;
+    }
+    if (classes != 0 && config.num_classes != classes) {
+        const std::string whose = saved ? path + " has a model of " : "--num_classes: ";
+        engine::input_error(whose, config.num_classes, " classes but the data set has ", classes,
+                            saved ? "; name a data set or a checkpoint that fits" : "; leave the flag out");
+    }
+    config.drop_path = flags.drop_path;
+    return config;
+}
+
+bool has_low_bits(const QuantizerFlags& quantizer) {
+    const auto low = [](int bits) { return bits != -1 && bits != 32; };
+    return low(quantizer.wbits) || low(quantizer.abits);
+}
+
+void attach_quantizers(nn::Model& model, const QuantizerFlags& quantizer) {
+    quant::attach(model, {quantizer.wbits, quantizer.abits, quantizer.fixed_scale});
+}
+
+}  // namespace vvtq::apps

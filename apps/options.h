@@ -1,0 +1,133 @@
+// options: the flags of every command, by their published names, and what they start from.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace vvtq::apps {
+
+enum class Command { help, pretrain, softlabel, train, bench_step };
+
+/// Sizes that are 0 were not asked for: they come from a checkpoint, else from the published model.
+struct ModelFlags {
+    std::string name;
+    int64_t img_size = 0;
+    int64_t patch_size = 0;
+    int64_t embed_dim = 0;
+    int64_t depth = 0;
+    int64_t num_heads = 0;
+    int64_t num_classes = 0;
+    double drop_path = 0.1;
+};
+
+struct DataFlags {
+    std::string dir;
+    std::string dataset = "folder";
+    int workers = 2;
+    int64_t batch_size = 256;
+    std::vector<double> scale{0.08, 1.0};
+    std::vector<double> ratio{3.0 / 4.0, 4.0 / 3.0};
+    double hflip = 0.5;
+    bool no_aug = false;
+    double crop_pct = 0.0;  // 0: 224/256 of the shorter side, all of it for fashion-mnist and cifar10
+};
+
+struct LabelFlags {
+    std::string path;
+    std::string type = "marginal_smoothing_k5";
+    int num_crops = 4;
+    double smoothing = 0.1;
+    int crops_per_image = 16;
+    double min_crop_area = 0.08;
+    double max_crop_area = 0.936;
+    std::string teacher;
+};
+
+struct QuantizerFlags {
+    int wbits = -1;
+    int abits = -1;
+    bool fixed_scale = false;
+    bool reg = false;
+};
+
+struct OptimizerFlags {
+    int epochs = 150;
+    int start_epoch = 0;
+    int warmup_epochs = 5;
+    double lr = 2e-3;
+    double min_lr = 1e-5;
+    double warmup_lr = 1e-6;
+    double weight_decay = 1e-4;
+    double eps = 1e-8;
+    std::vector<double> betas{0.9, 0.999};
+    double clip_grad = 0.0;
+};
+
+struct RunFlags {
+    std::string device = "auto";
+    std::string precision = "fp32";
+    int threads = 0;
+    uint64_t seed = 0;
+    int64_t max_steps = 0;
+    int print_freq = 10;
+    std::string save_dir = "./checkpoints";
+    std::string log;  // empty: <save_dir>/<command>.log
+    std::string finetune;
+    std::string resume;
+    bool evaluate = false;
+};
+
+struct BenchFlags {
+    int steps = 20;
+};
+
+/// One flag of the parsed command.
+struct Flag {
+    std::string name;     // "--lr"
+    bool given = false;   // on the command line or in the --config file
+    bool course = false;  // changes what is trained, so a resumed run must agree with its checkpoint
+    std::function<std::string()> get;
+    std::function<bool(const std::string&)> set;  // false where the text is not such a value
+};
+
+/// What a command line says. Flags that a command does not have keep their defaults here.
+struct Options {
+    Options() = default;
+    Options(const Options&) = delete;  // flags point into their Options
+    Options& operator=(const Options&) = delete;
+
+    Command command = Command::help;
+    std::string help;  // what to print where command is `help`
+    ModelFlags model;
+    DataFlags data;
+    LabelFlags labels;
+    QuantizerFlags quantizer;
+    OptimizerFlags optimizer;
+    RunFlags run;
+    BenchFlags bench;
+    std::vector<Flag> flags;
+
+    bool given(const std::string& name) const;
+    /// Name (without dashes) and value of every flag that changes the course of a run.
+    std::map<std::string, std::string> course() const;
+    /// Takes the values of a checkpoint for the flags `names` (all course flags where it is empty).
+    /// Throws Error(Fault::input) naming the flags that were given with another value.
+    void adopt_course(const std::map<std::string, std::string>& saved, const std::string& checkpoint,
+                      const std::vector<std::string>& names = {});
+};
+
+/// "pretrain", "bench step", ...
+const char* name_of(Command command);
+
+/// Throws Error(Fault::input) naming the flag whose value is out of its range.
+void check_ranges(const Options& options);
+
+/// Parses a command line (without the program's name). Throws Error(Fault::input), one line that names the
+/// flag.
+std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments);
+
+}  // namespace vvtq::apps

@@ -1,0 +1,225 @@
+#include "apps/trainer.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "apps/evaluate.h"
+#include "apps/interrupt.h"
+#include "apps/model_setup.h"
+#include "engine/random.h"
+#include "nn/losses.h"
+#include "nn/schedule.h"
+#include "quant/bin_regularizer.h"
+
+namespace vvtq::apps {
+namespace {
+
+constexpr uint64_t kStochasticDepth = 0x73646570;  // keeps the stream apart from the loader's
+
+nn::AdamwOptions adamw_options(const OptimizerFlags& flags) {
+    return {flags.betas[0], flags.betas[1], flags.eps, flags.weight_decay, flags.clip_grad};
+}
+
+double learning_rate(const OptimizerFlags& flags, int epoch) {
+    const nn::CosineSchedule schedule{flags.lr, flags.min_lr, flags.warmup_lr, flags.warmup_epochs,
+                                      flags.epochs};
+    return schedule.at(epoch);
+}
+
+}  // namespace
+
+struct Trainer::Meters {
+    Meter time{"Time", "%6.3f"};
+    Meter data{"Data", "%6.3f"};
+    Meter loss{"Loss", "%.4e"};
+    Meter regularizer{"Reg", "%.4e"};
+    Meter top1{"Acc@1", "%6.2f"};
+    Meter top5{"Acc@5", "%6.2f"};
+    int64_t pictures = 0;  // of the latest batch
+
+    void update(const StepResult& result, const std::vector<int>& labels) {
+        pictures = static_cast<int64_t>(labels.size());
+        const auto count = static_cast<double>(pictures);
+        const auto share = [&](int64_t k) {
+            const int64_t right = nn::count_top_k(result.logits, labels, top_count(result.logits, k));
+            return 100.0 * static_cast<double>(right) / count;
+        };
+        loss.update(result.loss, count);
+        regularizer.update(result.regularizer, count);
+        top1.update(share(1), count);
+        top5.update(share(5), count);
+    }
+};
+
+Trainer::Trainer(const Options& options, const TrainingData& data, nn::Model& model,
+                 const CheckpointInfo& info, const Checkpoint* resumed, RunLog& log)
+    : options_(options),
+      data_(data),
+      model_(model),
+      info_(info),
+      log_(log),
+      dtype_(pick_dtype(options.run)),
+      optimizer_(model.parameters(), adamw_options(options.optimizer)),
+      passes_(
+          plan_passes(options.optimizer.epochs, options.optimizer.warmup_epochs, options.labels.num_crops)) {
+    while (next_pass_ < passes_.size() && passes_[next_pass_].epoch < info_.epoch) {
+        ++next_pass_;
+    }
+    const int begins = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options.optimizer.epochs;
+    if (begins != info_.epoch) {
+        engine::input_error("--start-epoch: no pass over the pictures begins at epoch ", info_.epoch,
+                            "; the next one begins at ", begins);
+    }
+    if (resumed != nullptr) {
+        last_checkpoint_ = resumed->path();
+        resumed->load_optimizer(optimizer_);
+    }
+}
+
+std::string Trainer::checkpoint_path() const {
+    return (std::filesystem::path(options_.run.save_dir) / "checkpoint.safetensors").string();
+}
+
+void Trainer::save(const std::string& file) {
+    check_parameters_finite(model_);
+    const std::string path = (std::filesystem::path(options_.run.save_dir) / file).string();
+    save_checkpoint(path, info_, model_, optimizer_);
+    last_checkpoint_ = path;
+}
+
+bool Trainer::at_step_limit() const {
+    return options_.run.max_steps > 0 && info_.step >= options_.run.max_steps;
+}
+
+data::Loader& Trainer::loader(int crops) {
+    std::unique_ptr<data::Loader>& loader = crops == 1 ? single_ : several_;
+    if (loader == nullptr) {
+        loader = std::make_unique<data::Loader>(
+            *data_.train, training_loader(options_, data_, model_.config().img_size, crops),
+            data_.labels ? &*data_.labels : nullptr);
+    }
+    return *loader;
+}
+
+StepInput Trainer::step_input(const Pass& pass, const data::Batch& batch) const {
+    StepInput input;
+    input.pictures = pictures_of(batch, dtype_);
+    input.soft_targets = soft_targets_of(batch, dtype_);
+    input.labels = batch.targets;
+    input.smoothing = options_.labels.smoothing;
+    input.lr = learning_rate(options_.optimizer, pass.epoch);
+    input.regularizer_weight =
+        options_.quantizer.reg ? quant::bin_regularizer_weight(pass.epoch, options_.optimizer.epochs) : 0.0;
+    input.regularize = input.regularizer_weight != 0.0;
+    input.random_key =
+        engine::mix_key({options_.run.seed, kStochasticDepth, static_cast<uint64_t>(info_.step)});
+    return input;
+}
+
+void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, double lr, const Meters& m) {
+    const std::string epoch = std::to_string(pass.epoch);
+    char lr_text[40];
+    std::snprintf(lr_text, sizeof lr_text, "LR %.5f", lr);
+    std::string text = batch_label("Epoch: [" + epoch + "]", batch, batches);
+    for (const Meter* meter : {&m.time, &m.data, &m.loss, &m.top1, &m.top5}) {
+        text += '\t';
+        text += meter->str();
+    }
+    char bar[96];
+    std::snprintf(bar, sizeof bar, "Epoch %d/%d  loss %.3f  acc %.1f", pass.epoch, options_.optimizer.epochs,
+                  m.loss.mean(), m.top1.mean());
+    log_.progress(text + "\t" + lr_text, bar, batch + 1, batches, m.time.mean());
+    log_.metrics({{"kind", "train"},
+                  {"epoch", pass.epoch},
+                  {"crops", pass.crops},
+                  {"batch", batch},
+                  {"batches", batches},
+                  {"step", info_.step},
+                  {"loss", m.loss.latest()},
+                  {"reg", m.regularizer.latest()},
+                  {"lr", lr},
+                  {"acc1", m.top1.latest()},
+                  {"acc5", m.top5.latest()},
+                  {"time", m.time.mean()},
+                  {"data", m.data.mean()},
+                  {"img_s", static_cast<double>(m.pictures) / m.time.mean()}});
+}
+
+Outcome Trainer::run_pass(const Pass& pass) {
+    data::Loader& batches = loader(pass.crops);
+    if (info_.batch > batches.batches()) {
+        engine::input_error("--resume: the checkpoint stands at batch ", info_.batch, " of an epoch of ",
+                            batches.batches(), "; resume on the data set and batch size it was made with");
+    }
+    batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
+    Meters meters;
+    Stopwatch watch;
+    data::Batch batch;
+    for (int64_t b = info_.batch; batches.next(batch); ++b) {
+        meters.data.update(watch.seconds());
+        const StepInput input = step_input(pass, batch);
+        meters.update(training_step(model_, optimizer_, input), batch.targets);
+        info_.batch = b + 1;
+        ++info_.step;
+        meters.time.update(watch.lap());
+        if (b % options_.run.print_freq == 0) {
+            report(pass, b, batches.batches(), input.lr, meters);
+        }
+        const bool last = b + 1 == batches.batches();  // --max-steps lets a finished pass be evaluated
+        if (interrupted() || (at_step_limit() && !last)) {
+            save("checkpoint.safetensors");
+            return interrupted() ? Outcome::interrupted : Outcome::step_limit;
+        }
+    }
+    const auto accuracy =
+        evaluate(model_, *data_.evaluation, evaluation_loader(options_, model_.config().img_size), dtype_,
+                 log_, options_.run.print_freq);
+    if (!accuracy) {
+        save("checkpoint.safetensors");
+        return Outcome::interrupted;
+    }
+    log_.metrics({{"kind", "eval"},
+                  {"epoch", pass.epoch},
+                  {"epochs_done", pass.epoch + pass.crops},
+                  {"step", info_.step},
+                  {"loss", accuracy->loss},
+                  {"acc1", accuracy->acc1},
+                  {"acc5", accuracy->acc5}});
+    info_.epoch = pass.epoch + pass.crops;
+    info_.batch = 0;
+    const bool best = accuracy->acc1 > info_.best_acc1;
+    info_.best_acc1 = std::max(info_.best_acc1, accuracy->acc1);
+    if (best) {
+        save("model_best.safetensors");
+    }
+    save("checkpoint.safetensors");
+    return Outcome::finished;
+}
+
+Outcome Trainer::run() {
+    model_.train(true);
+    for (; next_pass_ < passes_.size(); ++next_pass_) {
+        if (at_step_limit()) {
+            return Outcome::step_limit;
+        }
+        const Pass& pass = passes_[next_pass_];
+        try {
+            const Outcome outcome = run_pass(pass);
+            if (outcome != Outcome::finished) {
+                return outcome;
+            }
+        } catch (const engine::Error& error) {
+            if (error.fault() != engine::Fault::run) {
+                throw;
+            }
+            engine::run_error("epoch ", pass.epoch, ", step ", info_.step + 1, ": ", error.what(), "; ",
+                              last_checkpoint_.empty() ? "there is no checkpoint yet"
+                                                       : last_checkpoint_ + " holds the last good state",
+                              ", a smaller --lr may help");
+        }
+    }
+    return Outcome::finished;
+}
+
+}  // namespace vvtq::apps

@@ -1,0 +1,65 @@
+// trainer: the one place that trains: passes over the pictures, evaluation, checkpoints.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "apps/checkpoint.h"
+#include "apps/log.h"
+#include "apps/options.h"
+#include "apps/passes.h"
+#include "apps/training_data.h"
+#include "apps/training_step.h"
+
+namespace vvtq::apps {
+
+enum class Outcome {
+    finished,     ///< all epochs are done
+    step_limit,   ///< --max-steps is reached
+    interrupted,  ///< a signal arrived
+};
+
+/// Trains `model` from the place that `info` names to the end of the run (METHOD sections 6 and 7). The
+/// learning rate and the regularizer's weight of a pass are those of its first epoch. After each pass the
+/// model is evaluated and checkpoint.safetensors replaced, model_best.safetensors where it is the best so
+/// far. A signal or --max-steps ends the run after a step, with a checkpoint from which --resume goes on
+/// exactly there. Everything random depends on (seed, epoch, step) alone.
+class Trainer {
+  public:
+    /// All arguments must outlive the trainer. `resumed` is the checkpoint that `info` comes from, or null.
+    /// Throws Error(Fault::input) where no pass begins at info.epoch.
+    Trainer(const Options& options, const TrainingData& data, nn::Model& model, const CheckpointInfo& info,
+            const Checkpoint* resumed, RunLog& log);
+
+    /// Throws Error(Fault::run) naming layer and step where something is not finite; the last checkpoint
+    /// stays.
+    Outcome run();
+
+    /// The file that `run` leaves.
+    std::string checkpoint_path() const;
+    const CheckpointInfo& info() const { return info_; }
+
+  private:
+    struct Meters;
+
+    Outcome run_pass(const Pass& pass);
+    StepInput step_input(const Pass& pass, const data::Batch& batch) const;
+    void report(const Pass& pass, int64_t batch, int64_t batches, double lr, const Meters& meters);
+    bool at_step_limit() const;
+    void save(const std::string& file);
+    data::Loader& loader(int crops);
+
+    const Options& options_;
+    const TrainingData& data_;
+    nn::Model& model_;
+    CheckpointInfo info_;
+    RunLog& log_;
+    engine::DType dtype_;
+    nn::Adamw optimizer_;
+    std::vector<Pass> passes_;
+    size_t next_pass_ = 0;
+    std::string last_checkpoint_;                     // empty before the first
+    std::unique_ptr<data::Loader> single_, several_;  // made when first needed
+};
+
+}  // namespace vvtq::apps

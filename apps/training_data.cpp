@@ -1,0 +1,116 @@
+#include "apps/training_data.h"
+
+#include <algorithm>
+
+#include "engine/check.h"
+
+namespace vvtq::apps {
+namespace {
+
+constexpr int64_t kCalibrationPictures = 64;
+
+}  // namespace
+
+uint64_t TrainingData::labels_fingerprint() const {
+    if (!labels) {
+        return 0;
+    }
+    const data::SoftLabelHeader& header = labels->header();
+    data::Fnv hash;
+    hash.add(std::string_view(data::label_type_name(header.type)));
+    hash.add(static_cast<uint64_t>(header.pictures));
+    hash.add(static_cast<uint64_t>(header.crops));
+    hash.add(header.fingerprint);
+    hash.add(header.seed);
+    return hash.value();
+}
+
+TrainingData open_training_data(const Options& options) {
+    TrainingData data;
+    data.train = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
+    data.evaluation = data::open_dataset(options.data.dataset, options.data.dir, data::Split::evaluation);
+    data::require_same_classes(*data.train, *data.evaluation);
+    if (!options.labels.path.empty()) {
+        data.labels.emplace(data::SoftLabels::open(options.labels.path));
+        const data::LabelType type = data.labels->header().type;
+        if (options.given("--soft_label_type") && data::parse_label_type(options.labels.type) != type) {
+            engine::input_error("--soft_label_type: ", options.labels.path, " holds labels of type ",
+                                data::label_type_name(type), ", not ", options.labels.type,
+                                "; leave the flag out");
+        }
+        data.labels->require_matches(data.train->fingerprint(), data.train->size(), data.train->classes(),
+                                     data.train->name());
+        if (options.labels.num_crops > data.labels->header().crops) {
+            engine::input_error("--num_crops: ", options.labels.path, " holds ", data.labels->header().crops,
+                                " crops of each picture; ask for at most as many");
+        }
+    }
+    return data;
+}
+
+data::LoaderOptions training_loader(const Options& options, const TrainingData& data, int64_t image_size,
+                                    int crops) {
+    const int64_t group = options.labels.num_crops;
+    data::LoaderOptions loader;
+    loader.mode = data.labels ? data::LoaderMode::labelled : data::LoaderMode::training;
+    loader.batch_size = static_cast<int>((options.data.batch_size + group - 1) / group * group);
+    loader.image_size = static_cast<int>(image_size);
+    loader.workers = options.data.workers;
+    loader.seed = options.run.seed;
+    loader.augment = !options.data.no_aug;
+    loader.rule = {options.data.scale[0], options.data.scale[1], options.data.ratio[0],
+                   options.data.ratio[1]};
+    loader.flip_probability = options.data.no_aug ? 0.0 : options.data.hflip;
+    loader.num_crops = crops;
+    return loader;
+}
+
+data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size) {
+    data::LoaderOptions loader;
+    loader.mode = data::LoaderMode::evaluation;
+    loader.batch_size = static_cast<int>(options.data.batch_size);
+    loader.image_size = static_cast<int>(image_size);
+    loader.workers = options.data.workers;
+    if (options.data.crop_pct > 0) {
+        loader.shorter_side = static_cast<int>(static_cast<double>(image_size) / options.data.crop_pct);
+    } else if (options.data.dataset == "folder") {
+        loader.shorter_side = data::evaluation_side(loader.image_size);
+    } else {
+        loader.shorter_side = 0;  // small pictures are looked at whole
+    }
+    return loader;
+}
+
+nn::Tensor pictures_of(const data::Batch& batch, engine::DType dtype) {
+    const nn::Tensor pictures({batch.size, 3, batch.image_size, batch.image_size}, dtype);
+    if (dtype == engine::DType::f64) {
+        data::normalize(batch, {}, pictures.data<double>());
+    } else {
+        data::normalize(batch, {}, pictures.data<float>());
+    }
+    return pictures;
+}
+
+nn::Tensor soft_targets_of(const data::Batch& batch, engine::DType dtype) {
+    if (batch.soft.empty()) {
+        return {};
+    }
+    const nn::Tensor targets({batch.size, batch.classes}, engine::DType::f32);
+    VVTQ_CHECK(targets.numel() == static_cast<int64_t>(batch.soft.size()), targets.shape().str(), " targets");
+    std::copy(batch.soft.begin(), batch.soft.end(), targets.data<float>());
+    return targets.to(dtype);
+}
+
+nn::Tensor calibration_pictures(const Options& options, const TrainingData& data, int64_t image_size,
+                                engine::DType dtype) {
+    data::LoaderOptions loader_options = training_loader(options, data, image_size, 1);
+    loader_options.batch_size = static_cast<int>(std::min(kCalibrationPictures, data.train->size()));
+    loader_options.workers = 0;
+    data::Loader loader(*data.train, loader_options, data.labels ? &*data.labels : nullptr);
+    loader.start(0);
+    data::Batch batch;
+    VVTQ_CHECK(loader.next(batch), "no batch to calibrate on");
+    return pictures_of(batch, dtype);
+}
+
+}  // namespace vvtq::apps

@@ -1,0 +1,46 @@
+// training_data: the data sets and labels that the flags name, and how batches are made of them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "apps/options.h"
+#include "data/loader.h"
+#include "nn/module.h"
+
+namespace vvtq::apps {
+
+/// What a training command reads.
+struct TrainingData {
+    std::unique_ptr<data::Dataset> train;
+    std::unique_ptr<data::Dataset> evaluation;
+    std::optional<data::SoftLabels> labels;
+
+    /// A number that changes with the label file; 0 without one.
+    uint64_t labels_fingerprint() const;
+};
+
+/// Opens --dataset, --data and --softlabel_path. Throws Error(Fault::input) naming what is missing or does
+/// not fit.
+TrainingData open_training_data(const Options& options);
+
+/// Training batches with `crops` crops of each picture: from the label file where there is one, else
+/// augmented. A batch holds --batch-size crops, rounded up to whole pictures of --num_crops crops.
+data::LoaderOptions training_loader(const Options& options, const TrainingData& data, int64_t image_size,
+                                    int crops);
+
+/// The evaluation pictures, in order.
+data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size);
+
+/// The pictures of a batch, normalized: (B, 3, S, S).
+nn::Tensor pictures_of(const data::Batch& batch, engine::DType dtype);
+
+/// The class distributions of a batch, (B, C); undefined where it has none.
+nn::Tensor soft_targets_of(const data::Batch& batch, engine::DType dtype);
+
+/// The training pictures that activation steps start from: the first batch of single crops, up to 64.
+nn::Tensor calibration_pictures(const Options& options, const TrainingData& data, int64_t image_size,
+                                engine::DType dtype);
+
+}  // namespace vvtq::apps

@@ -1,0 +1,319 @@
+#include "autograd/variable.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <set>
+#include <unordered_set>
+#include <utility>
+
+#include "engine/kernels.h"
+
+namespace vvtq::autograd {
+
+using engine::DType;
+using engine::kernels;
+using engine::Shape;
+
+struct Variable::State {
+    Tensor value;
+    Tensor grad;
+    bool requires_grad = false;
+    std::shared_ptr<Node> node;  // null for leaves and constants
+};
+
+/// One op on the tape. It leads to the places of its inputs and does not hold their values: what backward
+/// needs is in its closure, everything else is freed as soon as the forward pass drops it.
+struct Node {
+    /// Where the gradient of one input goes: to the node that made it or to a leaf; neither where none is
+    /// wanted.
+    struct Edge {
+        std::shared_ptr<Node> node;
+        std::shared_ptr<Variable::State> leaf;
+        DType dtype;
+    };
+
+    Node(const char* name, const Tensor& y, const std::vector<Variable>& inputs, Backward function);
+    ~Node();
+    Node(const Node&) = delete;
+    Node& operator=(const Node&) = delete;
+
+    static Edge edge_to(const Variable& x);
+
+    const char* op;
+    uint64_t id;  // later nodes have larger ids, so descending ids visit consumers before producers
+    Shape shape;
+    DType dtype;
+    bool used = false;
+    Backward backward;
+    Gradients gradients;
+    std::vector<Edge> edges;
+    Tensor upstream;
+};
+
+namespace {
+
+thread_local bool recording = true;
+thread_local bool checking_finite = false;
+
+struct ScopePath {
+    std::string path;
+    std::vector<size_t> lengths;  // of the path before each open scope
+};
+ScopePath& scope_path() {
+    thread_local ScopePath path;
+    return path;
+}
+
+struct OpNames {
+    std::mutex mutex;
+    std::set<std::string> names;
+};
+OpNames& op_names() {
+    static OpNames names;
+    return names;
+}
+
+void note_op(const char* op) {
+    thread_local std::unordered_set<const char*> seen;  // spares the lock after an op's first time
+    if (!seen.insert(op).second) {
+        return;
+    }
+    OpNames& all = op_names();
+    const std::lock_guard lock(all.mutex);
+    all.names.insert(op);
+}
+
+/// Releases edges one after the other. A node's destructor that runs meanwhile hands its edges to the same
+/// list instead of recursing, so the length of a tape is not limited by the stack.
+void release(std::vector<Node::Edge> edges) {
+    thread_local std::vector<Node::Edge>* open = nullptr;
+    if (open != nullptr) {
+        std::move(edges.begin(), edges.end(), std::back_inserter(*open));
+        return;
+    }
+    open = &edges;
+    while (!edges.empty()) {
+        const Node::Edge last = std::move(edges.back());
+        edges.pop_back();
+    }
+    open = nullptr;
+}
+
+/// total += g. Writes in place only where no other handle can see the memory.
+void accumulate(Tensor& total, Tensor g) {
+    if (!total.defined()) {
+        total = std::move(g);
+    } else if (total.sole_owner()) {
+        kernels(g.device()).accumulate_add(g, total);
+    } else {
+        Tensor both = total.like();
+        kernels(g.device()).add(total, g, both);
+        total = std::move(both);
+    }
+}
+
+bool earlier(const std::shared_ptr<Node>& a, const std::shared_ptr<Node>& b) { return a->id < b->id; }
+
+/// The walk back from one variable.
+class Walk {
+  public:
+    void send(const Node::Edge& edge, Tensor g) {
+        if (edge.leaf) {
+            accumulate(edge.leaf->grad, std::move(g));
+            leaves_.push_back(edge.leaf);
+            return;
+        }
+        Node& node = *edge.node;
+        VVTQ_CHECK(!node.used, "backward reached ", node.op,
+                   " a second time; the tape is freed by the first walk");
+        VVTQ_CHECK(node.backward, "op ", node.op, " has no backward, but a gradient is asked through it");
+        if (!node.upstream.defined()) {
+            heap_.push_back(edge.node);
+            std::push_heap(heap_.begin(), heap_.end(), earlier);
+        }
+        accumulate(node.upstream, std::move(g));
+    }
+
+    void run() {
+        while (!heap_.empty()) {
+            std::pop_heap(heap_.begin(), heap_.end(), earlier);
+            const std::shared_ptr<Node> node = std::move(heap_.back());
+            heap_.pop_back();
+            visit(*node);
+        }
+        for (const auto& leaf :
+             leaves_) {  // what still shares memory gets its own: callers may write to gradients
+            if (!leaf->grad.sole_owner()) {
+                leaf->grad = leaf->grad.clone();
+            }
+        }
+    }
+
+  private:
+    void visit(Node& node) {
+        node.used = true;
+        {
+            const Backward backward = std::exchange(node.backward, nullptr);
+            const Tensor dy = std::exchange(node.upstream, Tensor());
+            backward(dy, node.gradients);
+        }
+        const Gradients gradients = std::exchange(node.gradients, Gradients({}));
+        std::vector<Node::Edge> edges = std::exchange(node.edges, {});
+        for (size_t i = 0; i < edges.size(); ++i) {
+            if (!edges[i].node && !edges[i].leaf) {
+                continue;
+            }
+            const Tensor& g = gradients.at(i);
+            VVTQ_CHECK(g.defined(), "backward of ", node.op, " left input ", i, " without a gradient");
+            VVTQ_CHECK(g.dtype() == edges[i].dtype, "backward of ", node.op, " gave input ", i,
+                       " a gradient of ", engine::name_of(g.dtype()));
+            send(edges[i], g);
+        }
+        release(std::move(edges));
+    }
+
+    std::vector<std::shared_ptr<Node>> heap_;
+    std::vector<std::shared_ptr<Variable::State>> leaves_;
+};
+
+}  // namespace
+
+Node::Edge Node::edge_to(const Variable& x) {
+    if (!x.requires_grad()) {
+        return {nullptr, nullptr, DType::f32};
+    }
+    const auto& state = x.state_;
+    return {state->node, state->node ? nullptr : state, state->value.dtype()};
+}
+
+Node::Node(const char* name, const Tensor& y, const std::vector<Variable>& inputs, Backward function)
+    : op(name), shape(y.shape()), dtype(y.dtype()), backward(std::move(function)), gradients(inputs) {
+    static std::atomic<uint64_t> next{0};
+    id = next.fetch_add(1, std::memory_order_relaxed);
+    edges.reserve(inputs.size());
+    for (const Variable& x : inputs) {
+        edges.push_back(edge_to(x));
+    }
+}
+
+Node::~Node() { release(std::move(edges)); }
+
+Gradients::Gradients(const std::vector<Variable>& inputs) : values_(inputs.size()) {
+    shapes_.reserve(inputs.size());
+    wanted_.reserve(inputs.size());
+    for (const Variable& x : inputs) {
+        shapes_.push_back(x.defined() ? x.shape() : Shape());
+        wanted_.push_back(x.requires_grad());
+    }
+}
+
+bool Gradients::wanted(size_t i) const { return wanted_.at(i) != 0; }
+
+void Gradients::set(size_t i, Tensor gradient) {
+    if (!wanted(i)) {
+        return;
+    }
+    VVTQ_CHECK(gradient.defined() && gradient.shape() == shapes_[i], "gradient of input ", i, " has shape ",
+               gradient.shape().str(), ", the input ", shapes_[i].str());
+    values_[i] = std::move(gradient);
+}
+
+Variable::Variable(Tensor value, bool requires_grad) : state_(std::make_shared<State>()) {
+    VVTQ_CHECK(value.defined(), "a variable needs a value");
+    VVTQ_CHECK(!requires_grad || engine::is_floating(value.dtype()), "no gradients for ",
+               engine::name_of(value.dtype()));
+    state_->value = std::move(value);
+    state_->requires_grad = requires_grad;
+}
+
+const Tensor& Variable::value() const {
+    VVTQ_CHECK(defined(), "undefined variable");
+    return state_->value;
+}
+
+void Variable::set_value(Tensor value) {
+    VVTQ_CHECK(defined() && !state_->node, "only leaves can be given a value");
+    VVTQ_CHECK(value.defined() && value.shape() == shape() && value.dtype() == this->value().dtype(),
+               "value of shape ", value.shape().str(), " ", engine::name_of(value.dtype()),
+               " for a leaf of shape ", shape().str(), " ", engine::name_of(this->value().dtype()));
+    state_->value = std::move(value);
+}
+
+bool Variable::requires_grad() const { return defined() && state_->requires_grad; }
+
+const Tensor& Variable::grad() const {
+    VVTQ_CHECK(defined(), "undefined variable");
+    return state_->grad;
+}
+
+void Variable::clear_grad() {
+    VVTQ_CHECK(defined(), "undefined variable");
+    state_->grad = Tensor();
+}
+
+void Variable::backward(Tensor upstream) const {
+    VVTQ_CHECK(requires_grad(), "backward from a variable that is not on the tape");
+    const Tensor& y = value();
+    if (!upstream.defined()) {
+        VVTQ_CHECK(y.numel() == 1, "backward from shape ", y.shape().str(), " needs an upstream gradient");
+        upstream = Tensor::full(y.shape(), 1.0, y.dtype(), y.device());
+    }
+    VVTQ_CHECK(upstream.shape() == y.shape() && upstream.dtype() == y.dtype(), "upstream gradient of shape ",
+               upstream.shape().str(), " for a value of shape ", y.shape().str());
+    Walk walk;
+    walk.send(Node::edge_to(*this), std::move(upstream));
+    walk.run();
+}
+
+Variable record(const char* op, Tensor y, std::vector<Variable> inputs, Backward backward) {
+    note_op(op);
+    if (checking_finite && engine::is_floating(y.dtype())) {
+        const Tensor count({1}, DType::i64, y.device());
+        kernels(y.device()).count_not_finite(y, count);
+        const auto bad = static_cast<int64_t>(count.item());
+        if (bad != 0) {
+            const std::string where = Scope::current();
+            engine::run_error(op, where.empty() ? "" : " in ", where, ": ", bad, " of ", y.numel(),
+                              " values are not finite");
+        }
+    }
+    Variable out(std::move(y));
+    const auto on_tape = [](const Variable& x) { return x.requires_grad(); };
+    if (recording && std::any_of(inputs.begin(), inputs.end(), on_tape)) {
+        out.state_->requires_grad = true;
+        out.state_->node = std::make_shared<Node>(op, out.value(), inputs, std::move(backward));
+    }
+    return out;
+}
+
+NoGrad::NoGrad() : before_(std::exchange(recording, false)) {}
+NoGrad::~NoGrad() { recording = before_; }
+
+FiniteCheck::FiniteCheck() : before_(std::exchange(checking_finite, true)) {}
+FiniteCheck::~FiniteCheck() { checking_finite = before_; }
+
+Scope::Scope(const std::string& name) {
+    ScopePath& scopes = scope_path();
+    scopes.lengths.push_back(scopes.path.size());
+    if (!scopes.path.empty() && !name.empty()) {
+        scopes.path += '.';
+    }
+    scopes.path += name;
+}
+
+Scope::~Scope() {
+    ScopePath& scopes = scope_path();
+    scopes.path.resize(scopes.lengths.back());
+    scopes.lengths.pop_back();
+}
+
+std::string Scope::current() { return scope_path().path; }
+
+std::vector<std::string> recorded_ops() {
+    OpNames& all = op_names();
+    const std::lock_guard lock(all.mutex);
+    return {all.names.begin(), all.names.end()};
+}
+
+}  // namespace vvtq::autograd

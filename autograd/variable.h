@@ -1,0 +1,115 @@
+// autograd/: reverse-mode differentiation over engine tensors.
+//
+// variable: a tensor plus its entry on the tape, and the walk back over the tape.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/tensor.h"
+
+namespace vvtq::autograd {
+
+using engine::Tensor;
+
+struct Node;
+class Variable;
+
+/// Where a backward function puts the gradients of its inputs.
+class Gradients {
+  public:
+    explicit Gradients(const std::vector<Variable>& inputs);
+    /// Whether input i needs a gradient; computing the others is wasted.
+    bool wanted(size_t i) const;
+    /// The gradient of input i. Its shape must be the input's. A tensor may be shared between inputs.
+    void set(size_t i, Tensor gradient);
+    const Tensor& at(size_t i) const { return values_[i]; }
+
+  private:
+    std::vector<engine::Shape> shapes_;
+    std::vector<char> wanted_;
+    std::vector<Tensor> values_;
+};
+
+/// dy (shape of the output) -> gradients of the inputs. Captures Tensors, never Variables.
+using Backward = std::function<void(const Tensor& dy, Gradients& dx)>;
+
+/// Shared handle on a value and its place on the tape. Leaves that require a gradient collect it in `grad`.
+class Variable {
+  public:
+    Variable() = default;
+    /// A constant, or with `requires_grad` a leaf such as a parameter.
+    explicit Variable(Tensor value, bool requires_grad = false);
+
+    bool defined() const { return state_ != nullptr; }
+    const Tensor& value() const;
+    const engine::Shape& shape() const { return value().shape(); }
+    /// Replaces the value of a leaf (same shape and dtype): for optimizers, calibration and checkpoints.
+    void set_value(Tensor value);
+    bool requires_grad() const;
+    /// The collected gradient; undefined where none has arrived.
+    const Tensor& grad() const;
+    void clear_grad();
+    /// Same value, off the tape.
+    Variable detach() const { return Variable(value()); }
+
+    /// Walks the tape from this scalar (one element; upstream gradient 1) or from `upstream` (same shape), adds
+    /// to the leaves' `grad`, and frees the tape on the way.
+    /// Throws Error(Fault::internal) where an op on the way has no backward or the tape was already used.
+    void backward(Tensor upstream = {}) const;
+
+    struct State;
+
+  private:
+    friend struct Node;
+    friend Variable record(const char* op, Tensor y, std::vector<Variable> inputs, Backward backward);
+    std::shared_ptr<State> state_;
+};
+
+/// The only way to make a node: output y of `op`, its inputs, its backward. Off the tape (NoGrad, or no input that
+/// requires a gradient) it returns a constant. An op without a backward passes nullptr: asking a gradient
+/// through it throws.
+/// Under `FiniteCheck` throws Error(Fault::run) where y has values that are not finite, naming op and `Scope`.
+Variable record(const char* op, Tensor y, std::vector<Variable> inputs, Backward backward);
+
+/// While one lives on this thread, nothing is recorded: for evaluation.
+class NoGrad {
+  public:
+    NoGrad();
+    ~NoGrad();
+    NoGrad(const NoGrad&) = delete;
+    NoGrad& operator=(const NoGrad&) = delete;
+
+  private:
+    bool before_;
+};
+
+/// While one lives on this thread, `record` checks every output and names the first op whose output is not finite.
+class FiniteCheck {
+  public:
+    FiniteCheck();
+    ~FiniteCheck();
+    FiniteCheck(const FiniteCheck&) = delete;
+    FiniteCheck& operator=(const FiniteCheck&) = delete;
+
+  private:
+    bool before_;
+};
+
+/// Names the layer that is computing on this thread, for the messages of FiniteCheck. Scopes nest.
+class Scope {
+  public:
+    explicit Scope(const std::string& name);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    /// "blocks.3.attn.proj_q", or "" outside.
+    static std::string current();
+};
+
+/// Names of all ops that `record` has seen in this process, for the test that every op has a row in the op table.
+std::vector<std::string> recorded_ops();
+
+}  // namespace vvtq::autograd

@@ -1,0 +1,77 @@
+// data/: from files to batches. Reads pictures, data sets, labels and checkpoints, cuts crops, and hands out
+// batches in an order that the seed fixes. Knows nothing of models or gradients.
+//
+// bytes: files read whole or mapped, files written atomically, and the hash that names a data set.
+// Every reader of this folder treats its file as hostile: sizes are checked before anything is allocated.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace vvtq::data {
+
+using Bytes = std::vector<uint8_t>;
+
+/// Text of unknown origin made fit for a one-line message: control characters become '?', long text is cut.
+std::string printable(std::string_view text);
+
+/// False also where the path cannot be looked at.
+bool is_directory(const std::string& path);
+
+/// A whole file in memory. Errors: input_error with the path, the system's reason and `remedy`.
+Bytes read_file(const std::string& path, const std::string& remedy);
+
+/// A file mapped read-only; the pages come in as they are touched. Move-only.
+class MappedFile {
+  public:
+    MappedFile(const std::string& path, const std::string& remedy);
+    MappedFile(MappedFile&& other) noexcept;
+    MappedFile& operator=(MappedFile&& other) noexcept;
+    MappedFile(const MappedFile&) = delete;
+    MappedFile& operator=(const MappedFile&) = delete;
+    ~MappedFile();
+
+    std::span<const uint8_t> bytes() const { return {data_, size_}; }
+
+  private:
+    const uint8_t* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+/// Writes `path` under a temporary name in the same directory; commit() flushes it to the disk and renames it
+/// over `path`. Without commit() nothing is left behind and a previous `path` stays as it was.
+/// Errors: input_error where the file cannot be made, run_error where a write fails (a full disk).
+class AtomicFile {
+  public:
+    explicit AtomicFile(const std::string& path);
+    AtomicFile(const AtomicFile&) = delete;
+    AtomicFile& operator=(const AtomicFile&) = delete;
+    ~AtomicFile();
+
+    void write(const void* data, size_t size);
+    void commit();
+
+  private:
+    [[noreturn]] void fail(const char* action) const;
+
+    std::string path_;
+    std::string temporary_;
+    int descriptor_ = -1;
+};
+
+/// FNV-1a, 64 bits.
+class Fnv {
+  public:
+    void add(std::span<const uint8_t> bytes);
+    void add(std::string_view text);  ///< the text and its length
+    void add(uint64_t number);        ///< eight bytes, least significant first
+    uint64_t value() const { return hash_; }
+
+  private:
+    uint64_t hash_ = 0xCBF29CE484222325ULL;
+};
+
+}  // namespace vvtq::data

@@ -1,0 +1,69 @@
+// dataset: labelled pictures, in memory or in folders.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/idx.h"
+#include "data/image.h"
+
+namespace vvtq::data {
+
+enum class Split { train, evaluation };
+
+/// A sequence of pictures with labels. picture() may be called from several threads.
+class Dataset {
+  public:
+    virtual ~Dataset() = default;
+
+    int64_t size() const { return static_cast<int64_t>(labels_.size()); }
+    int classes() const { return static_cast<int>(class_names_.size()); }
+    const std::vector<std::string>& class_names() const { return class_names_; }
+    int label(int64_t index) const { return labels_.at(static_cast<size_t>(index)); }
+    /// What the data set is called in messages: its directory.
+    const std::string& name() const { return name_; }
+
+    /// A name of the picture that does not change: "train/cat/0001.png", "train/00012".
+    virtual std::string id(int64_t index) const = 0;
+    /// The picture in RGB. Errors: input_error naming the file where it cannot be decoded.
+    virtual Image picture(int64_t index) const = 0;
+    /// FNV-1a over kind, count, class names, ids and labels: the same for the same data in any directory.
+    virtual uint64_t fingerprint() const = 0;
+
+  protected:
+    Dataset(std::string name, std::vector<std::string> class_names, std::vector<int> labels);
+
+  private:
+    std::string name_;
+    std::vector<std::string> class_names_;
+    std::vector<int> labels_;
+};
+
+/// Opens a data set.
+///   kind            dir holds
+///   "folder"        train/<class>/<picture>; val/ or test/ likewise for evaluation (val/ where both exist).
+///                   Pictures are .jpg, .jpeg, .png, .bmp in any case; links are followed; classes are sorted
+///                   by name
+///   "cifar10"       the same, with exactly ten classes
+///   "fashion-mnist" {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz; empty: where Debian's
+///   package
+///                   puts them
+/// Errors: input_error for an unknown kind, a missing or empty directory or class, and damaged idx files.
+std::unique_ptr<Dataset> open_dataset(const std::string& kind, const std::string& dir, Split split);
+
+/// Pictures in memory. pixels: (count, height, width, channels), channels 1 (gray) or 3; labels: (count).
+/// ids are "<split_name>/<index>".
+std::unique_ptr<Dataset> make_memory_dataset(std::string name, std::string split_name,
+                                             std::vector<std::string> class_names, std::vector<int> labels,
+                                             Bytes pixels, int height, int width, int channels);
+
+/// Throws input_error unless both have the same classes in the same order.
+void require_same_classes(const Dataset& train, const Dataset& evaluation);
+
+/// The parts of open_dataset.
+std::unique_ptr<Dataset> open_folder(const std::string& kind, const std::string& dir, Split split);
+std::unique_ptr<Dataset> open_fashion_mnist(const std::string& dir, Split split);
+
+}  // namespace vvtq::data

@@ -1,0 +1,157 @@
+// Data sets of pictures in folders, one folder a class.
+#include <algorithm>
+#include <atomic>
+#include <cctype>
+#include <filesystem>
+
+#include "data/dataset.h"
+#include "engine/check.h"
+
+namespace vvtq::data {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kLayout = "folders hold train/<class>/<picture>, and val/ or test/ likewise";
+
+bool is_picture(const fs::path& path) {
+    std::string extension = path.extension().string();
+    for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return extension == ".jpg" || extension == ".jpeg" || extension == ".png" || extension == ".bmp";
+}
+
+struct Listing {
+    std::vector<std::string> classes;
+    std::vector<std::string> files;  // "<class>/<picture>"
+    std::vector<int> labels;
+};
+
+// Entries of a directory, sorted; `wanted` chooses.
+template <typename Wanted>
+std::vector<std::string> sorted_names(const fs::path& directory, Wanted wanted) {
+    std::vector<std::string> names;
+    std::error_code error;
+    fs::directory_iterator entries(directory, error);
+    for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+        const std::string name = entries->path().filename().string();
+        if (name[0] != '.' && wanted(*entries)) names.push_back(name);
+    }
+    if (error) {
+        engine::input_error("cannot list '", printable(directory.string()), "' (", error.message(),
+                            "): check the path and its permissions");
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+Listing list_pictures(const fs::path& root) {
+    std::error_code ignored;
+    Listing listing;
+    listing.classes = sorted_names(root, [&](const auto& entry) { return entry.is_directory(ignored); });
+    if (listing.classes.empty()) {
+        engine::input_error("no class folders in '", printable(root.string()), "': ", kLayout);
+    }
+    for (size_t c = 0; c < listing.classes.size(); ++c) {
+        const fs::path directory = root / listing.classes[c];
+        const auto names = sorted_names(directory, [&](const auto& entry) {
+            return is_picture(entry.path()) && entry.is_regular_file(ignored);
+        });
+        if (names.empty()) {
+            engine::input_error("no pictures in '", printable(directory.string()),
+                                "': fill the folder with .jpg, .jpeg, .png or .bmp files, or remove it");
+        }
+        for (const std::string& name : names) {
+            listing.files.push_back(listing.classes[c] + "/" + name);
+            listing.labels.push_back(static_cast<int>(c));
+        }
+    }
+    return listing;
+}
+
+class FolderDataset : public Dataset {
+  public:
+    FolderDataset(const fs::path& root, Listing listing)
+        : Dataset(root.string(), std::move(listing.classes), std::move(listing.labels)),
+          root_(root.string()),
+          split_name_(root.filename().string()),
+          files_(std::move(listing.files)),
+          decoded_(files_.size()) {}
+    FolderDataset(const FolderDataset&) = delete;
+    FolderDataset& operator=(const FolderDataset&) = delete;
+    ~FolderDataset() override {
+        for (auto& slot : decoded_) delete slot.load();
+    }
+
+    std::string id(int64_t index) const override {
+        return split_name_ + "/" + files_.at(static_cast<size_t>(index));
+    }
+
+    Image picture(int64_t index) const override {
+        auto& slot = decoded_.at(static_cast<size_t>(index));
+        if (const Image* kept = slot.load(std::memory_order_acquire)) return *kept;
+        const std::string path = root_ + "/" + files_[static_cast<size_t>(index)];
+        const Bytes bytes = read_file(path, "restore the picture, or remove it from its folder");
+        Image image = decode_image(bytes, path);
+        keep(slot, image);
+        return image;
+    }
+
+    uint64_t fingerprint() const override {
+        Fnv fnv;
+        fnv.add("folder");
+        fnv.add(static_cast<uint64_t>(size()));
+        for (const std::string& each : class_names()) fnv.add(each);
+        for (int64_t i = 0; i < size(); ++i) {
+            fnv.add(id(i));
+            fnv.add(static_cast<uint64_t>(label(i)));
+        }
+        return fnv.value();
+    }
+
+  private:
+    // Small pictures stay in memory after their first use, up to a budget.
+    void keep(std::atomic<const Image*>& slot, const Image& image) const {
+        constexpr int kLongestSide = 64;
+        constexpr int64_t kBudget = int64_t{1} << 30;
+        if (image.height > kLongestSide || image.width > kLongestSide) return;
+        const auto bytes = static_cast<int64_t>(image.rgb.size() + sizeof(Image));
+        if (kept_bytes_.fetch_add(bytes, std::memory_order_relaxed) + bytes > kBudget) return;
+        auto copy = std::make_unique<const Image>(image);
+        const Image* expected = nullptr;
+        if (slot.compare_exchange_strong(expected, copy.get(), std::memory_order_acq_rel)) copy.release();
+    }
+
+    std::string root_;
+    std::string split_name_;
+    std::vector<std::string> files_;
+    mutable std::vector<std::atomic<const Image*>> decoded_;
+    mutable std::atomic<int64_t> kept_bytes_{0};
+};
+
+}  // namespace
+
+std::unique_ptr<Dataset> open_folder(const std::string& kind, const std::string& dir, Split split) {
+    if (dir.empty())
+        engine::input_error("--data is missing: name the directory of the ", printable(kind), " pictures");
+    if (!is_directory(dir)) {
+        engine::input_error("--data: no directory '", printable(dir), "'; ", kLayout);
+    }
+    fs::path root = fs::path(dir) / "train";
+    if (split == Split::evaluation) {
+        root = fs::path(dir) / "val";
+        if (!is_directory(root)) root = fs::path(dir) / "test";
+    }
+    if (!is_directory(root)) {
+        engine::input_error("no ", split == Split::train ? "train" : "val or test", " folder in '",
+                            printable(dir), "': ", kLayout);
+    }
+    Listing listing = list_pictures(root);
+    constexpr size_t kCifarClasses = 10;
+    if (kind == "cifar10" && listing.classes.size() != kCifarClasses) {
+        engine::input_error("'", printable(root.string()), "' has ", listing.classes.size(),
+                            " class folders, CIFAR-10 has 10: check --data, or use --dataset folder");
+    }
+    return std::make_unique<FolderDataset>(root, std::move(listing));
+}
+
+}  // namespace vvtq::data

@@ -1,0 +1,39 @@
+#include "data/image.h"
+
+#include <algorithm>
+#include <array>
+
+#include "engine/check.h"
+
+namespace vvtq::data {
+namespace {
+
+template <size_t N>
+bool starts_with(std::span<const uint8_t> bytes, const std::array<uint8_t, N>& magic) {
+    return bytes.size() >= N && std::equal(magic.begin(), magic.end(), bytes.begin());
+}
+
+}  // namespace
+
+void check_picture_size(int64_t height, int64_t width, size_t file_bytes, const std::string& name) {
+    // No encoder of these formats spends less than a bit on 64 pixels (JPEG) or a byte on 1032 (PNG's
+    // deflate, eight pixels to a byte at one bit each).
+    constexpr int64_t kPixelsPerByte = 8 * 1032;
+    const bool possible = height > 0 && width > 0 && height <= kLargestPicture / width &&
+                          height * width / kPixelsPerByte <= static_cast<int64_t>(file_bytes);
+    if (!possible) {
+        engine::input_error("picture '", printable(name), "' claims ", height, " x ", width,
+                            " pixels in a file of ", file_bytes, " bytes: replace or remove the file");
+    }
+}
+
+Image decode_image(std::span<const uint8_t> bytes, const std::string& name) {
+    if (starts_with(bytes, std::array<uint8_t, 2>{0xFF, 0xD8})) return decode_jpeg(bytes, name);
+    if (starts_with(bytes, std::array<uint8_t, 4>{0x89, 'P', 'N', 'G'})) return decode_png(bytes, name);
+    if (starts_with(bytes, std::array<uint8_t, 2>{'B', 'M'})) return decode_bmp(bytes, name);
+    engine::input_error("picture '", printable(name),
+                        bytes.empty() ? "' is empty" : "' is not JPEG, PNG or BMP",
+                        ": replace or remove the file");
+}
+
+}  // namespace vvtq::data

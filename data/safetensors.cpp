@@ -1,0 +1,225 @@
+#include "data/safetensors.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "engine/check.h"
+
+namespace vvtq::data {
+namespace {
+
+using nlohmann::json;
+
+static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
+
+constexpr uint64_t kLargestHeader = 100'000'000;  // the format's own limit
+constexpr const char* kRemedy = "name a complete .safetensors file";
+constexpr size_t kPrefix = 8;
+
+// Parses the header; null where it is not JSON, is nested deeper than the format needs, or names a key twice.
+json parse_header(std::span<const uint8_t> text) {
+    constexpr int kDeepest = 3;  // tensor name -> field -> list
+    bool good = true;
+    std::vector<std::set<std::string>> keys;
+    const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
+        good = good && depth <= kDeepest;
+        if (!good) return false;  // nothing more is kept
+        if (event == json::parse_event_t::object_start) keys.emplace_back();
+        if (event == json::parse_event_t::object_end) keys.pop_back();
+        if (event == json::parse_event_t::key) good = keys.back().insert(parsed.get<std::string>()).second;
+        return good;
+    };
+    json header = json::parse(text.begin(), text.end(), watch, false);
+    return good && header.is_object() ? header : json();
+}
+
+float from_half(uint16_t bits) {
+    const uint32_t sign = uint32_t{bits & 0x8000U} << 16;
+    const uint32_t exponent = (bits >> 10) & 0x1F;
+    const uint32_t fraction = bits & 0x3FF;
+    if (exponent == 0) {
+        const float tiny = static_cast<float>(fraction) * 0x1p-24F;
+        return sign != 0 ? -tiny : tiny;
+    }
+    const uint32_t wide = exponent == 31 ? 255 : exponent + 112;
+    return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
+}
+
+// Reads elements of type Stored, makes To of them.
+template <typename Stored, typename To, typename Convert>
+void convert(std::span<const uint8_t> bytes, std::vector<To>& out, Convert make) {
+    for (size_t i = 0; i < out.size(); ++i) {
+        Stored element;
+        std::memcpy(&element, bytes.data() + i * sizeof element, sizeof element);
+        out[i] = static_cast<To>(make(element));
+    }
+}
+
+}  // namespace
+
+size_t safetensors_element_size(const std::string& dtype) {
+    if (dtype == "F64" || dtype == "I64") return 8;
+    if (dtype == "F32" || dtype == "I32") return 4;
+    if (dtype == "F16" || dtype == "BF16" || dtype == "I16") return 2;
+    return dtype == "I8" || dtype == "U8" || dtype == "BOOL" ? 1 : 0;
+}
+
+int64_t SafeTensors::Entry::count() const {
+    int64_t count = 1;
+    for (const int64_t dim : shape) count *= dim;
+    return count;
+}
+
+SafeTensors::SafeTensors(const std::string& path, MappedFile file) : path_(path), file_(std::move(file)) {}
+
+SafeTensors SafeTensors::open(const std::string& path) {
+    SafeTensors file(path, MappedFile(path, kRemedy));
+    const auto refuse = [&](const auto&... reason) {
+        engine::input_error("'", printable(path), "' ", reason..., ": ", kRemedy);
+    };
+    const auto bytes = file.file_.bytes();
+    if (bytes.size() < kPrefix) refuse("is truncated or not a safetensors file");
+    uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), kPrefix);
+    if (length > kLargestHeader || length > bytes.size() - kPrefix) {
+        refuse("is truncated or not a safetensors file: its header claims ", length, " bytes");
+    }
+    const json header = parse_header(bytes.subspan(kPrefix, length));
+    if (header.is_null()) refuse("has a header that is not JSON, or names something twice");
+    file.data_at_ = kPrefix + length;
+    const uint64_t data_size = bytes.size() - file.data_at_;
+
+    std::vector<std::pair<uint64_t, uint64_t>> ranges;
+    for (const auto& [name, value] : header.items()) {
+        if (!value.is_object()) refuse("describes '", printable(name), "' by something that is no object");
+        if (name == "__metadata__") {
+            for (const auto& [key, text] : value.items()) {
+                if (!text.is_string()) refuse("has metadata '", printable(key), "' that is not text");
+                file.metadata_[key] = text.get<std::string>();
+            }
+            continue;
+        }
+        const auto wrong = [&](const auto&... reason) {
+            refuse("has tensor '", printable(name), "' ", reason...);
+        };
+        const json dtype = value.value("dtype", json());
+        const json shape = value.value("shape", json());
+        const json offsets = value.value("data_offsets", json());
+        const auto is_size = [](const json& number) { return number.is_number_unsigned(); };
+        if (!dtype.is_string() || !shape.is_array() || !offsets.is_array() || offsets.size() != 2 ||
+            !std::all_of(shape.begin(), shape.end(), is_size) || !is_size(offsets[0]) ||
+            !is_size(offsets[1])) {
+            wrong("without proper dtype, shape and data_offsets");
+        }
+        Entry entry;
+        entry.dtype = dtype.get<std::string>();
+        uint64_t size = safetensors_element_size(entry.dtype);
+        if (size == 0) wrong("of unknown type '", printable(entry.dtype), "'");
+        bool fits = true;
+        for (const json& dim : shape) {
+            const auto extent = dim.get<uint64_t>();
+            fits = fits && extent <= INT64_MAX && (extent == 0 || size <= UINT64_MAX / extent);
+            size *= fits ? extent : 0;
+            entry.shape.push_back(static_cast<int64_t>(fits ? extent : 0));
+        }
+        const auto begin = offsets[0].get<uint64_t>();
+        const auto end = offsets[1].get<uint64_t>();
+        if (!fits || begin > end || end > data_size || end - begin != size) {
+            wrong("whose place in the file does not match its shape, or lies beyond the end");
+        }
+        entry.begin = begin;
+        entry.end = end;
+        ranges.emplace_back(begin, end);
+        file.entries_.emplace(name, std::move(entry));
+    }
+    std::sort(ranges.begin(), ranges.end());
+    uint64_t covered = 0;
+    for (const auto& [begin, end] : ranges) {
+        if (begin != covered) refuse("has tensors that overlap or leave gaps");
+        covered = end;
+    }
+    if (covered != data_size) refuse("has ", data_size - covered, " bytes that belong to no tensor");
+    return file;
+}
+
+const SafeTensors::Entry& SafeTensors::entry(const std::string& name) const {
+    const auto found = entries_.find(name);
+    if (found == entries_.end()) {
+        engine::input_error("'", printable(path_), "' has no tensor '", printable(name),
+                            "': name a checkpoint of the same model");
+    }
+    return found->second;
+}
+
+std::span<const uint8_t> SafeTensors::bytes(const std::string& name) const {
+    const Entry& found = entry(name);
+    return file_.bytes().subspan(data_at_ + found.begin, found.end - found.begin);
+}
+
+template <typename To>
+std::vector<To> SafeTensors::read(const std::string& name) const {
+    const Entry& found = entry(name);
+    const auto from = bytes(name);
+    std::vector<To> out(from.size() / safetensors_element_size(found.dtype));
+    const auto same = [](auto element) { return element; };
+    if (found.dtype == "F64") {
+        convert<double>(from, out, same);
+    } else if (found.dtype == "F32") {
+        convert<float>(from, out, same);
+    } else if (found.dtype == "F16") {
+        convert<uint16_t>(from, out, from_half);
+    } else if (found.dtype == "BF16") {
+        convert<uint16_t>(from, out,
+                          [](uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); });
+    } else if (found.dtype == "I64") {
+        convert<int64_t>(from, out, same);
+    } else if (found.dtype == "I32") {
+        convert<int32_t>(from, out, same);
+    } else if (found.dtype == "I16") {
+        convert<int16_t>(from, out, same);
+    } else if (found.dtype == "I8") {
+        convert<int8_t>(from, out, same);
+    } else {
+        convert<uint8_t>(from, out, same);
+    }
+    return out;
+}
+
+template std::vector<float> SafeTensors::read(const std::string&) const;
+template std::vector<double> SafeTensors::read(const std::string&) const;
+
+void write_safetensors(const std::string& path, const std::vector<TensorBytes>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+    std::vector<const TensorBytes*> order;
+    for (const TensorBytes& tensor : tensors) order.push_back(&tensor);
+    std::stable_sort(order.begin(), order.end(), [](const TensorBytes* a, const TensorBytes* b) {
+        return safetensors_element_size(a->dtype) > safetensors_element_size(b->dtype);
+    });
+    json header = json::object();
+    if (!metadata.empty()) header["__metadata__"] = metadata;
+    size_t at = 0;
+    for (const TensorBytes* tensor : order) {
+        size_t size = safetensors_element_size(tensor->dtype);
+        for (const int64_t dim : tensor->shape) size *= static_cast<size_t>(dim);
+        VVTQ_CHECK(safetensors_element_size(tensor->dtype) != 0 && tensor->data.size() == size, "tensor '",
+                   tensor->name, "' of type ", tensor->dtype, ": ", tensor->data.size(), " bytes instead of ",
+                   size);
+        VVTQ_CHECK(!header.contains(tensor->name), "tensor '", tensor->name, "' twice");
+        header[tensor->name] = {
+            {"dtype", tensor->dtype}, {"shape", tensor->shape}, {"data_offsets", {at, at + size}}};
+        at += size;
+    }
+    std::string text = header.dump(-1, ' ', false, json::error_handler_t::replace);
+    text.resize((text.size() + kPrefix - 1) / kPrefix * kPrefix, ' ');
+    const uint64_t length = text.size();
+    AtomicFile file(path);
+    file.write(&length, kPrefix);
+    file.write(text.data(), text.size());
+    for (const TensorBytes* tensor : order) file.write(tensor->data.data(), tensor->data.size());
+    file.commit();
+}
+
+}  // namespace vvtq::data

@@ -1,0 +1,73 @@
+// safetensors: named tensors in one file: 8 bytes of header length, a JSON header, then the bytes of the
+// tensors.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/bytes.h"
+
+namespace vvtq::data {
+
+/// Bytes of an element of type "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8" or "BOOL"; 0 for
+/// any other.
+size_t safetensors_element_size(const std::string& dtype);
+
+/// A safetensors file, mapped.
+class SafeTensors {
+  public:
+    struct Entry {
+        std::string dtype;
+        std::vector<int64_t> shape;
+        size_t begin = 0;  ///< bytes from the start of the tensors' part
+        size_t end = 0;
+        int64_t count() const;  ///< elements
+    };
+
+    /// Errors: input_error naming the file where it is missing, truncated, or not well formed: bad header
+    /// length or JSON, unknown type, a name twice, sizes that do not match shapes, tensors that overlap or
+    /// leave gaps.
+    static SafeTensors open(const std::string& path);
+
+    const std::string& path() const { return path_; }
+    const std::map<std::string, std::string>& metadata() const { return metadata_; }
+    const std::map<std::string, Entry>& entries() const { return entries_; }
+    bool contains(const std::string& name) const { return entries_.count(name) != 0; }
+
+    /// The entry, or input_error naming file and tensor.
+    const Entry& entry(const std::string& name) const;
+    /// The tensor's bytes; not aligned.
+    std::span<const uint8_t> bytes(const std::string& name) const;
+    /// The elements converted to float or double: exact, except 64-bit types and I32 into float, I64 into
+    /// double.
+    template <typename To>
+    std::vector<To> read(const std::string& name) const;
+
+  private:
+    SafeTensors(const std::string& path, MappedFile file);
+
+    std::string path_;
+    MappedFile file_;
+    size_t data_at_ = 0;
+    std::map<std::string, std::string> metadata_;
+    std::map<std::string, Entry> entries_;
+};
+
+/// A tensor to be written; `data` holds its elements in row-major order and is not owned.
+struct TensorBytes {
+    std::string name;
+    std::string dtype;
+    std::vector<int64_t> shape;
+    std::span<const uint8_t> data;
+};
+
+/// Writes tensors and metadata atomically (AtomicFile). Wide types come first, so that every tensor is
+/// aligned. Errors: input_error where the file cannot be made, run_error where the disk is full, with the
+/// file of that name unchanged.
+void write_safetensors(const std::string& path, const std::vector<TensorBytes>& tensors,
+                       const std::map<std::string, std::string>& metadata);
+
+}  // namespace vvtq::data

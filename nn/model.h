@@ -1,0 +1,50 @@
+// model: what every vision model here offers, and the table of published names.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nn/module.h"
+
+namespace vvtq::nn {
+
+/// Sizes of a model. `model_config(name)` gives the published ones; flags change single fields.
+struct ModelConfig {
+    std::string name;    // published name, with _quant
+    std::string family;  // "deit"
+    int64_t img_size = 224;
+    int64_t patch_size = 16;
+    int64_t in_chans = 3;
+    int64_t num_classes = 1000;
+    int64_t embed_dim = 192;
+    int64_t depth = 12;
+    int64_t num_heads = 3;
+    double mlp_ratio = 4.0;
+    double drop_path = 0.0;  // stochastic depth rate of the last block
+};
+
+/// Published names with and without the suffix `_quant`: deit_{tiny,small,base}_patch16_224[_quant], and
+/// deit_nano_patch4_28[_quant] for small pictures. Throws Error(Fault::input) listing the known names.
+ModelConfig model_config(const std::string& name);
+std::vector<std::string> model_names();
+
+/// pictures (B, in_chans, S, S), normalized -> logits (B, num_classes).
+class Model : public Module {
+  public:
+    explicit Model(const ModelConfig& config) : config_(config) {}
+    /// `random_key` decides stochastic depth, in training mode only.
+    virtual Variable forward(const Tensor& pictures, uint64_t random_key) = 0;
+    const ModelConfig& config() const { return config_; }
+
+  private:
+    ModelConfig config_;
+};
+
+/// Builds the model and draws its start weights from `seed`: normal with std 0.02, cut at two std; the patch
+/// embedding uniform within 1 / sqrt(fan_in); biases 0, LayerNorm weights 1. A parameter's values depend on
+/// seed, name and size alone. Sizes that do not fit (a picture that patches do not tile, a width that heads
+/// do not divide) throw Error(Fault::input) naming the flags. dtype f32 or f64.
+std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype, uint64_t seed);
+
+}  // namespace vvtq::nn

@@ -1,0 +1,61 @@
+#include "nn/module.h"
+
+#include <utility>
+
+namespace vvtq::nn {
+
+namespace {
+
+std::string join(const std::string& prefix, const std::string& name) {
+    return prefix.empty() || name.empty() ? prefix + name : prefix + "." + name;
+}
+
+}  // namespace
+
+std::vector<NamedParameter> Module::parameters(const std::string& prefix) const {
+    std::vector<NamedParameter> found;
+    for (const Slot& slot : slots_) {
+        const std::string path = join(prefix, slot.name);
+        if (slot.child == nullptr) {
+            found.push_back({path, slot.parameter});
+            continue;
+        }
+        for (NamedParameter& below : slot.child->parameters(path)) found.push_back(std::move(below));
+    }
+    return found;
+}
+
+std::vector<std::pair<std::string, Module*>> Module::modules(const std::string& prefix) {
+    std::vector<std::pair<std::string, Module*>> found = {{prefix, this}};
+    for (const Slot& slot : slots_) {
+        if (slot.child == nullptr) continue;
+        for (auto& below : slot.child->modules(join(prefix, slot.name))) found.push_back(std::move(below));
+    }
+    return found;
+}
+
+void Module::train(bool on) {
+    training_ = on;
+    for (const Slot& slot : slots_) {
+        if (slot.child != nullptr) slot.child->train(on);
+    }
+}
+
+Variable& Module::add_parameter(const std::string& name, Tensor value) {
+    VVTQ_CHECK(!name.empty(), "a parameter needs a name");
+    for (const Slot& slot : slots_) VVTQ_CHECK(slot.name != name, "\"", name, "\" exists already");
+    slots_.push_back({name, Variable(std::move(value), true), nullptr});
+    return slots_.back().parameter;
+}
+
+void Module::add_module(const std::string& name, Module& child) {
+    VVTQ_CHECK(&child != this, "a module cannot be its own child");
+    for (const Slot& slot : slots_) {
+        VVTQ_CHECK(name.empty() || slot.name != name, "\"", name, "\" exists already");
+    }
+    child.name_ = name;
+    child.train(training_);
+    slots_.push_back({name, {}, &child});
+}
+
+}  // namespace vvtq::nn

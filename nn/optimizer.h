@@ -1,0 +1,50 @@
+// optimizer: AdamW with the published parameter groups (METHOD section 7).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/kernels.h"
+#include "nn/module.h"
+
+namespace vvtq::nn {
+
+/// True where weight decay applies: two or more dimensions and the name does not end in ".bias".
+bool has_weight_decay(const NamedParameter& parameter);
+
+struct AdamwOptions {
+    double beta1 = 0.9;
+    double beta2 = 0.999;
+    double eps = 1e-8;
+    double weight_decay = 1e-4;
+    double clip_grad = 0.0;  // largest global l2 norm of the gradients; 0 for none
+};
+
+/// Decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected. Each distinct parameter is updated
+/// once.
+class Adamw {
+  public:
+    Adamw(std::vector<NamedParameter> parameters, const AdamwOptions& options);
+
+    /// One update from the collected gradients. A parameter without a gradient is left alone.
+    void step(double lr);
+    void clear_grad();
+    /// Global l2 norm of the collected gradients.
+    double grad_norm() const;
+
+    int64_t steps_done() const { return step_; }
+
+    /// Moments by name, "<parameter>.exp_avg" and "<parameter>.exp_avg_sq", sharing memory.
+    std::vector<std::pair<std::string, Tensor>> state() const;
+    /// Restores what `state` gave; throws Error(Fault::input) listing names that are missing or misshapen.
+    void load_state(const std::vector<std::pair<std::string, Tensor>>& state, int64_t steps_done);
+
+  private:
+    std::vector<NamedParameter> parameters_;
+    std::vector<Tensor> exp_avg_;
+    std::vector<Tensor> exp_avg_sq_;
+    AdamwOptions options_;
+    int64_t step_ = 0;
+};
+
+}  // namespace vvtq::nn

@@ -1,0 +1,27 @@
+// attach: which layer of a model gets which quantizer (METHOD section 3).
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nn/quantizer.h"
+
+namespace vvtq::quant {
+
+struct BitWidths {
+    int weights = -1;          // 2..8 and 1; -1 or 32: float
+    int activations = -1;      // likewise
+    bool fixed_scale = false;  // steps and offsets keep their start values
+};
+
+/// Fills every quantizer slot below `model` that the bit widths ask for; call it once. First and last layers
+/// get 8 bits in every configuration. Steps take their dtype from the model's parameters. Throws
+/// Error(Fault::input) naming --wbits or --abits for other widths.
+void attach(nn::Module& model, const BitWidths& bits);
+
+/// The slots below `model` with their paths, in module order, each once. A weight's slot has its layer's
+/// path: "blocks.0.attn.proj_q", "patch_embed.proj".
+std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model);
+
+}  // namespace vvtq::quant

@@ -1,0 +1,32 @@
+// binary: quantizers of one bit (METHOD section 1). Their scale is computed from each tensor, so they have no
+// parameter and no start value.
+#pragma once
+
+#include "nn/quantizer.h"
+
+namespace vvtq::quant {
+
+struct BinaryOptions {
+    bool weight = false;  // one scale for the whole tensor instead of one per sample
+    int64_t heads = 0;    // above 0: one scale per sample and index within a head
+};
+
+/// y = s sign(x), sign(0) = 0, dx = dy where |x| <= 1; no gradient passes through s, a mean of |x|:
+///   weight                                        over the whole tensor
+///   x (B, ..., C)                                 over all of a sample: s (B)
+///   x (B, N, heads D), head h at columns hD..(h+1)D   over tokens and heads: s (B, D)
+///   x (B, heads, N, M)                            over heads and rows: s (B, M)
+class Binary : public nn::Quantizer {
+  public:
+    explicit Binary(const BinaryOptions& options) : options_(options) {}
+
+    /// x of one of the shapes above -> the same shape.
+    nn::Variable operator()(const nn::Variable& x) override;
+
+    const BinaryOptions& options() const { return options_; }
+
+  private:
+    BinaryOptions options_;
+};
+
+}  // namespace vvtq::quant

@@ -1,0 +1,88 @@
+#include "quant/calibrate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "quant/attach.h"
+#include "quant/lsq.h"
+
+namespace vvtq::quant {
+
+using engine::CodeRange;
+using engine::Tensor;
+
+namespace {
+
+constexpr double kSettled = 1e-5;  // relative change of the step, taken against the new value
+// Without an offset every turn lowers the error, so that the codes settle; with one, both values are moved at
+// once and may circle. Fits take 1 to 100 turns.
+constexpr int kMostTurns = 10000;
+
+StepAndOffset fit(const Tensor& w, CodeRange range, bool with_offset) {
+    const std::vector<double> values = w.to_vector();
+    VVTQ_CHECK(!values.empty(), "no values to fit a step to");
+    StepAndOffset fitted{0.0, with_offset ? *std::min_element(values.begin(), values.end()) : 0.0};
+    for (const double value : values) {
+        const double distance = std::fabs(value - fitted.offset) / range.high;
+        if (!(distance <= fitted.step)) fitted.step = distance;
+        if (!std::isfinite(fitted.step)) return fitted;
+    }
+
+    const Tensor sums(engine::Shape{3}, engine::DType::f64, w.device());
+    for (int turn = 0; turn < kMostTurns; ++turn) {
+        const double before = fitted.step;
+        engine::kernels(w.device()).lsq_fit_sums(w, fitted.step, fitted.offset, range, sums);
+        const std::vector<double> sum = sums.to_vector();  // (w - o).q, q.q, sum (w - a q)
+        fitted.step = sum[0] / sum[1];
+        if (with_offset) fitted.offset = sum[2] / static_cast<double>(values.size());
+        if (!std::isfinite(fitted.step)) break;
+        if (std::fabs((fitted.step - before) / fitted.step) < kSettled) break;
+    }
+    return fitted;
+}
+
+/// Evaluation while it lives.
+class EvaluationMode {
+  public:
+    explicit EvaluationMode(nn::Module& model) : model_(model), before_(model.training()) {
+        model.train(false);
+    }
+    ~EvaluationMode() { model_.train(before_); }
+    EvaluationMode(const EvaluationMode&) = delete;
+    EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+  private:
+    nn::Module& model_;
+    bool before_;
+};
+
+}  // namespace
+
+StepAndOffset fit_step(const Tensor& w, CodeRange range) { return fit(w, range, false); }
+
+StepAndOffset fit_step_and_offset(const Tensor& w, CodeRange range) { return fit(w, range, true); }
+
+void calibrate_weights(nn::Module& model) {
+    for (const auto& [path, slot] : slots(model)) {
+        auto* quantizer = dynamic_cast<Lsq*>(slot->get());
+        if (quantizer == nullptr || slot->values() != nn::Values::weight) continue;
+        const double step = fit_step(slot->weight().value(), quantizer->range()).step;
+        if (!std::isfinite(step)) {
+            engine::run_error("the start step of ", path, " is not finite: its weights ",
+                              slot->weight().shape().str(), " are all zero or not finite");
+        }
+        quantizer->set_step(step);
+    }
+}
+
+Tensor calibrate_activations(nn::Model& model, const Tensor& pictures) {
+    for (const auto& [path, slot] : slots(model)) {
+        auto* quantizer = dynamic_cast<Lsq*>(slot->get());
+        if (quantizer != nullptr && slot->values() != nn::Values::weight) quantizer->recalibrate();
+    }
+    const EvaluationMode evaluation(model);
+    const autograd::NoGrad no_grad;
+    return model.forward(pictures, 0).value();  // a quantizer that gets no finite step says so by name
+}
+
+}  // namespace vvtq::quant

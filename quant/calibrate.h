@@ -1,0 +1,32 @@
+// calibrate: where the steps start (METHOD section 2).
+#pragma once
+
+#include "engine/kernels.h"
+#include "nn/model.h"
+
+namespace vvtq::quant {
+
+/// Sets the step of every weight quantizer to the fixed point of its mean-squared error.
+/// Throws Error(Fault::run) naming the layer whose step is not finite.
+void calibrate_weights(nn::Module& model);
+
+/// One evaluation pass over `pictures` (B, C, S, S) that sets the step of every activation quantizer as its
+/// input arrives; each layer sees inputs that the layers before it have already quantized. Returns the
+/// logits. The model is left in the mode it was in. Throws Error(Fault::run) naming the quantizer whose step
+/// is not finite.
+engine::Tensor calibrate_activations(nn::Model& model, const engine::Tensor& pictures);
+
+/// Step and offset of the mean-squared-error fixed point of w. `range` as in the quantizer; without offset o
+/// = 0.
+struct StepAndOffset {
+    double step;
+    double offset;
+};
+/// From a = max |w| / Qp: q = round(clamp(w / a)), a' = (w.q) / (q.q), until |(a' - a) / a'| < 1e-5. In
+/// doubles. A step that is not finite comes back as it is: all weights zero, or one of them not finite.
+StepAndOffset fit_step(const engine::Tensor& w, engine::CodeRange range);
+/// With an offset: starts at o = min w, a = max |w - o| / Qp; q = round(clamp((w - o) / a)), then a' = ((w -
+/// o).q) / (q.q) and o' = mean(w - a q), both from the old a and o; the same end. METHOD section 9.
+StepAndOffset fit_step_and_offset(const engine::Tensor& w, engine::CodeRange range);
+
+}  // namespace vvtq::quant

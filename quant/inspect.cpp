@@ -1,0 +1,76 @@
+#include "quant/inspect.h"
+
+#include <algorithm>
+#include <cmath>
+#include <iomanip>
+#include <limits>
+#include <sstream>
+
+namespace vvtq::quant {
+
+using engine::DType;
+using engine::kernels;
+using engine::Shape;
+using engine::Tensor;
+
+namespace {
+
+/// The share of x with v outside the range, in the arithmetic of the kernel itself: with dy = 1 its dx is
+/// `in`.
+double clipped_share_of(const Tensor& x, const Tensor& alpha, const Tensor& beta, engine::CodeRange range) {
+    const Tensor ones = Tensor::full(x.shape(), 1.0, x.dtype(), x.device());
+    const Tensor g = Tensor::full(Shape{1}, 1.0, x.dtype(), x.device());
+    const Tensor in = x.like();
+    const Tensor dbeta = beta.defined() ? beta.like() : Tensor();
+    kernels(x.device()).lsq_backward(ones, x, alpha, beta, range, g, in, alpha.like(), dbeta);
+    const std::vector<double> inside = in.to_vector();
+    const auto clipped = std::count(inside.begin(), inside.end(), 0.0);
+    return static_cast<double>(clipped) / static_cast<double>(inside.size());
+}
+
+double signal_to_noise(const std::vector<double>& x, const std::vector<double>& y) {
+    double signal = 0, noise = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+        signal += x[i] * x[i];
+        noise += (x[i] - y[i]) * (x[i] - y[i]);
+    }
+    if (noise == 0) return std::numeric_limits<double>::infinity();
+    return 10.0 * std::log10(signal / noise);
+}
+
+}  // namespace
+
+Inspection inspect(const Tensor& x, const Tensor& alpha, const Tensor& beta, engine::CodeRange range) {
+    VVTQ_CHECK(x.numel() > 0, "nothing to inspect");
+    const Tensor codes(x.shape(), DType::i32, x.device());
+    const Tensor y = x.like();
+    kernels(x.device()).lsq_codes(x, alpha, beta, range, codes);
+    kernels(x.device()).lsq(x, alpha, beta, range, y);
+
+    Inspection found;
+    found.occupancy.assign(static_cast<size_t>(range.count()), 0);
+    for (const double code : codes.to_vector()) {
+        const int q = static_cast<int>(code);
+        VVTQ_CHECK(q >= range.low && q <= range.high, "code ", q, " outside ", range.low, "..", range.high);
+        found.codes.push_back(q);
+        ++found.occupancy[static_cast<size_t>(q - range.low)];
+    }
+    found.clipped_share = clipped_share_of(x, alpha, beta, range);
+    found.signal_to_noise_db = signal_to_noise(x.to_vector(), y.to_vector());
+    return found;
+}
+
+std::string occupancy_chart(const Inspection& inspection, engine::CodeRange range, int width) {
+    const std::vector<int64_t>& counts = inspection.occupancy;
+    VVTQ_CHECK(static_cast<int>(counts.size()) == range.count() && width > 0, counts.size(), " counts");
+    const int64_t most = std::max<int64_t>(1, *std::max_element(counts.begin(), counts.end()));
+    std::ostringstream out;
+    for (size_t k = 0; k < counts.size(); ++k) {
+        const auto marks = static_cast<size_t>((counts[k] * width + most - 1) / most);
+        out << std::setw(4) << range.low + static_cast<int>(k) << std::setw(10) << counts[k]
+            << (marks > 0 ? "  " : "") << std::string(marks, '#') << '\n';
+    }
+    return out.str();
+}
+
+}  // namespace vvtq::quant

@@ -1,0 +1,27 @@
+// inspect: what a quantizer did to a tensor.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/kernels.h"
+
+namespace vvtq::quant {
+
+struct Inspection {
+    std::vector<int> codes;          // q of every element
+    std::vector<int64_t> occupancy;  // how many elements have code Qn, Qn+1, ..., Qp
+    double clipped_share = 0;        // share of elements with v outside [Qn, Qp]
+    double signal_to_noise_db = 0;   // 10 log10(sum x^2 / sum (x - y)^2); infinite where y = x
+};
+
+/// Of x (not empty) under step alpha (1) and offset beta (1)?, all of one dtype.
+Inspection inspect(const engine::Tensor& x, const engine::Tensor& alpha, const engine::Tensor& beta,
+                   engine::CodeRange range);
+
+/// The occupancy as a bar chart of text, one line a code: "  -2     3  ###". The longest bar has `width`
+/// marks; a code that is used has at least one.
+std::string occupancy_chart(const Inspection& inspection, engine::CodeRange range, int width = 60);
+
+}  // namespace vvtq::quant

@@ -1,0 +1,187 @@
+// The quantizers' rows of the op table, with each op's formula written out a second time (METHOD sections 1
+// and 5).
+#include <algorithm>
+#include <cmath>
+
+#include "tests/op_cases.h"
+
+namespace vvtq::tests {
+namespace {
+
+using autograd::Variable;
+using engine::CodeRange;
+using engine::Shape;
+using Args = std::vector<Variable>;
+
+constexpr double kClearance = 0.02;  // least distance to a kink
+
+/// Moves x so that v = (x - o) / a stays clear of all multiples of 1/2, where codes change or clamping sets
+/// in.
+void clear_of_ties(std::vector<double>& x, double a, double o) {
+    for (double& value : x) {
+        const double v = (value - o) / a;
+        const double kink = std::nearbyint(2.0 * v) / 2.0;
+        if (std::abs(v - kink) < kClearance) {
+            value = o + a * (kink + (v < kink ? -kClearance : kClearance));
+        }
+    }
+}
+
+double clamp_to(CodeRange range, double v) {
+    return std::clamp(v, static_cast<double>(range.low), static_cast<double>(range.high));
+}
+
+/// alpha with its distance from the base multiplied by the gradient scale: turns g dL/dalpha into a true
+/// derivative.
+double scaled_step(double base, double at, double g) { return base + g * (at - base); }
+
+/// y with q - v frozen where v is in range, q frozen elsewhere. beta: its place among the inputs, or -1.
+std::vector<double> frozen_lsq(const Values& base, const Values& at, CodeRange range, int beta) {
+    const double a0 = base[1][0];
+    const double a = scaled_step(a0, at[1][0], base.back()[0]);
+    const double o0 = beta < 0 ? 0.0 : base[static_cast<size_t>(beta)][0];
+    const double o = beta < 0 ? 0.0 : at[static_cast<size_t>(beta)][0];
+    std::vector<double> y(at[0].size());
+    for (size_t i = 0; i < y.size(); ++i) {
+        const double v0 = (base[0][i] - o0) / a0;
+        const double clamped = clamp_to(range, v0);
+        const double q = std::nearbyint(clamped);
+        y[i] = clamped == v0 ? ((at[0][i] - o) / a + (q - v0)) * a + o : q * a + o;
+    }
+    return y;
+}
+
+OpCase lsq_case(const std::string& label, const Shape& shape, CodeRange range, double step, bool offset) {
+    OpCase row;
+    row.op = "lsq";
+    row.label = label;
+    row.kernels = {"lsq", "lsq_backward"};
+    // values reach beyond both ends of the range
+    const double middle = 0.5 * (range.low + range.high) * step - (offset ? 0.11 : 0.0);
+    row.inputs = {{shape, 0.7 * range.count() * step, middle}, {{1}, 0.0, step}};
+    if (offset) {
+        row.inputs.push_back({{1}, 0.0, -0.11});
+    }
+    row.inputs.push_back({{1}, 0.0, 0.37, false});  // g
+    row.forward = [range, offset](const Args& in) {
+        return autograd::lsq(in[0], in[1], offset ? in[2] : Variable(), range, in.back().value());
+    };
+    row.place = [offset](Values& in) { clear_of_ties(in[0], in[1][0], offset ? in[2][0] : 0.0); };
+    row.frozen = [range, offset](const Values& base, const Values& at) {
+        return frozen_lsq(base, at, range, offset ? 2 : -1);
+    };
+    return row;
+}
+
+/// s sign(x) with s and sign frozen, plus x's move where |x| <= 1.
+std::vector<double> frozen_binary(const Values& base, const Values& at, const Shape& shape, bool per_column) {
+    const auto batch = static_cast<size_t>(shape[0]);
+    const auto rows = static_cast<size_t>(shape[1]);
+    const auto cols = static_cast<size_t>(shape[2]);
+    const std::vector<double>& x = base[0];
+    std::vector<double> y(x.size());
+    for (size_t b = 0; b < batch; ++b) {
+        std::vector<double> s(cols, 0.0);
+        for (size_t i = 0; i < rows * cols; ++i) {
+            s[i % cols] += std::abs(x[b * rows * cols + i]) / static_cast<double>(rows);
+        }
+        double mean = 0;
+        for (const double column : s) {
+            mean += column / static_cast<double>(cols);
+        }
+        for (size_t i = b * rows * cols; i < (b + 1) * rows * cols; ++i) {
+            y[i] = std::copysign(per_column ? s[i % cols] : mean, x[i]) +
+                   (std::abs(x[i]) <= 1 ? at[0][i] - x[i] : 0);
+        }
+    }
+    return y;
+}
+
+OpCase binary_case(const std::string& label, const Shape& shape, bool per_column) {
+    OpCase row;
+    row.op = "binary";
+    row.label = label;
+    row.kernels = {"binary_scale", "binary", "binary_backward"};
+    row.inputs = {{shape, 1.6}};
+    row.forward = [shape, per_column](const Args& in) {
+        return autograd::binary(in[0], per_column ? Shape({shape[0], shape[2]}) : Shape({shape[0]}));
+    };
+    row.place = [](Values& in) { clear_of_ties(in[0], 1.0, 0.0); };
+    row.frozen = [shape, per_column](const Values& base, const Values& at) {
+        return frozen_binary(base, at, shape, per_column);
+    };
+    return row;
+}
+
+/// mean((y - u)^2) + sum of the bins' variances, y and the bins frozen.
+std::vector<double> frozen_bin_regularizer(const Values& base, const Values& at, CodeRange range) {
+    const std::vector<double>& w0 = base[0];
+    const double a0 = base[1][0];
+    const double a = scaled_step(a0, at[1][0], base[2][0]);
+    std::vector<std::vector<double>> bins(static_cast<size_t>(range.count()));
+    double loss = 0;
+    for (size_t i = 0; i < w0.size(); ++i) {
+        const double v0 = w0[i] / a0;
+        const double clamped = clamp_to(range, v0);
+        const double q = std::nearbyint(clamped);
+        const double u = clamped == v0 ? at[0][i] : clamped * a;
+        loss += (q * a0 - u) * (q * a0 - u) / static_cast<double>(w0.size());
+        bins[static_cast<size_t>(q - range.low)].push_back(u);
+    }
+    for (const std::vector<double>& bin : bins) {
+        if (bin.size() < 2) {
+            continue;
+        }
+        const auto n = static_cast<double>(bin.size());
+        double mean = 0;
+        for (const double u : bin) {
+            mean += u / n;
+        }
+        for (const double u : bin) {
+            loss += (u - mean) * (u - mean) / (n - 1);
+        }
+    }
+    return {loss};
+}
+
+OpCase bin_case(const std::string& label, const Shape& shape, int bits) {
+    const CodeRange range = CodeRange::signed_bits(bits);
+    OpCase row;
+    row.op = "bin_regularizer";
+    row.label = label;
+    row.kernels = {"bin_regularizer", "bin_regularizer_backward"};
+    row.inputs = {{shape, 0.7}, {{1}, 0.0, 0.9 / range.count()}, {{1}, 0.0, 0.37, false}};
+    row.forward = [range](const Args& in) {
+        return autograd::bin_regularizer(in[0], in[1], range, in[2].value());
+    };
+    row.place = [](Values& in) { clear_of_ties(in[0], in[1][0], 0.0); };
+    row.frozen = [range](const Values& base, const Values& at) {
+        return frozen_bin_regularizer(base, at, range);
+    };
+    return row;
+}
+
+}  // namespace
+
+std::vector<OpCase> quantizer_op_cases() {
+    return {
+        lsq_case("2 bits", {12, 20}, CodeRange::signed_bits(2), 0.4, false),
+        lsq_case("3 bits", {31, 49}, CodeRange::signed_bits(3), 0.3, false),
+        lsq_case("4 bits, tokens", {2, 49, 197}, CodeRange::signed_bits(4), 0.15, false),
+        lsq_case("8 bits", {31, 49}, CodeRange::signed_bits(8), 0.02, false),
+        lsq_case("2 bits unsigned", {31, 49}, CodeRange::unsigned_bits(2), 0.4, false),
+        lsq_case("4 bits unsigned, attention", {2, 1, 197, 197}, CodeRange::unsigned_bits(4), 0.06, false),
+        lsq_case("2 bits with offset", {31, 49}, CodeRange::unsigned_bits(2), 0.4, true),
+        lsq_case("4 bits with offset, tokens", {2, 49, 197}, CodeRange::unsigned_bits(4), 0.1, true),
+        binary_case("a scale per sample", {2, 5, 20}, false),
+        binary_case("weight", {1, 49, 197}, false),
+        binary_case("a scale per column", {3, 31, 49}, true),
+        binary_case("large", {2, 197, 49}, true),
+        bin_case("2 bits", {12, 20}, 2),
+        bin_case("3 bits", {31, 49}, 3),
+        bin_case("4 bits, large", {197, 197}, 4),
+        bin_case("8 bits, bins of one and none", {12, 20}, 8),
+    };
+}
+
+}  // namespace vvtq::tests

@@ -1,0 +1,168 @@
+// Every check that a row of the op table gives.
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "tests/catch.h"
+#include "tests/golden_inputs.h"
+#include "tests/op_harness.h"
+#include "tests/sources.h"
+
+using namespace vvtq;
+using namespace vvtq::tests;
+using engine::DType;
+
+namespace {
+
+// Measured: 6.5e-9 for the loss over 197 rows, whose gradients are 1e-4 of it; at most 5e-10 elsewhere.
+constexpr double kGradientTolerance = 1e-7;
+// Measured: at most 1.2e-6, gradients of steps; 6e-7 elsewhere.
+constexpr double kPrecisionTolerance = 1e-5;
+
+/// Runs `check` on every row, with the row's name in the messages.
+template <typename F>
+void for_each_row(F&& check) {
+    for (const OpCase& row : op_cases()) {
+        INFO(row.op << ", " << row.label);
+        check(row);
+    }
+}
+
+std::vector<double> pick(const std::vector<double>& values, const std::vector<size_t>& elements,
+                         double factor) {
+    std::vector<double> picked;
+    for (const size_t e : elements) {
+        picked.push_back(factor * values[e]);
+    }
+    return picked;
+}
+
+bool finite(const std::vector<double>& values) {
+    return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
+}
+
+}  // namespace
+
+TEST_CASE("op table: gradients equal central differences, and 1.01 times them do not", "[ops]") {
+    for_each_row([](const OpCase& row) {
+        const Values in = input_values(row);
+        const std::vector<double> upstream = upstream_gradient(row);
+        const OpResult result = run_op(row, in, upstream, DType::f64);
+        for (size_t i = 0; i < in.size(); ++i) {
+            if (!row.inputs[i].differentiable) {
+                continue;
+            }
+            INFO("input " << i);
+            const NumericGradient expected = numeric_gradient(row, in, i, upstream);
+            const auto error = [&](double factor) {
+                return relative_error(pick(result.gradients[i], expected.elements, factor), expected.values);
+            };
+            CHECK(error(1.0) <= kGradientTolerance);
+            CHECK_FALSE(error(1.01) <= kGradientTolerance);
+        }
+    });
+}
+
+TEST_CASE("op table: straight-through ops equal their formula", "[ops]") {
+    for_each_row([](const OpCase& row) {
+        if (row.frozen) {
+            const Values in = input_values(row);
+            CHECK(relative_error(run_forward(row, in), row.frozen(in, in)) <= 1e-13);  // measured: 2.3e-14
+        }
+    });
+}
+
+TEST_CASE("op table: f32 agrees with f64", "[ops]") {
+    for_each_row([](const OpCase& row) {
+        const Values in = input_values(row);
+        const std::vector<double> upstream = upstream_gradient(row);
+        const OpResult reference = run_op(row, in, upstream, DType::f64);
+        const OpResult result = run_op(row, in, upstream, DType::f32);
+        CHECK(relative_error(result.y, reference.y) <= kPrecisionTolerance);
+        for (size_t i = 0; i < in.size(); ++i) {
+            INFO("input " << i);
+            CHECK(relative_error(result.gradients[i], reference.gradients[i]) <= kPrecisionTolerance);
+        }
+    });
+}
+
+TEST_CASE("op table: every element is written", "[ops]") {
+    for_each_row([](const OpCase& row) {
+        const Values in = input_values(row);
+        const std::vector<double> upstream = upstream_gradient(row);
+        size_t largest = upstream.size();
+        for (const auto& values : in) {
+            largest = std::max(largest, values.size());
+        }
+        for (const DType dtype : {DType::f32, DType::f64}) {
+            const OpResult clean = run_op(row, in, upstream, dtype);
+            poison_pool(largest * engine::size_of(DType::f64));
+            const engine::Tensor fresh({static_cast<int64_t>(upstream.size())}, DType::f64);
+            REQUIRE_FALSE(finite(fresh.to_vector()));  // the poison works
+            const OpResult poisoned = run_op(row, in, upstream, dtype);
+            CHECK(finite(poisoned.y));
+            for (const std::vector<double>& gradient : poisoned.gradients) {
+                CHECK(finite(gradient));
+            }
+            CHECK((poisoned == clean));
+        }
+    });
+}
+
+TEST_CASE("op table: the same bits for 1, 2 and 3 threads and run after run", "[ops]") {
+    const int threads = omp_get_max_threads();
+    for_each_row([](const OpCase& row) {
+        const Values in = input_values(row);
+        const std::vector<double> upstream = upstream_gradient(row);
+        for (const DType dtype : {DType::f32, DType::f64}) {
+            omp_set_num_threads(1);
+            const OpResult one = run_op(row, in, upstream, dtype);
+            for (const int n : {2, 3, 3}) {
+                omp_set_num_threads(n);
+                INFO(n << " threads");
+                CHECK((run_op(row, in, upstream, dtype) == one));
+            }
+        }
+    });
+    omp_set_num_threads(threads);
+}
+
+TEST_CASE("op table: every recorded op has a row", "[ops]") {
+    std::set<std::string> rows;
+    for (const OpCase& row : op_cases()) {
+        rows.insert(row.op);
+    }
+    std::set<std::string> ops;
+    for (const SourceFile& file : source_files({"autograd", "nn", "quant", "apps"})) {
+        for (const std::string& op : matches(file.text, R"(\brecord\(\s*"([^"]*)\")")) {
+            ops.insert(op);
+        }
+    }
+    CHECK(ops.size() > 10);  // the search finds them
+    CHECK(ops == rows);
+}
+
+TEST_CASE("op table: every kernel has a row or a test of its own", "[ops]") {
+    const auto fields = matches(source_file("engine/kernels.h").text, R"(Entry<void\([^;]*?\)>\s*(\w+)\s*;)");
+    REQUIRE(fields.size() > 30);
+    std::set<std::string> covered;
+    for (const OpCase& row : op_cases()) {
+        covered.insert(row.kernels.begin(), row.kernels.end());
+    }
+    std::string ops;  // rows may only claim kernels that some op calls
+    for (const SourceFile& file : source_files({"autograd"})) {
+        ops += file.text;
+    }
+    for (const std::string& kernel : covered) {
+        INFO(kernel);
+        CHECK(std::find(fields.begin(), fields.end(), kernel) != fields.end());
+        CHECK_FALSE(matches(ops, "(\\.\\s*" + kernel + "\\()").empty());
+    }
+    const std::string direct = source_file("tests/unit/kernels_test.cpp").text;
+    for (const std::string& kernel : fields) {
+        INFO(kernel);
+        CHECK((covered.count(kernel) != 0 || !matches(direct, "(\\." + kernel + "\\()").empty()));
+    }
+}
