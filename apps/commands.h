@@ -1,3 +1,8 @@
+// apps/: the `vvtq` program. A command line becomes options (options, command_line, flag_table, unhonoured);
+// a command turns them into data (training_data) and a model (model_setup, checkpoint); the trainer runs
+// passes over the pictures (passes, training_step, evaluate), tells about them (log), and stops when asked to
+// (interrupt).
+//
 // commands: one function for each command of the program. Each returns the exit status: 0 done, 1 stopped by
 // a signal before the end. Errors are thrown (engine::Error).
 #pragma once

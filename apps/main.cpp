@@ -47,7 +47,7 @@ std::string command_of(const std::vector<std::string>& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    vvtq::engine::choose_blas_kernels(argv);
+    vvtq::engine::prepare_process(argv);
     const std::vector<std::string> arguments(argv + 1, argv + argc);
     const std::string command = command_of(arguments);
     try {

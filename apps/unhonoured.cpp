@@ -1,7 +1,6 @@
 // Flags of the published program that this one knows but cannot honour, or that have no effect there.
 // At the value that changes nothing they are accepted; otherwise the run stops and says why.
 #include <algorithm>
-#include <utility>
 
 #include "apps/flag_table.h"
 
@@ -84,8 +83,9 @@ void FlagTable::add_unhonoured() {
             help = std::string("only ") + entry.harmless;
             std::replace(help.begin(), help.end(), '|', ',');
         }
-        CLI::Option* option = entry.arity == Arity::none ? app_.add_flag(entry.names, help)
-                                                         : app_.add_option(entry.names, std::as_const(help));
+        const std::string& text = help;  // CLI11 would bind the option to a std::string that is not const
+        CLI::Option* option = entry.arity == Arity::none ? app_.add_flag(entry.names, text)
+                                                         : app_.add_option(entry.names, text);
         if (entry.arity != Arity::none) {
             option->expected(1, entry.arity == Arity::many ? 64 : 1);
         }

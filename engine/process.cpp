@@ -11,12 +11,15 @@
 
 namespace vvtq::engine {
 
-void choose_blas_kernels(char** argv) {
-    if (std::getenv("OPENBLAS_CORETYPE") != nullptr) return;
-    const std::string better = cpu::better_blas_kernels();
-    if (better.empty()) return;
-    setenv("OPENBLAS_CORETYPE", better.c_str(), 1);
-    execv("/proc/self/exe", argv);  // returns only where it failed; the slower kernels are right as well
+void prepare_process(char** argv) {
+    bool changed = false;
+    const auto set = [&](const char* name, const std::string& value) {
+        if (value.empty() || std::getenv(name) != nullptr) return;
+        if (setenv(name, value.c_str(), 0) == 0) changed = true;
+    };
+    set("OPENBLAS_CORETYPE", cpu::better_blas_kernels());
+    if (std::getenv("OMP_WAIT_POLICY") == nullptr) set("GOMP_SPINCOUNT", "2000");
+    if (changed) execv("/proc/self/exe", argv);  // returns only where it failed: slower, but right as well
 }
 
 void set_threads(int count) {

@@ -3,10 +3,13 @@
 
 namespace vvtq::engine {
 
-/// OpenBLAS 0.3.21 (Debian 12) does not know newer processors and gives them AVX2 kernels where they have
-/// AVX-512: half the speed. It chooses when it is loaded, so this sets OPENBLAS_CORETYPE and starts the
-/// program once more in the same process. Does nothing where the variable is set or the choice is right.
-void choose_blas_kernels(char** argv);
+/// Sets what the libraries read from the environment when they are loaded, then starts the program once more in the same
+/// process. Does nothing the second time, and leaves alone what the user has set.
+///   OPENBLAS_CORETYPE  OpenBLAS 0.3.21 (Debian 12) does not know newer processors and gives them AVX2 kernels where
+///                      they have AVX-512: half the speed.
+///   GOMP_SPINCOUNT     by default a thread that waits for the others of a parallel loop spins for milliseconds; where
+///                      another program wants the processor, a step then takes ten times as long.
+void prepare_process(char** argv);
 
 /// Threads of the CPU kernels; 0 for all processors this process may use.
 void set_threads(int count);

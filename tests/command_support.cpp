@@ -10,6 +10,7 @@
 #include <fstream>
 #include <sstream>
 #include <thread>
+#include <vector>
 
 #include "engine/check.h"
 #include "engine/random.h"
@@ -77,10 +78,13 @@ data::Bytes bmp(engine::Random& noise, int label, int classes) {
 
 }  // namespace
 
-Running::Running(const Words& arguments, const std::string& scratch)
+Running::Running(const std::string& arguments, const std::string& scratch)
     : out_(scratch + "/stdout"), err_(scratch + "/stderr") {
-    Words words = arguments;
-    words.insert(words.begin(), VVTQ_BINARY);
+    std::vector<std::string> words{VVTQ_BINARY};
+    std::istringstream in(arguments);
+    for (std::string word; in >> word;) {
+        words.push_back(word);
+    }
     std::vector<char*> argv;
     for (std::string& word : words) {
         argv.push_back(word.data());
@@ -138,13 +142,8 @@ Ended Running::wait() {
     return {status, text_of(out_), text_of(err_)};
 }
 
-Ended run_vvtq(const Words& arguments, const std::string& scratch) {
+Ended run_vvtq(const std::string& arguments, const std::string& scratch) {
     return Running(arguments, scratch).wait();
-}
-
-Words operator+(Words a, const Words& b) {
-    a.insert(a.end(), b.begin(), b.end());
-    return a;
 }
 
 void write_idx_dataset(const std::string& dir, int train, int evaluation) {
@@ -166,25 +165,9 @@ void write_folder_dataset(const std::string& dir, int classes, int pictures) {
     }
 }
 
-Words tiny_flags(const std::string& data_dir, const std::string& save_dir) {
-    return {"--dataset",
-            "fashion-mnist",
-            "--data",
-            data_dir,
-            "--model",
-            "deit_nano_patch4_28",
-            "-b",
-            "16",
-            "--warmup-epochs",
-            "0",
-            "--threads",
-            "1",
-            "-j",
-            "1",
-            "-p",
-            "1",
-            "--save_checkpoint_path",
-            save_dir};
+std::string tiny_flags(const std::string& data_dir, const std::string& save_dir) {
+    return " --dataset fashion-mnist --data " + data_dir + " --save_checkpoint_path " + save_dir +
+           " --model deit_nano_patch4_28 -b 16 --warmup-epochs 0 --threads 1 -j 1 -p 1 ";
 }
 
 std::string text_of(const std::string& path) {

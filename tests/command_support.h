@@ -4,13 +4,10 @@
 #include <sys/types.h>
 
 #include <string>
-#include <vector>
 
 #include "data/bytes.h"
 
 namespace vvtq::tests {
-
-using Words = std::vector<std::string>;
 
 /// How a program ended and what it printed.
 struct Ended {
@@ -22,8 +19,8 @@ struct Ended {
 /// The program in the background; killed where it still runs at the end.
 class Running {
   public:
-    /// `scratch` takes the files its output goes to.
-    Running(const Words& arguments, const std::string& scratch);
+    /// `arguments` are separated by spaces; `scratch` takes the files its output goes to.
+    Running(const std::string& arguments, const std::string& scratch);
     Running(const Running&) = delete;
     Running& operator=(const Running&) = delete;
     ~Running();
@@ -43,10 +40,7 @@ class Running {
 };
 
 /// Runs the program to its end.
-Ended run_vvtq(const Words& arguments, const std::string& scratch);
-
-/// Two lists in one.
-Words operator+(Words a, const Words& b);
+Ended run_vvtq(const std::string& arguments, const std::string& scratch);
 
 /// idx files of a Fashion-MNIST with few pictures: bars whose place tells the class, with noise.
 void write_idx_dataset(const std::string& dir, int train, int evaluation);
@@ -54,8 +48,8 @@ void write_idx_dataset(const std::string& dir, int train, int evaluation);
 /// A folder data set of 8 x 8 BMP pictures: train/ and val/ with `classes` folders of `pictures` each.
 void write_folder_dataset(const std::string& dir, int classes, int pictures);
 
-/// Flags of a short run on the idx files; the model is the published nano.
-Words tiny_flags(const std::string& data_dir, const std::string& save_dir);
+/// Flags of a short run on the idx files, begun and ended by a space; the model is the published nano.
+std::string tiny_flags(const std::string& data_dir, const std::string& save_dir);
 
 std::string text_of(const std::string& path);
 data::Bytes bytes_of(const std::string& path);

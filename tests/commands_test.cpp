@@ -15,62 +15,56 @@ using namespace vvtq::tests;
 
 namespace {
 
-constexpr int kTrain = 64, kEvaluation = 32;
-
 /// A small data set and, where wanted, a teacher and its labels.
 struct Workshop {
     Scratch scratch;
     std::string data = scratch / "data";
+    std::string sizes;  // of the model
 
-    Words sizes;  // of the model
-
-    explicit Workshop(Words model_sizes = {"--patch-size", "7", "--embed-dim", "16", "--depth", "1"})
-        : sizes(std::move(model_sizes)) {
-        write_idx_dataset(data, kTrain, kEvaluation);
+    explicit Workshop(const std::string& model_sizes = "--patch-size 7 --embed-dim 16 --depth 1")
+        : sizes(model_sizes) {
+        write_idx_dataset(data, 64, 32);
     }
 
-    Ended run(const Words& arguments) const { return run_vvtq(arguments, scratch.path()); }
-    Words flags(const std::string& name) const { return tiny_flags(data, scratch / name) + sizes; }
+    Ended run(const std::string& arguments) const { return run_vvtq(arguments, scratch.path()); }
+    /// Runs to a good end.
+    std::string done(const std::string& arguments) const {
+        const Ended ended = run(arguments);
+        INFO(arguments << "\n" << ended.err);
+        REQUIRE(ended.status == 0);
+        return ended.out;
+    }
     std::string checkpoint(const std::string& name) const {
         return scratch / (name + "/checkpoint.safetensors");
     }
 
-    void pretrain() const {
-        const Ended ended = run(words("pretrain") + flags("fp") + words("--epochs 1 --no-aug"));
-        INFO(ended.err);
-        REQUIRE(ended.status == 0);
+    /// Training at full precision, in the folder `name`.
+    std::string pretrain(const std::string& name) const {
+        return "pretrain" + tiny_flags(data, scratch / name) + sizes + " ";
     }
-    void label() const {
-        const Ended ended = run({"softlabel", "--teacher", checkpoint("fp"), "--dataset", "fashion-mnist",
-                                 "--data", data, "--softlabel_path", scratch / "labels", "--crops-per-image",
-                                 "6", "--min-crop-area", "0.5", "--threads", "1", "-b", "64"});
-        INFO(ended.err);
-        REQUIRE(ended.status == 0);
+    /// Quantization-aware training with everything on: 8 steps a pass of 2 crops, 4 a pass of single crops.
+    std::string train(const std::string& name) const {
+        return "train --wbits 2 --abits 3 --reg --num_crops 2 --lr 1e-3 --finetune " + checkpoint("fp") +
+               " --softlabel_path " + scratch / "labels" + tiny_flags(data, scratch / name);
     }
-    /// Quantization-aware training with everything on.
-    Words train_flags(const std::string& name, int epochs) const {
-        return words("train") + flags(name) +
-               words("--finetune " + checkpoint("fp") + " --softlabel_path " + (scratch / "labels") + " --num_crops 2 --wbits 2 --abits 3 --reg --epochs " + std::to_string(epochs) + " --lr 1e-3 --seed 5");
+    void make_labels() const {
+        done(pretrain("fp") + "--epochs 1 --no-aug");
+        done(
+            "softlabel --crops-per-image 6 --min-crop-area 0.5 --threads 1 -b 50 --dataset fashion-mnist "
+            "--data " +
+            data + " --teacher " + checkpoint("fp") + " --softlabel_path " + scratch / "labels");
     }
 };
 
 }  // namespace
 
 TEST_CASE("equal runs leave equal checkpoints, whatever the number of threads and workers") {
-    const Workshop w({"--depth", "2"});  // wide enough for kernels to share a tensor between threads
-    w.pretrain();
-    w.label();
-    REQUIRE(w.run(w.train_flags("a", 5)).status == 0);
-    REQUIRE(w.run(w.train_flags("b", 5)).status == 0);
-    auto two = w.train_flags("c", 5);
-    for (size_t i = 0; i + 1 < two.size(); ++i) {
-        if (two[i] == "--threads") two[i + 1] = "2";
-        if (two[i] == "-j") two[i + 1] = "3";
-    }
-    REQUIRE(w.run(two).status == 0);
-    auto other_seed = w.train_flags("d", 5);
-    other_seed.back() = "6";
-    REQUIRE(w.run(other_seed).status == 0);
+    const Workshop w("--depth 2");  // wide enough for kernels to share a tensor between threads
+    w.make_labels();
+    w.done(w.train("a") + "--epochs 3 --seed 5");
+    w.done(w.train("b") + "--epochs 3 --seed 5");
+    w.done(w.train("c") + "--epochs 3 --seed 5 --threads 2 -j 3");
+    w.done(w.train("d") + "--epochs 3 --seed 6");
     const data::Bytes a = bytes_of(w.checkpoint("a"));
     REQUIRE(a.size() > 1000);
     CHECK(a == bytes_of(w.checkpoint("b")));
@@ -82,72 +76,61 @@ TEST_CASE("equal runs leave equal checkpoints, whatever the number of threads an
 
 TEST_CASE("a run that stopped and was resumed ends as one that did not") {
     const Workshop w;
-    w.pretrain();
-    w.label();
-    REQUIRE(w.run(w.train_flags("whole", 6)).status == 0);
+    w.make_labels();
+    w.done(w.train("whole") + "--epochs 6 --seed 5");
     const data::Bytes whole = bytes_of(w.checkpoint("whole"));
     REQUIRE(data::SafeTensors::open(w.checkpoint("whole")).metadata().at("step") == "24");
-    // 64 pictures, 16 crops: 8 steps a pass of 2 crops, 4 a pass of single crops
     for (const char* steps :
-         {"8", "11", "16", "19"}) {  // at the end of a pass and within one, of either kind
+         {"8", "11", "20", "22"}) {  // at the end of a pass and within one, of either kind
         INFO("stopped after " << steps << " steps");
         const std::string dir = std::string("parts") + steps;
-        const Ended stopped = w.run(w.train_flags(dir, 6) + words("--max-steps " + steps));
-        INFO(stopped.err);
-        REQUIRE(stopped.status == 0);
-        REQUIRE(bytes_of(w.checkpoint(dir)) != whole);
-        const Ended resumed = w.run({"train", "--resume", w.checkpoint(dir), "--dataset", "fashion-mnist",
-                                     "--data", w.data, "--softlabel_path", w.scratch / "labels",
-                                     "--save_checkpoint_path", w.scratch / dir, "--threads", "1"});
-        INFO(resumed.err);
-        REQUIRE(resumed.status == 0);
+        w.done(w.train(dir) + "--epochs 6 --seed 5 --max-steps " + steps);
+        REQUIRE(data::SafeTensors::open(w.checkpoint(dir)).metadata().at("step") == steps);
+        // Flags that the checkpoint knows need not be repeated.
+        w.done("train --threads 1 --resume " + w.checkpoint(dir) + " --softlabel_path " +
+               w.scratch / "labels" + " --dataset fashion-mnist --data " + w.data +
+               " --save_checkpoint_path " + w.scratch / dir);
         CHECK(bytes_of(w.checkpoint(dir)) == whole);
     }
 }
 
 TEST_CASE("Ctrl-C ends a run after its step, with a checkpoint to go on from") {
     const Workshop w;
-    const auto flags = [&](const std::string& name) {
-        return words("pretrain") + w.flags(name) + words("--epochs 60");
-    };
-    REQUIRE(w.run(flags("whole")).status == 0);
-    const int number = GENERATE(SIGINT, SIGTERM);
-    Running running(flags("stopped"), w.scratch.path());
-    REQUIRE(running.wait_for("Epoch: [3]"));
-    running.signal(number);
-    const Ended stopped = running.wait();
-    INFO(stopped.err);
-    CHECK(stopped.status == 1);
-    CHECK(stopped.err.find("--resume " + w.checkpoint("stopped")) != std::string::npos);
-    const auto metadata = data::SafeTensors::open(w.checkpoint("stopped")).metadata();
-    CHECK(std::stoi(metadata.at("epoch")) < 60);
-    const Ended resumed = w.run(flags("stopped") + words("--resume " + w.checkpoint("stopped")));
-    INFO(resumed.err);
-    REQUIRE(resumed.status == 0);
-    CHECK(bytes_of(w.checkpoint("stopped")) == bytes_of(w.checkpoint("whole")));
+    w.done(w.pretrain("whole") + "--epochs 60");
+    const std::pair<int, const char*> cases[] = {{SIGINT, "Epoch: [3]"},
+                                                 {SIGTERM, "Test: ["}};  // signal, when
+    for (const auto& [number, moment] : cases) {
+        const std::string dir = number == SIGINT ? "int" : "term";
+        Running running(w.pretrain(dir) + "--epochs 60", w.scratch.path());
+        REQUIRE(running.wait_for(moment));
+        running.signal(number);
+        const Ended stopped = running.wait();
+        INFO(stopped.err);
+        CHECK(stopped.status == 1);
+        CHECK(stopped.err.find("--resume " + w.checkpoint(dir)) != std::string::npos);
+        CHECK(std::stoi(data::SafeTensors::open(w.checkpoint(dir)).metadata().at("epoch")) < 60);
+        w.done(w.pretrain(dir) + "--epochs 60 --resume " + w.checkpoint(dir));
+        CHECK(bytes_of(w.checkpoint(dir)) == bytes_of(w.checkpoint("whole")));
+    }
 }
 
 TEST_CASE("a loss that is not finite stops the run, names layer and step, and leaves the last checkpoint") {
     const Workshop w;
-    w.pretrain();
+    w.done(w.pretrain("fp") + "--epochs 1");
     const data::Bytes before = bytes_of(w.checkpoint("fp"));
-    const Ended ended = w.run(words("pretrain") + w.flags("fp") +
-                              words("--epochs 2 --lr 1e30 --resume " + w.checkpoint("fp")));
-    CHECK(ended.status == 2);  // another learning rate is another run
-    const Ended burst = w.run(words("pretrain") + w.flags("fp") + words("--epochs 2 --lr 1e30"));
-    INFO(burst.err);
-    CHECK(burst.status == 1);
-    CHECK(std::regex_search(
-        burst.err, std::regex("step [0-9]+: .*not finite.*(blocks|norm|head|patch_embed|embed|token)")));
-    CHECK(std::count(burst.err.begin(), burst.err.end(), '\n') == 1);
+    const Ended ended = w.run(w.pretrain("fp") + "--epochs 2 --lr 1e30");
+    INFO(ended.err);
+    CHECK(ended.status == 1);
+    const std::regex message(
+        "epoch 0, step [0-9]+: .*not finite.*(blocks|norm|head|patch_embed|embed|token)");
+    CHECK(std::regex_search(ended.err, message));
+    CHECK(std::count(ended.err.begin(), ended.err.end(), '\n') == 1);
     CHECK(bytes_of(w.checkpoint("fp")) == before);
 }
 
 TEST_CASE("log lines keep the published form and metrics.jsonl holds an object a line") {
     const Workshop w;
-    const Ended ended = w.run(words("pretrain") + w.flags("fp") +
-                              words("--epochs 2 --log " + (w.scratch / "logs/run.log")));
-    REQUIRE(ended.status == 0);
+    const std::string out = w.done(w.pretrain("fp") + "--epochs 2 --log " + w.scratch / "logs/run.log");
     const std::string log = text_of(w.scratch / "logs/run.log");
     const std::regex line(
         "Epoch: \\[1\\]\\[ *[0-9]+/4\\]\tTime +[0-9.]+ \\( *[0-9.]+\\)\tData +[0-9.]+ \\( *[0-9.]+\\)\t"
@@ -155,7 +138,7 @@ TEST_CASE("log lines keep the published form and metrics.jsonl holds an object a
         "LR [0-9.]+\n");
     CHECK(std::regex_search(log, line));
     CHECK(std::regex_search(log, std::regex("\n \\* Acc@1 [0-9]+\\.[0-9]{3} Acc@5 [0-9]+\\.[0-9]{3}\n")));
-    CHECK(ended.out == log);
+    CHECK(out == log);
     std::istringstream metrics(text_of(w.scratch / "logs/metrics.jsonl"));
     int train = 0, eval = 0;
     for (std::string text; std::getline(metrics, text);) {
@@ -168,54 +151,30 @@ TEST_CASE("log lines keep the published form and metrics.jsonl holds an object a
 }
 
 TEST_CASE("--evaluate measures what training measured, in either precision") {
-    const Workshop w;
-    w.pretrain();
-    w.label();
-    const Ended trained = w.run(w.train_flags("q", 2));
-    REQUIRE(trained.status == 0);
     const auto last_accuracy = [](const std::string& out) {
         const size_t at = out.rfind(" * Acc@1");
         return at == std::string::npos ? "none" : out.substr(at, out.find('\n', at) - at);
     };
-    const Words evaluate{"train",         "--evaluate", "--resume", w.checkpoint("q"), "--dataset",
-                         "fashion-mnist", "--data",     w.data,     "--threads",       "1"};
-    const Ended measured = w.run(evaluate);
-    INFO(measured.err);
-    REQUIRE(measured.status == 0);
-    CHECK(last_accuracy(measured.out) == last_accuracy(trained.out));
-    CHECK(last_accuracy(measured.out) != "none");
-    CHECK(w.run(evaluate + words("--precision fp64")).status == 0);
-    CHECK(w.run(evaluate + words("--wbits 4")).status == 2);
+    const Workshop w;
+    w.make_labels();
+    const std::string trained = w.done(w.train("q") + "--epochs 2");
+    const std::string evaluate = "train --evaluate --threads 1 --dataset fashion-mnist --data " + w.data +
+                                 " --resume " + w.checkpoint("q");
+    const std::string measured = w.done(evaluate);
+    CHECK(last_accuracy(measured) == last_accuracy(trained));
+    CHECK(last_accuracy(measured) != "none");
+    w.done(evaluate + " --precision fp64");
+    CHECK(w.run(evaluate + " --wbits 4").status == 2);
 }
 
-TEST_CASE("a float run in double precision, without labels, and a folder data set") {
+TEST_CASE("a folder of pictures is trained on in double precision, without labels") {
     const Scratch scratch;
     write_folder_dataset(scratch / "data", 3, 4);
-    const Words flags = {"--dataset",
-                         "folder",
-                         "--data",
-                         scratch / "data",
-                         "--model",
-                         "deit_nano_patch4_28",
-                         "--img-size",
-                         "8",
-                         "--depth",
-                         "1",
-                         "--embed-dim",
-                         "8",
-                         "--epochs",
-                         "2",
-                         "--warmup-epochs",
-                         "1",
-                         "-b",
-                         "4",
-                         "--threads",
-                         "1",
-                         "--save_checkpoint_path",
-                         scratch / "out"};
-    const Ended ended =
-        run_vvtq(words("train") + flags + words("--precision fp64 --wbits 4 --abits 4"),
-                 scratch.path());
+    const Ended ended = run_vvtq(
+        "train --model deit_nano_patch4_28 --img-size 8 --depth 1 --embed-dim 8 --epochs 2 "
+        "--warmup-epochs 1 -b 4 --threads 1 --precision fp64 --wbits 4 --abits 4 --data " +
+            scratch / "data" + " --save_checkpoint_path " + scratch / "out",
+        scratch.path());
     INFO(ended.err);
     REQUIRE(ended.status == 0);
     const auto file = data::SafeTensors::open(scratch / "out/checkpoint.safetensors");
@@ -225,10 +184,10 @@ TEST_CASE("a float run in double precision, without labels, and a folder data se
 
 TEST_CASE("bench step prints one line of JSON") {
     const Scratch scratch;
-    const Ended ended =
-        run_vvtq({"bench", "step", "--model", "deit_nano_patch4_28", "--depth", "1", "--wbits", "4",
-                  "--abits", "4", "--batch-size", "2", "--reg", "--steps", "3", "--threads", "1"},
-                 scratch.path());
+    const Ended ended = run_vvtq(
+        "bench step --model deit_nano_patch4_28 --depth 1 --wbits 4 --abits 4 --batch-size 2 "
+        "--reg --steps 3 --threads 1",
+        scratch.path());
     INFO(ended.err);
     REQUIRE(ended.status == 0);
     const auto line = nlohmann::json::parse(ended.out);

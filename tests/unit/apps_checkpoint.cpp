@@ -1,0 +1,179 @@
+// Checkpoints: everything comes back, and hostile files are refused by name.
+#include "apps/checkpoint.h"
+
+#include "apps/model_setup.h"
+#include "apps/step_gemms.h"
+#include "apps/training_step.h"
+#include "quant/calibrate.h"
+#include "tests/catch.h"
+#include "tests/command_support.h"
+#include "tests/unit/data_support.h"
+
+using namespace vvtq;
+using namespace vvtq::tests;
+using engine::DType;
+
+namespace {
+
+nn::ModelConfig small_config() {
+    nn::ModelConfig config = nn::model_config("deit_nano_patch4_28");
+    config.img_size = 8;
+    config.embed_dim = 8;
+    config.depth = 1;
+    return config;
+}
+
+apps::StepInput input_for(const nn::ModelConfig& config) {
+    apps::StepInput input;
+    std::vector<double> pixels;
+    for (int i = 0; i < 2 * 3 * 8 * 8; ++i)
+        pixels.push_back(golden_uniform("pixels", static_cast<uint64_t>(i)) - 0.5);
+    input.pictures = engine::Tensor::from(pixels, {2, 3, config.img_size, config.img_size}, DType::f32);
+    input.labels = {1, 7};
+    input.lr = 1e-3;
+    return input;
+}
+
+/// A quantized model after one step, and what its checkpoint says.
+struct Trained {
+    nn::ModelConfig config = small_config();
+    std::unique_ptr<nn::Model> model = nn::make_model(config, DType::f32, 3);
+    std::unique_ptr<nn::Adamw> optimizer;
+    apps::CheckpointInfo info;
+
+    Trained() {
+        apps::attach_quantizers(*model, {3, 3, false, false});
+        const apps::StepInput input = input_for(config);
+        quant::calibrate_weights(*model);
+        quant::calibrate_activations(*model, input.pictures);
+        optimizer = std::make_unique<nn::Adamw>(model->parameters(), nn::AdamwOptions{});
+        apps::training_step(*model, *optimizer, input);
+        info.command = "train";
+        info.model = config;
+        info.quantized = true;
+        info.course = {{"wbits", "3"}, {"abits", "3"}, {"fixed-scale", "false"}, {"lr", "0.1"}};
+        info.epoch = 3;
+        info.batch = 4;
+        info.step = 1;
+        info.best_acc1 = 200.0 / 3;
+        info.dataset = 0xFFFFFFFFFFFFFFFFU;
+        info.labels = 17;
+    }
+};
+
+}  // namespace
+
+TEST_CASE("a checkpoint brings back parameters, moments and the place in the run") {
+    const Scratch scratch;
+    Trained t;
+    apps::save_checkpoint(scratch / "a", t.info, *t.model, *t.optimizer);
+    const apps::Checkpoint loaded(scratch / "a", "--resume");
+    REQUIRE(loaded.info());
+    const apps::CheckpointInfo& info = *loaded.info();
+    CHECK(info.command == "train");
+    CHECK(info.course == t.info.course);
+    CHECK(info.epoch == 3);
+    CHECK(info.batch == 4);
+    CHECK(info.best_acc1 == t.info.best_acc1);
+    CHECK(info.dataset == t.info.dataset);
+    CHECK(info.labels == 17);
+    CHECK(info.model.embed_dim == 8);
+    CHECK(apps::quantizer_flags(info, "a").wbits == 3);
+
+    auto model = nn::make_model(info.model, DType::f32, 99);
+    apps::attach_quantizers(*model, apps::quantizer_flags(info, "a"));
+    loaded.load_parameters(*model, false);
+    nn::Adamw optimizer(model->parameters(), {});
+    loaded.load_optimizer(optimizer);
+    CHECK(optimizer.steps_done() == 1);
+    apps::save_checkpoint(scratch / "b", info, *model, optimizer);
+    CHECK(bytes_of(scratch / "a") == bytes_of(scratch / "b"));
+    // Both go on alike: steps are ready and moments are those of the first.
+    const apps::StepInput input = input_for(t.config);
+    CHECK(apps::training_step(*t.model, *t.optimizer, input).loss ==
+          apps::training_step(*model, optimizer, input).loss);
+    apps::save_checkpoint(scratch / "a", info, *t.model, *t.optimizer);
+    apps::save_checkpoint(scratch / "b", info, *model, optimizer);
+    CHECK(bytes_of(scratch / "a") == bytes_of(scratch / "b"));
+}
+
+TEST_CASE("weights of a quantized model start a full-precision one where steps may be left over") {
+    const Scratch scratch;
+    Trained t;
+    apps::save_checkpoint(scratch / "a", t.info, *t.model, *t.optimizer);
+    const apps::Checkpoint loaded(scratch / "a", "--finetune");
+    const auto model = nn::make_model(t.config, DType::f64, 99);
+    CHECK(refuses("not in the model: ", [&] { loaded.load_parameters(*model, false); }));
+    loaded.load_parameters(*model, true);
+    for (const nn::NamedParameter& p : model->parameters()) {
+        if (p.name == "head.weight") {
+            CHECK(p.parameter.value().to_vector() ==
+                  data::SafeTensors::open(scratch / "a").read<double>("head.weight"));
+        }
+    }
+}
+
+TEST_CASE("damaged metadata is refused with the file's name") {
+    const Scratch scratch;
+    const Trained t;
+    const auto good = apps::to_metadata(t.info);
+    CHECK(apps::to_metadata(apps::from_metadata(good, "x")) == good);
+    for (const auto& [key, value] : good) {
+        if (key == "format" || key == "command" || key == "quantized") continue;
+        INFO(key);
+        auto bad = good;
+        bad.erase(key);
+        CHECK(refuses("file.x", [&] { apps::from_metadata(bad, "file.x"); }));
+        for (const char* text :
+             {"", "{", "nan", "-7", "[1,2", "1e999", "{\"name\":3}", "99999999999999999999999"}) {
+            bad[key] = text;
+            CHECK(refuses("file.x", [&] { apps::from_metadata(bad, "file.x"); }));
+        }
+    }
+}
+
+TEST_CASE("flags and a checkpoint's model must agree") {
+    apps::Options o;
+    const nn::ModelConfig saved = small_config();
+    CHECK(refuses("--model", [&] { apps::resolve_config(o, {}, "", 10); }));
+    CHECK(apps::resolve_config(o, saved, "x", 10).embed_dim == 8);
+    o.model.embed_dim = 16;
+    CHECK(refuses("--embed-dim 16 (there 8)", [&] { apps::resolve_config(o, saved, "x", 10); }));
+    o.model.embed_dim = 0;
+    CHECK(refuses("10 classes", [&] { apps::resolve_config(o, saved, "x", 7); }));
+    o.model.name = "deit_tiny_patch16_224";
+    CHECK(refuses("--model", [&] { apps::resolve_config(o, saved, "x", 10); }));
+    const nn::ModelConfig fresh = apps::resolve_config(o, {}, "", 7);
+    CHECK(fresh.num_classes == 7);
+    CHECK(fresh.embed_dim == 192);
+    CHECK(fresh.drop_path == 0.1);
+    o.model.num_classes = 12;
+    CHECK(refuses("--num_classes", [&] { apps::resolve_config(o, {}, "", 7); }));
+}
+
+TEST_CASE("the bare products of a step are those of a DeiT") {
+    const nn::ModelConfig c = nn::model_config("deit_tiny_patch16_224_quant");
+    const apps::StepGemms gemms(c, 1, false, DType::f32, engine::Device::cpu);
+    const double n = 197, d = 192;
+    const double block = 12 * n * d * d + 2 * n * n * d;  // multiplications of a forward pass
+    const double patch = 196 * 768 * d, head = d * 1000;
+    CHECK(gemms.flops() == Approx(2 * (3 * 12 * block + 2 * patch + 3 * head)));
+}
+
+TEST_CASE("a parameter that is not finite is named") {
+    Trained t;
+    for (nn::NamedParameter& p : t.model->parameters()) {
+        if (p.name == "blocks.0.mlp.fc1.weight") p.parameter.value().data<float>()[3] = std::nanf("");
+    }
+    const auto names = [](const auto& action) {
+        try {
+            action();
+        } catch (const engine::Error& error) {
+            return error.fault() == engine::Fault::run &&
+                   std::string(error.what()).find("blocks.0.mlp.fc1") != std::string::npos;
+        }
+        return false;
+    };
+    CHECK(names([&] { apps::check_parameters_finite(*t.model); }));
+    CHECK(names([&] { apps::training_step(*t.model, *t.optimizer, input_for(t.config)); }));
+}

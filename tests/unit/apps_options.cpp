@@ -1,0 +1,196 @@
+// Flags: names, defaults, what is refused, and how a checkpoint's values come in.
+#include "apps/options.h"
+
+#include <fstream>
+
+#include "tests/catch.h"
+#include "tests/unit/data_support.h"
+
+using namespace vvtq;
+using namespace vvtq::tests;
+using apps::Command;
+using apps::parse_options;
+
+TEST_CASE("the published command line is read by its published names") {
+    const auto o = parse_options({"train",
+                                  "--model",
+                                  "deit_tiny_patch16_224_quant",
+                                  "--batch-size",
+                                  "512",
+                                  "--lr",
+                                  "5e-4",
+                                  "--warmup-epochs",
+                                  "0",
+                                  "--min-lr",
+                                  "0",
+                                  "--wbits",
+                                  "4",
+                                  "--abits",
+                                  "4",
+                                  "--reg",
+                                  "--softlabel_path",
+                                  "labels",
+                                  "--finetune",
+                                  "fp.safetensors",
+                                  "--save_checkpoint_path",
+                                  "out",
+                                  "--log",
+                                  "a.log",
+                                  "--data",
+                                  "pictures",
+                                  "--world-size",
+                                  "1",
+                                  "--rank",
+                                  "0",
+                                  "--opt",
+                                  "adamw",
+                                  "--sched",
+                                  "cosine",
+                                  "--momentum",
+                                  "0.90"});
+    CHECK(o->command == Command::train);
+    CHECK(o->model.name == "deit_tiny_patch16_224_quant");
+    CHECK(o->data.batch_size == 512);
+    CHECK(o->optimizer.lr == 5e-4);
+    CHECK(o->optimizer.min_lr == 0);
+    CHECK(o->optimizer.warmup_epochs == 0);
+    CHECK(o->optimizer.epochs == 150);
+    CHECK(o->optimizer.weight_decay == 1e-4);
+    CHECK(o->quantizer.wbits == 4);
+    CHECK(o->quantizer.abits == 4);
+    CHECK(o->quantizer.reg);
+    CHECK_FALSE(o->quantizer.fixed_scale);
+    CHECK(o->labels.num_crops == 4);
+    CHECK(o->labels.path == "labels");
+    CHECK(o->model.drop_path == 0.1);
+    CHECK(o->given("--reg"));
+    CHECK_FALSE(o->given("--epochs"));
+}
+
+TEST_CASE("short names, several values, and the last of a repeated flag") {
+    const auto o = parse_options({"train", "-b", "8", "-j", "3", "-p", "2", "-e", "--wd", "0.3",
+                                  "--opt-betas", "0.8", "0.95", "--wbits", "-1", "--lr", "1", "--lr", "2"});
+    CHECK(o->data.batch_size == 8);
+    CHECK(o->data.workers == 3);
+    CHECK(o->run.print_freq == 2);
+    CHECK(o->run.evaluate);
+    CHECK(o->optimizer.weight_decay == 0.3);
+    CHECK(o->optimizer.betas == std::vector<double>{0.8, 0.95});
+    CHECK(o->quantizer.wbits == -1);
+    CHECK(o->optimizer.lr == 2);
+    CHECK(parse_options({"pretrain"})->optimizer.weight_decay == 0.05);
+    CHECK(parse_options({"bench", "step"})->command == Command::bench_step);
+}
+
+TEST_CASE("--help lists groups and defaults") {
+    const auto o = parse_options({"train", "--help"});
+    CHECK(o->command == Command::help);
+    for (const char* part :
+         {"Optimizer and schedule", "--weight-decay", "=0.0001", "Quantizers", "--num_crops"}) {
+        INFO(part);
+        CHECK(o->help.find(part) != std::string::npos);
+    }
+    CHECK(parse_options({"--help"})->help.find("softlabel") != std::string::npos);
+}
+
+TEST_CASE("flags that cannot be honoured are refused by name") {
+    const std::vector<std::vector<std::string>> lines = {{"--head-wise"},
+                                                         {"--mixpre"},
+                                                         {"--multiprocessing-distributed"},
+                                                         {"--dist-url", "tcp://x"},
+                                                         {"--dist-backend", "nccl"},
+                                                         {"--world-size", "2"},
+                                                         {"--rank", "1"},
+                                                         {"--lr-noise", "0.1", "0.9"},
+                                                         {"--opt", "sgd"},
+                                                         {"--sched", "step"},
+                                                         {"--momentum", "0.8"},
+                                                         {"--schedule", "100", "160"},
+                                                         {"--cos"},
+                                                         {"--arch", "resnet18"},
+                                                         {"--pretrained"},
+                                                         {"--drop", "0.1"},
+                                                         {"--act-layer", "relu"},
+                                                         {"--act-unsigned"},
+                                                         {"--use-offset"},
+                                                         {"--bitops-scaler", "1"},
+                                                         {"--show-bit-state"},
+                                                         {"--gpu", "0"},
+                                                         {"--decay-rate", "0.2"},
+                                                         {"--decay-epochs", "3"},
+                                                         {"--cooldown-epochs", "0"},
+                                                         {"--patience-epochs", "1"},
+                                                         {"--lr-noise-pct", "0.5"},
+                                                         {"--lr-noise-std", "0.5"},
+                                                         {"--precision", "tf32"},
+                                                         {"--precision", "bf16"}};
+    for (auto line : lines) {
+        const std::string flag = line[0];
+        INFO(flag);
+        line.insert(line.begin(), "train");
+        CHECK(refuses(flag, [&] { parse_options(line); }));
+    }
+}
+
+TEST_CASE("numbers out of their range are refused by flag, NaN among them") {
+    for (const char* flag : {"--lr", "--min-lr", "--warmup-lr", "--weight-decay", "--opt-eps", "--clip-grad",
+                             "--drop-path", "--smoothing", "--hflip", "--crop-pct"}) {
+        for (const char* value : {"nan", "-0.1"}) {
+            INFO(flag << " " << value);
+            CHECK(refuses(flag, [&] { parse_options({"train", flag, value}); }));
+        }
+    }
+    for (const char* flag : {"--epochs", "--batch-size", "--num_crops", "--print-freq"}) {
+        INFO(flag);
+        CHECK(refuses(flag, [&] { parse_options({"train", flag, "0"}); }));
+        CHECK(refuses(flag, [&] { parse_options({"train", flag, "99999999999999999999"}); }));
+    }
+    CHECK(refuses("--scale", [] { parse_options({"pretrain", "--scale", "0.9", "0.1"}); }));
+    CHECK(refuses("--opt-betas", [] { parse_options({"train", "--opt-betas", "0.9", "1"}); }));
+    CHECK(refuses("--start-epoch", [] { parse_options({"train", "--start-epoch", "150"}); }));
+}
+
+TEST_CASE("a --config file gives flags and the command line wins") {
+    const Scratch scratch;
+    const std::string path = scratch / "recipe.ini";
+    std::ofstream(path) << "# a recipe\nlr = 0.5\nreg = true\nopt-betas = [0.8, 0.9]\nnum_crops = 2\n";
+    const auto o = parse_options({"train", "--config", path, "--lr", "0.25"});
+    CHECK(o->optimizer.lr == 0.25);
+    CHECK(o->quantizer.reg);
+    CHECK(o->optimizer.betas == std::vector<double>{0.8, 0.9});
+    CHECK(o->labels.num_crops == 2);
+    CHECK(o->given("--num_crops"));
+    std::ofstream(path) << "learning = 3\n";
+    CHECK(refuses("learning", [&] { parse_options({"train", "--config", path}); }));
+    std::ofstream(path) << "lr = fast\n";
+    CHECK(refuses(path, [&] { parse_options({"train", "--config", path}); }));
+    std::ofstream(path) << "head-wise = true\n";
+    CHECK(refuses("--head-wise", [&] { parse_options({"train", "--config", path}); }));
+}
+
+TEST_CASE("a checkpoint's flags come in where none was given, and contradictions are named") {
+    const auto saved =
+        parse_options({"train", "--lr", "0.1", "--wbits", "2", "--reg", "--opt-betas", "0.7", "0.8"})
+            ->course();
+    CHECK(saved.at("lr") == "0.1");
+    CHECK(saved.count("save_checkpoint_path") == 0);
+    CHECK(saved.count("threads") == 0);
+    auto o = parse_options({"train", "--lr", "0.1"});
+    o->adopt_course(saved, "x");
+    CHECK(o->quantizer.wbits == 2);
+    CHECK(o->quantizer.reg);
+    CHECK(o->optimizer.betas == std::vector<double>{0.7, 0.8});
+    CHECK(o->course() == saved);
+    o = parse_options({"train", "--lr", "0.2", "--wbits", "3"});
+    CHECK(refuses("--lr 0.2 (there 0.1)", [&] { o->adopt_course(saved, "x"); }));
+    CHECK(refuses("--wbits 3 (there 2)", [&] { o->adopt_course(saved, "x"); }));
+    o = parse_options({"train", "--lr", "0.2"});
+    o->adopt_course(saved, "x", {"--wbits"});  // only these are compared
+    CHECK(o->quantizer.wbits == 2);
+    CHECK(o->optimizer.lr == 0.2);
+    auto damaged = saved;
+    damaged["epochs"] = "many";
+    CHECK(refuses("--epochs", [&] { parse_options({"train"})->adopt_course(damaged, "x"); }));
+    damaged["epochs"] = "-4";
+    CHECK(refuses("--epochs", [&] { parse_options({"train"})->adopt_course(damaged, "x"); }));
+}
