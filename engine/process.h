@@ -3,12 +3,10 @@
 
 namespace vvtq::engine {
 
-/// Sets what the libraries read from the environment when they are loaded, then starts the program once more in the same
-/// process. Does nothing the second time, and leaves alone what the user has set.
-///   OPENBLAS_CORETYPE  OpenBLAS 0.3.21 (Debian 12) does not know newer processors and gives them AVX2 kernels where
-///                      they have AVX-512: half the speed.
-///   GOMP_SPINCOUNT     by default a thread that waits for the others of a parallel loop spins for milliseconds; where
-///                      another program wants the processor, a step then takes ten times as long.
+/// Keeps threads from spinning for milliseconds while they wait for the others of a parallel loop: where
+/// another program wants the processor, a step would take ten times as long. libgomp reads GOMP_SPINCOUNT
+/// when it is loaded, so this sets it and starts the program once more in the same process. Does nothing the
+/// second time, or where GOMP_SPINCOUNT or OMP_WAIT_POLICY is set.
 void prepare_process(char** argv);
 
 /// Threads of the CPU kernels; 0 for all processors this process may use.

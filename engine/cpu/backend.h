@@ -5,15 +5,11 @@
 // backend: what the rest of the engine sees of this folder.
 #pragma once
 
-#include <string>
-
 #include "engine/kernels.h"
 
 namespace vvtq::engine::cpu {
 
 const Kernels& kernels();
 Pool& pool();
-/// The OPENBLAS_CORETYPE that fits this processor better than what OpenBLAS chose; empty where it chose well.
-std::string better_blas_kernels();
 
 }  // namespace vvtq::engine::cpu

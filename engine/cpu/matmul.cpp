@@ -3,7 +3,6 @@
 // threads.
 #include <cblas.h>
 
-#include "engine/cpu/backend.h"
 #include "engine/cpu/families.h"
 #include "engine/cpu/parallel.h"
 
@@ -83,17 +82,6 @@ void tiled_product(Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, 
 }
 
 }  // namespace
-
-std::string better_blas_kernels() {
-#if defined(__x86_64__)
-    const std::string chosen = openblas_get_corename();
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("avx512cd");
-    if (avx512 && (chosen == "Haswell" || chosen == "Zen")) return "SkylakeX";
-#endif
-    return "";
-}
 
 void linear(In x, In w, In bias, In y) {
     const int64_t m = x.shape().rows(), k = x.shape().cols(), n = w.shape().rows();

@@ -23,9 +23,8 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"tests", {"engine", "autograd", "nn", "quant", "data", "apps", "tests"}},
 };
 
-/// The engine's files that pick a device's pool and kernel table, and that start the backends of a process.
-const std::set<std::string> kBackendChoosers = {"engine/memory.cpp", "engine/kernels.cpp",
-                                                "engine/process.cpp"};
+/// The engine's files that pick a device's pool and kernel table.
+const std::set<std::string> kBackendChoosers = {"engine/memory.cpp", "engine/kernels.cpp"};
 
 bool starts_with(const std::string& text, const std::string& start) { return text.rfind(start, 0) == 0; }
 
