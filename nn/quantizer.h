@@ -28,9 +28,9 @@ enum class Bits { configured, always_8 };
 /// A nullable quantizer, a module whose path is the quantizer's: "blocks.0.attn.quant_q".
 class QuantizerSlot : public Module {
   public:
-    /// Of activations. `heads` > 1 where the values belong to attention heads: (B, N, heads D) with head h at
+    /// Of activations. `heads` > 0 where the values belong to attention heads: (B, N, heads D) with head h at
     /// columns hD..(h+1)D, or (B, heads, N, N).
-    QuantizerSlot(Values values, Bits bits, int64_t heads = 1)
+    QuantizerSlot(Values values, Bits bits, int64_t heads = 0)
         : values_(values), bits_(bits), heads_(heads) {}
     /// Of a layer's weight.
     QuantizerSlot(const Variable& weight, Bits bits)
@@ -51,7 +51,7 @@ class QuantizerSlot : public Module {
   private:
     Values values_;
     Bits bits_;
-    int64_t heads_ = 1;
+    int64_t heads_ = 0;
     Variable weight_;
     std::unique_ptr<Quantizer> quantizer_;
 };

@@ -22,8 +22,7 @@ int checked_bits(int bits, const char* flag) {
 std::unique_ptr<nn::Quantizer> quantizer_for(const nn::QuantizerSlot& slot, int bits, LsqOptions options) {
     const bool weight = slot.values() == nn::Values::weight;
     if (bits == 1) {
-        const int64_t heads = slot.heads() > 1 ? slot.heads() : 0;
-        return std::make_unique<Binary>(BinaryOptions{.weight = weight, .heads = heads});
+        return std::make_unique<Binary>(BinaryOptions{.weight = weight, .heads = slot.heads()});
     }
     options.bits = bits;
     options.weight = weight;
