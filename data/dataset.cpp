@@ -54,6 +54,7 @@ class MemoryDataset : public Dataset {
         for (const int side : {height_, width_, channels_}) fnv.add(static_cast<uint64_t>(side));
         for (const std::string& each : class_names()) fnv.add(each);
         for (int64_t i = 0; i < size(); ++i) fnv.add(static_cast<uint64_t>(label(i)));
+        fnv.add(pixels_);
         return fnv.value();
     }
 

@@ -29,7 +29,8 @@ class Dataset {
     virtual std::string id(int64_t index) const = 0;
     /// The picture in RGB. Errors: input_error naming the file where it cannot be decoded.
     virtual Image picture(int64_t index) const = 0;
-    /// FNV-1a over kind, count, class names, ids and labels: the same for the same data in any directory.
+    /// FNV-1a over kind, count, class names, ids, labels, and the pixels in memory or the sizes of the
+    /// picture files: the same for the same data in any directory.
     virtual uint64_t fingerprint() const = 0;
 
   protected:

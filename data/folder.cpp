@@ -24,6 +24,7 @@ struct Listing {
     std::vector<std::string> classes;
     std::vector<std::string> files;  // "<class>/<picture>"
     std::vector<int> labels;
+    std::vector<uint64_t> sizes;  // of the files, in bytes
 };
 
 // Entries of a directory, sorted; `wanted` chooses.
@@ -63,6 +64,8 @@ Listing list_pictures(const fs::path& root) {
         for (const std::string& name : names) {
             listing.files.push_back(listing.classes[c] + "/" + name);
             listing.labels.push_back(static_cast<int>(c));
+            std::error_code unreadable;  // a picture that cannot be read is reported when it is used
+            listing.sizes.push_back(fs::file_size(directory / name, unreadable));
         }
     }
     return listing;
@@ -75,6 +78,7 @@ class FolderDataset : public Dataset {
           root_(root.string()),
           split_name_(root.filename().string()),
           files_(std::move(listing.files)),
+          sizes_(std::move(listing.sizes)),
           decoded_(files_.size()) {}
     FolderDataset(const FolderDataset&) = delete;
     FolderDataset& operator=(const FolderDataset&) = delete;
@@ -104,6 +108,7 @@ class FolderDataset : public Dataset {
         for (int64_t i = 0; i < size(); ++i) {
             fnv.add(id(i));
             fnv.add(static_cast<uint64_t>(label(i)));
+            fnv.add(sizes_[static_cast<size_t>(i)]);
         }
         return fnv.value();
     }
@@ -124,6 +129,7 @@ class FolderDataset : public Dataset {
     std::string root_;
     std::string split_name_;
     std::vector<std::string> files_;
+    std::vector<uint64_t> sizes_;
     mutable std::vector<std::atomic<const Image*>> decoded_;
     mutable std::atomic<int64_t> kept_bytes_{0};
 };

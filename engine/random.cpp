@@ -51,7 +51,8 @@ uint64_t Random::below(uint64_t n) {
     const uint64_t limit = UINT64_MAX - UINT64_MAX % n;
     uint64_t draw;
     do {
-        draw = (uint64_t{bits()} << 32) | bits();
+        const uint64_t high = bits();  // which call comes first must not be the compiler's choice
+        draw = (high << 32) | bits();
     } while (draw >= limit);
     return draw % n;
 }

@@ -54,10 +54,18 @@ std::vector<int64_t> permutation(int64_t n) {
     return order;
 }
 
+std::filesystem::path own_goldens_directory() {
+    return std::filesystem::path(VVTQ_SOURCE_DIR) / "tests" / "goldens";
+}
+
 std::filesystem::path goldens_directory() {
     const char* directory = std::getenv("VVTQ_GOLDENS");
-    return directory != nullptr ? std::filesystem::path(directory)
-                                : std::filesystem::path(VVTQ_SOURCE_DIR) / "tests" / "goldens";
+    return directory != nullptr ? std::filesystem::path(directory) : own_goldens_directory();
+}
+
+std::filesystem::path golden_file(const std::string& name) {
+    const std::filesystem::path named = goldens_directory() / name;
+    return std::filesystem::exists(named) ? named : own_goldens_directory() / name;
 }
 
 nlohmann::json read_golden(const std::filesystem::path& file) {

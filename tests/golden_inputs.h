@@ -22,6 +22,10 @@ std::vector<int64_t> permutation(int64_t n);
 
 /// Directory of the golden files: the environment's VVTQ_GOLDENS, by default tests/goldens.
 std::filesystem::path goldens_directory();
+/// The goldens that come with the project, whatever VVTQ_GOLDENS says.
+std::filesystem::path own_goldens_directory();
+/// A file of goldens_directory(), or the project's own where that directory has none of this name.
+std::filesystem::path golden_file(const std::string& name);
 /// A golden file as JSON. Throws engine::Error naming the file where it cannot be read.
 nlohmann::json read_golden(const std::filesystem::path& file);
 /// The sizes of a rectangular JSON array of numbers.

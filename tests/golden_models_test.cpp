@@ -120,8 +120,7 @@ void compare_regularizer(Comparison& comparison, const quant::BinRegularizer& re
 }
 
 void train(Comparison& comparison, nn::Model& model, const json& golden, const Tensor& pictures) {
-    const int wbits = golden.at("wbits");
-    const double reg_weight = wbits == 32 || wbits == -1 ? 0.0 : 0.005;
+    const double reg_weight = golden.at("steps").at(0).at("reg") == 0.0 ? 0.0 : 0.005;
     const Tensor labels = targets(golden, model.config().num_classes);
     nn::Adamw optimizer(model.parameters(), {});
     model.train(true);
@@ -193,9 +192,8 @@ void run_golden(const json& golden, Comparison& comparison) {
 
 namespace {
 
-/// Files of the directory of goldens that describe a model, by name.
-std::vector<std::filesystem::path> model_files() {
-    const std::filesystem::path directory = goldens_directory();
+/// Files of a directory of goldens that describe a model, by name.
+std::vector<std::filesystem::path> model_files(const std::filesystem::path& directory) {
     INFO(directory.string());
     REQUIRE(std::filesystem::is_directory(directory));
     std::vector<std::filesystem::path> files;
@@ -223,7 +221,7 @@ std::string first_lines(const std::vector<std::string>& failures) {
 
 TEST_CASE("models agree with the published code", "[golden]") {
     int models = 0;
-    for (const std::filesystem::path& file : model_files()) {
+    for (const std::filesystem::path& file : model_files(goldens_directory())) {
         const json golden = read_golden(file);
         const std::string name = golden.at("model");
         if (!is_built_here(name)) {
@@ -242,7 +240,7 @@ TEST_CASE("models agree with the published code", "[golden]") {
 }
 
 TEST_CASE("the comparison notices a changed figure and a missing name", "[golden]") {
-    for (const std::filesystem::path& file : model_files()) {
+    for (const std::filesystem::path& file : model_files(own_goldens_directory())) {
         json golden = read_golden(file);
         if (!is_built_here(golden.at("model").get<std::string>())) continue;
         const auto nudge = [](json& figure, double relative) {
@@ -265,7 +263,7 @@ TEST_CASE("the comparison notices a changed figure and a missing name", "[golden
         CHECK(again.failures().size() == 8);
         return;
     }
-    FAIL("no model file in " << goldens_directory().string());
+    FAIL("no model file in " << own_goldens_directory().string());
 }
 
 }  // namespace vvtq::tests

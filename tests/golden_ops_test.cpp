@@ -22,7 +22,7 @@ namespace {
 constexpr double kTolerance = 1e-10;
 constexpr int kFewestBits = 2;  // lists over bit widths start here
 
-json read_ops() { return read_golden(goldens_directory() / "ops.json"); }
+json read_ops() { return read_golden(golden_file("ops.json")); }
 
 /// Calls f(bits, figures) for every bit width of the file.
 template <typename F>
@@ -40,7 +40,8 @@ void for_each_bits(F&& f) {
 }
 
 Tensor named(const std::string& name, const Shape& shape, double scale, double offset = 0.0) {
-    return Tensor::from(fill(name, shape.numel(), scale, offset), shape, DType::f64);
+    static const std::string tag = read_ops().value("tag", "");
+    return Tensor::from(fill(tag + name, shape.numel(), scale, offset), shape, DType::f64);
 }
 
 double at_bits(const json& list, int bits) { return list.at(static_cast<size_t>(bits - kFewestBits)); }

@@ -2,6 +2,7 @@
 // depend on the shape alone, and the tiles are spread over threads, so results do not depend on the number of
 // threads.
 #include <cblas.h>
+#include <omp.h>
 
 #include "engine/cpu/families.h"
 #include "engine/cpu/parallel.h"
@@ -29,10 +30,31 @@ void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const T* a, int64_t
     }
 }
 
-/// OpenBLAS keeps to one thread; said once, before the first product.
-void single_threaded_blas() {
-    static const bool done = (openblas_set_num_threads(1), true);
-    static_cast<void>(done);
+/// OpenBLAS on one thread while it lives, whichever way it was built. A build on its own threads takes the
+/// number once; a build on OpenMP asks OpenMP before each product, and within a parallel region uses one
+/// thread anyway.
+class OneThreadBlas {
+  public:
+    OneThreadBlas() : threads_(omp_get_max_threads()) {
+        static const bool said = (openblas_set_num_threads(1), true);
+        static_cast<void>(said);
+        omp_set_num_threads(1);
+    }
+    ~OneThreadBlas() { omp_set_num_threads(threads_); }
+    OneThreadBlas(const OneThreadBlas&) = delete;
+    OneThreadBlas& operator=(const OneThreadBlas&) = delete;
+
+  private:
+    int threads_;
+};
+
+/// f(index) for count products, each by one thread.
+template <typename F>
+void parallel_products(int64_t count, F&& f) {
+    parallel_chunks(count, 1, [&](int64_t index, int64_t, int64_t) {
+        const OneThreadBlas one_thread;  // sets the number of this thread alone
+        f(index);
+    });
 }
 
 struct Tiling {
@@ -62,11 +84,10 @@ struct Operand {
 template <typename T>
 void tiled_product(Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, const T* bias, T* y) {
     if (m == 0 || n == 0) return;
-    single_threaded_blas();
     const Tiling tile = tiling_of(m, n);
     const int64_t across = (n + tile.cols - 1) / tile.cols;
     const int64_t down = (m + tile.rows - 1) / tile.rows;
-    parallel_chunks(across * down, 1, [&](int64_t index, int64_t, int64_t) {
+    parallel_products(across * down, [&](int64_t index) {
         const int64_t r = index / across * tile.rows, c = index % across * tile.cols;
         const int64_t rows = std::min(tile.rows, m - r), cols = std::min(tile.cols, n - c);
         const T* pa = a.data + (a.transposed ? r : r * a.ld);
@@ -135,14 +156,13 @@ void batched_matmul(const BatchedShape& shape, In a, In b, In y) {
     check_layout(a, shape.a, shape, shape.m, shape.k);
     check_layout(b, shape.b, shape, shape.k, shape.n);
     check_layout(y, shape.y, shape, shape.m, shape.n);
-    single_threaded_blas();
     with_floating(y.dtype(), [&]<typename T>() {
         const T *pa = a.data<T>(), *pb = b.data<T>();
         T* py = y.data<T>();
         const auto at = [&](const MatrixLayout& layout, int64_t index) {
             return index / shape.inner * layout.outer + index % shape.inner * layout.inner;
         };
-        parallel_chunks(count, 1, [&](int64_t index, int64_t, int64_t) {
+        parallel_products(count, [&](int64_t index) {
             gemm(shape.a.transposed, shape.b.transposed, shape.m, shape.n, shape.k, pa + at(shape.a, index),
                  shape.a.ld, pb + at(shape.b, index), shape.b.ld, py + at(shape.y, index), shape.y.ld);
         });

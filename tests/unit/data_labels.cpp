@@ -4,6 +4,7 @@
 
 #include "data/soft_labels.h"
 #include "engine/random.h"
+#include "tests/golden_inputs.h"
 #include "tests/unit/data_support.h"
 
 using namespace vvtq;
@@ -61,7 +62,7 @@ const LabelType kTypes[] = {LabelType::ori,
 }  // namespace
 
 TEST_CASE("packed labels recover the golden distributions", "[data][golden]") {
-    const json golden = json::parse(std::ifstream(golden_path("ops.json")))["soft_labels"];
+    const json golden = read_golden(golden_file("ops.json"))["soft_labels"];
     int seen = 0;
     for (const LabelType type : kTypes) {
         const std::string name = label_type_name(type);

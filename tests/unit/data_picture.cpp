@@ -6,6 +6,7 @@
 #include "data/crops.h"
 #include "data/image.h"
 #include "data/resample.h"
+#include "tests/golden_inputs.h"
 #include "tests/unit/data_support.h"
 
 using namespace vvtq;
@@ -100,7 +101,7 @@ TEST_CASE("gray and CMYK JPEG become RGB as by Pillow", "[data][pixels]") {
 
 TEST_CASE("crops and evaluation pictures equal Pillow's to the pixel", "[data][pixels]") {
     const Image picture = golden_picture();
-    const json golden = json::parse(std::ifstream(golden_path("image.json")));
+    const json golden = read_golden(golden_file("image.json"));
     REQUIRE(golden["crops"].size() >= 8);
     Resampler resampler;
     Bytes rgb;

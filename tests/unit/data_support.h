@@ -15,15 +15,10 @@
 
 namespace vvtq::tests {
 
-inline std::string directory(const char* variable, const char* fallback) {
-    const char* set = std::getenv(variable);
-    return set != nullptr && *set != '\0' ? set : fallback;
-}
-inline std::string golden_path(const std::string& name) {
-    return directory("VVTQ_GOLDENS", VVTQ_SOURCE_DIR "/tests/goldens") + "/" + name;
-}
+/// A file of the environment's VVTQ_FIXTURES, by default tests/fixtures.
 inline std::string fixture_path(const std::string& name) {
-    return directory("VVTQ_FIXTURES", VVTQ_SOURCE_DIR "/tests/fixtures") + "/" + name;
+    const char* directory = std::getenv("VVTQ_FIXTURES");
+    return std::string(directory != nullptr ? directory : VVTQ_SOURCE_DIR "/tests/fixtures") + "/" + name;
 }
 inline data::Bytes fixture(const std::string& name) {
     return data::read_file(fixture_path(name), "check out again");
