@@ -1,0 +1,108 @@
+// Tensors, memory, shapes and random numbers of the engine.
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "engine/kernels.h"
+#include "engine/random.h"
+#include "engine/tensor.h"
+#include "tests/catch.h"
+
+using namespace vvtq::engine;
+
+TEST_CASE("engine: Philox gives the published numbers", "[engine]") {
+    using Words = std::array<uint32_t, 4>;
+    // Known answers of Philox 4x32-10 (Random123): zeros, ones, and digits of pi.
+    CHECK(philox(0, 0, 0) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+    constexpr uint64_t kOnes = std::numeric_limits<uint64_t>::max();
+    CHECK(philox(kOnes, kOnes, kOnes) == Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+    CHECK(philox(0x299f31d0a4093822, 0x0370734413198a2e, 0x85a308d3243f6a88) ==
+          Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
+}
+
+TEST_CASE("engine: draws depend on the key, have their range and their moments", "[engine]") {
+    Random a(mix_key({1, 2})), again(mix_key({1, 2})), other(mix_key({2, 1}));
+    CHECK(a.bits() == again.bits());
+    CHECK(a.bits() != other.bits());
+
+    constexpr int kDraws = 100000;
+    double sum = 0, squares = 0, normal_sum = 0, normal_squares = 0;
+    std::vector<int> counts(7);
+    for (int i = 0; i < kDraws; ++i) {
+        const double u = a.uniform();
+        REQUIRE((u >= 0 && u < 1));
+        sum += u;
+        squares += u * u;
+        const double n = a.normal();
+        normal_sum += n;
+        normal_squares += n * n;
+        ++counts.at(a.below(7));
+    }
+    // Five standard errors of the means of uniform and normal numbers and of their squares.
+    CHECK(std::abs(sum / kDraws - 0.5) < 5 * 0.2887 / std::sqrt(kDraws));
+    CHECK(std::abs(squares / kDraws - 1.0 / 3) < 5 * 0.2981 / std::sqrt(kDraws));
+    CHECK(std::abs(normal_sum / kDraws) < 5 / std::sqrt(kDraws));
+    CHECK(std::abs(normal_squares / kDraws - 1) < 5 * std::sqrt(2.0 / kDraws));
+    for (const int count : counts) CHECK(std::abs(count - kDraws / 7.0) < 5 * std::sqrt(kDraws / 7.0));
+    CHECK_THROWS_AS(a.below(0), Error);
+}
+
+TEST_CASE("engine: shapes count, index and refuse", "[engine]") {
+    const Shape shape{2, 3, 5};
+    CHECK((shape.rank() == 3 && shape.numel() == 30 && shape.rows() == 6 && shape.cols() == 5));
+    CHECK((shape[0] == 2 && shape[-1] == 5 && shape.str() == "(2, 3, 5)"));
+    CHECK((shape == Shape{2, 3, 5} && !(shape == Shape{2, 3}) && !(shape == Shape{2, 3, 4})));
+    CHECK((Shape{}.numel() == 1 && Shape{0, 4}.numel() == 0));
+    CHECK_THROWS_AS(shape[3], Error);
+    CHECK_THROWS_AS(shape[-4], Error);
+    CHECK_THROWS_AS((Shape{-1}), Error);
+    CHECK_THROWS_AS((Shape{int64_t{1} << 40, int64_t{1} << 40}), Error);
+    CHECK_THROWS_AS((Shape{1, 1, 1, 1, 1, 1, 1}), Error);
+}
+
+TEST_CASE("engine: reshape and slice share memory, clone does not", "[engine]") {
+    const Tensor x = Tensor::from({0, 1, 2, 3, 4, 5}, {3, 2}, DType::f32);
+    CHECK(x.sole_owner());
+    const Tensor rows = x.slice(1, 3), flat = x.reshape({6}), copy = x.clone();
+    CHECK(!x.sole_owner());
+    kernels(Device::cpu).fill(7.0, rows);
+    CHECK(flat.to_vector() == std::vector<double>{0, 1, 7, 7, 7, 7});
+    CHECK(copy.to_vector() == std::vector<double>{0, 1, 2, 3, 4, 5});
+    CHECK(x.to(DType::f64).dtype() == DType::f64);
+    CHECK_THROWS_AS(x.reshape({5}), Error);
+    CHECK_THROWS_AS(x.slice(2, 4), Error);
+    CHECK_THROWS_AS(x.data<double>(), Error);
+    CHECK_THROWS_AS(x.item(), Error);
+    CHECK_THROWS_AS(Tensor().raw(), Error);
+    CHECK_THROWS_AS(Tensor::from({1, 2}, {3}, DType::f32), Error);
+}
+
+TEST_CASE("engine: the pool counts bytes in use, keeps the peak, and hands memory out again", "[engine]") {
+    Pool& memory = pool(Device::cpu);
+    const size_t before = memory.in_use();
+    memory.reset_peak();
+    constexpr int64_t kElements = 100003;  // an odd size of its own
+    void* first = nullptr;
+    {
+        const Tensor x({kElements}, DType::f64);
+        first = x.raw();
+        CHECK(reinterpret_cast<uintptr_t>(first) % 64 == 0);
+        CHECK(memory.in_use() >= before + x.bytes());
+        CHECK(memory.in_use() <= before + x.bytes() + x.bytes() / 4);
+    }
+    CHECK(memory.in_use() == before);
+    CHECK(memory.peak() >= before + kElements * 8);
+    CHECK(Tensor({kElements}, DType::f64).raw() == first);
+    CHECK_NOTHROW(Tensor({0, 3}, DType::f32).to_vector());
+}
+
+TEST_CASE("engine: a device that is not there is the user's fault, in one line", "[engine]") {
+    try {
+        kernels(Device::cuda);
+        FAIL("no error");
+    } catch (const Error& error) {
+        CHECK(error.fault() == Fault::input);
+        CHECK(std::string(error.what()).find("--device") != std::string::npos);
+        CHECK(std::string(error.what()).find('\n') == std::string::npos);
+    }
+}
