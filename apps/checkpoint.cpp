@@ -29,6 +29,30 @@ std::string list(const std::vector<std::string>& names) {
     return names.size() <= kShown ? text : text + " and " + std::to_string(names.size() - kShown) + " more";
 }
 
+/// "(3, 8)", of any rank.
+std::string shape_text(const std::vector<int64_t>& shape) {
+    std::string text;
+    for (int64_t size : shape) {
+        text += (text.empty() ? "" : ", ") + std::to_string(size);
+    }
+    return "(" + text + ")";
+}
+
+/// The tensors whose shapes tell the sizes of a DeiT.
+std::vector<std::pair<std::string, std::vector<int64_t>>> telling_shapes(const nn::ModelConfig& c) {
+    const int64_t side = c.img_size / c.patch_size;
+    const auto hidden = static_cast<int64_t>(static_cast<double>(c.embed_dim) * c.mlp_ratio);
+    std::vector<std::pair<std::string, std::vector<int64_t>>> shapes = {
+        {"pos_embed", {1, side * side + 1, c.embed_dim}},
+        {"patch_embed.proj.weight", {c.embed_dim, c.in_chans, c.patch_size, c.patch_size}},
+        {"head.weight", {c.num_classes, c.embed_dim}}};
+    for (int64_t i = 0; i < c.depth; ++i) {
+        shapes.emplace_back("blocks." + std::to_string(i) + ".mlp.fc1.weight",
+                            std::vector<int64_t>{hidden, c.embed_dim});
+    }
+    return shapes;
+}
+
 /// Steps and offsets of quantizers.
 bool is_step(const std::string& name) { return name.ends_with(".alpha") || name.ends_with(".beta"); }
 
@@ -58,11 +82,42 @@ Checkpoint::Checkpoint(const std::string& path, const std::string& flag)
     : path_(path), flag_(flag), file_(data::SafeTensors::open(path)) {
     if (is_checkpoint(file_.metadata())) {
         info_ = from_metadata(file_.metadata(), path);
+        if (const std::string odd = misfits(info_->model); !odd.empty()) {
+            engine::input_error(path, ": its metadata describes another model than its tensors: ", odd,
+                                "; name another file");
+        }
     }
 }
 
 std::optional<nn::ModelConfig> Checkpoint::model_config() const {
     return info_ ? std::optional(info_->model) : std::nullopt;
+}
+
+bool Checkpoint::quantized() const {
+    const auto& entries = file_.entries();
+    return (info_ && info_->quantized) || std::any_of(entries.begin(), entries.end(), [](const auto& entry) {
+               return !entry.first.starts_with(kOptimizer) && is_step(entry.first);
+           });
+}
+
+std::string Checkpoint::misfits(const nn::ModelConfig& config) const {
+    std::vector<std::string> odd;
+    if (config.patch_size < 1) {
+        return "";  // refused where a model is built
+    }
+    for (const auto& [name, shape] : telling_shapes(config)) {
+        const auto entry = file_.entries().find(name);
+        if (entry == file_.entries().end()) {
+            odd.push_back(name + " is missing");
+        } else if (entry->second.shape != shape) {
+            odd.push_back(name + " " + shape_text(entry->second.shape) + " instead of " + shape_text(shape));
+        }
+    }
+    const std::string beyond = "blocks." + std::to_string(config.depth) + ".mlp.fc1.weight";
+    if (file_.contains(beyond)) {
+        odd.push_back(beyond + " " + shape_text(file_.entry(beyond).shape) + " is not in the model");
+    }
+    return list(odd);
 }
 
 nn::Tensor Checkpoint::tensor(const std::string& name, engine::DType dtype) const {
@@ -87,11 +142,8 @@ void Checkpoint::load_parameters(nn::Model& model, bool ignore_steps) const {
         if (entry == file_.entries().end()) {
             missing.push_back(p.name);
         } else if (entry->second.shape != p.parameter.shape().vec()) {
-            std::string shape;
-            for (int64_t size : entry->second.shape) {
-                shape += (shape.empty() ? "" : ", ") + std::to_string(size);
-            }
-            misshapen.push_back(p.name + " (" + shape + ") instead of " + p.parameter.shape().str());
+            misshapen.push_back(p.name + " " + shape_text(entry->second.shape) + " instead of " +
+                                p.parameter.shape().str());
         }
     }
     for (const auto& [name, entry] : file_.entries()) {
@@ -125,6 +177,11 @@ void Checkpoint::load_optimizer(nn::Adamw& optimizer) const {
         if (!file_.contains(stored)) {
             engine::input_error(flag_, ": ", path_, " has no ", stored,
                                 "; name a checkpoint of an unfinished run");
+        }
+        if (file_.entry(stored).shape != moment.shape().vec()) {
+            engine::input_error(flag_, ": ", path_, " has ", stored, " ",
+                                shape_text(file_.entry(stored).shape), " instead of ", moment.shape().str(),
+                                "; name another file");
         }
         state.emplace_back(name, tensor(stored, moment.dtype()));
     }

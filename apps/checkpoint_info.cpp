@@ -1,5 +1,6 @@
 #include "apps/checkpoint_info.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "apps/flag_text.h"
@@ -36,6 +37,20 @@ nn::ModelConfig model_from_json(const json& j) {
     c.mlp_ratio = j.at("mlp_ratio").get<double>();
     c.drop_path = j.at("drop_path").get<double>();
     return c;
+}
+
+/// Whether such a model can have been written: a published name with its family, and sizes in bounds.
+bool is_plausible(const nn::ModelConfig& c) {
+    const std::vector<std::string> names = nn::model_names();
+    if (std::find(names.begin(), names.end(), c.name) == names.end()) {
+        return false;
+    }
+    const nn::ModelConfig published = nn::model_config(c.name);
+    constexpr int64_t kLargest = 1000000;
+    const auto sane = [](int64_t size) { return size >= 1 && size <= kLargest; };
+    return c.family == published.family && c.in_chans == published.in_chans && sane(c.img_size) &&
+           sane(c.patch_size) && sane(c.num_classes) && sane(c.embed_dim) && sane(c.depth) &&
+           sane(c.num_heads) && c.mlp_ratio > 0 && c.mlp_ratio <= 64 && c.drop_path >= 0 && c.drop_path < 1;
 }
 
 /// Reads entries of the metadata; every failure names the file.
@@ -104,6 +119,9 @@ CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata,
     try {
         info.model = model_from_json(json::parse(in.text("model")));
     } catch (const json::exception&) {
+        in.fail("model");
+    }
+    if (!is_plausible(info.model)) {
         in.fail("model");
     }
     try {

@@ -51,8 +51,8 @@ StepInput synthetic_input(const nn::ModelConfig& config, int64_t batch, engine::
 int command_bench_step(const Options& options) {
     const engine::Device device = pick_device(options.run);
     const engine::DType dtype = pick_dtype(options.run);
-    const nn::ModelConfig config = resolve_config(options, {}, "", 0);
-    const auto model = nn::make_model(config, dtype, options.run.seed);
+    const nn::ModelConfig config = resolve_config(options, nullptr, 0);
+    const auto model = make_model(options, config, nullptr);
     const bool quantized = has_low_bits(options.quantizer);
     if (options.quantizer.reg && !quantized) {
         engine::input_error("--reg: needs quantized weights; set --wbits and --abits");
@@ -71,7 +71,7 @@ int command_bench_step(const Options& options) {
     input.regularizer_weight = kRegularizerWeight;
     install_interrupt_handler();
     engine::pool(device).reset_peak();
-    for (int i = 0; i < kWarmupSteps; ++i) {
+    for (int i = 0; i < kWarmupSteps && !interrupted(); ++i) {
         training_step(*model, optimizer, input);
     }
     const size_t peak = engine::pool(device).peak();  // before the bare products take their buffers
@@ -86,6 +86,8 @@ int command_bench_step(const Options& options) {
         gemm_ms.push_back(1e3 * watch.lap());
     }
     if (interrupted()) {
+        std::cerr << "vvtq bench step: stopped by " << interrupt_name() << " after " << step_ms.size()
+                  << " of " << options.bench.steps << " timed steps" << std::endl;
         return 1;
     }
     const double ms = quantile(step_ms, 0.5);

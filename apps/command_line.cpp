@@ -67,7 +67,8 @@ void add_training(FlagTable& flags, RunFlags& run) {
     flags.add("--max-steps", run.max_steps,
               "stop after this many steps since the start of training; 0: no limit");
     flags.add("--save_checkpoint_path", run.save_dir,
-              "folder of checkpoint.safetensors and model_best.safetensors");
+              "folder of checkpoint.safetensors and model_best.safetensors; a run resumed into another "
+              "folder brings both along");
     flags.add("--resume", run.resume, "checkpoint to go on from");
     flags.add("--log", run.log, "log file; metrics.jsonl lies beside it. Default: in --save_checkpoint_path");
     flags.add("-p,--print-freq", run.print_freq, "steps from one log line to the next");

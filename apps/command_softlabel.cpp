@@ -15,9 +15,7 @@ constexpr double kSecondsPerLine = 5.0;
 
 std::unique_ptr<nn::Model> load_teacher(const Options& options, int64_t classes) {
     const Checkpoint checkpoint(options.labels.teacher, "--teacher");
-    const nn::ModelConfig config =
-        resolve_config(options, checkpoint.model_config(), checkpoint.path(), classes);
-    auto model = nn::make_model(config, pick_dtype(options.run), options.run.seed);
+    auto model = make_model(options, resolve_config(options, &checkpoint, classes), &checkpoint);
     if (checkpoint.info() && checkpoint.info()->quantized) {
         attach_quantizers(*model, quantizer_flags(*checkpoint.info(), checkpoint.path()));
     }
@@ -86,7 +84,7 @@ int command_softlabel(const Options& options) {
     data::SoftLabelWriter writer(options.labels.path,
                                  {type, dataset->size(), options.labels.crops_per_image, dataset->classes(),
                                   dataset->fingerprint(), options.run.seed});
-    RunLog log("");
+    RunLog log;
     const autograd::NoGrad off_tape;
     Pending pending;
     Meter time("Time", "%6.3f");

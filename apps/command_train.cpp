@@ -1,5 +1,4 @@
 // `vvtq pretrain` and `vvtq train`: from flags to a model and data, then the trainer.
-#include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -7,6 +6,7 @@
 #include "apps/evaluate.h"
 #include "apps/interrupt.h"
 #include "apps/model_setup.h"
+#include "apps/run_folder.h"
 #include "apps/trainer.h"
 #include "quant/calibrate.h"
 
@@ -42,6 +42,10 @@ void agree_with(const Checkpoint& resumed, Options& options) {
 
 /// Several crops of a picture need labels of its crops.
 void settle_crops(Options& options) {
+    if (options.run.evaluate) {
+        options.labels.num_crops = 1;
+        return;
+    }
     if (!options.labels.path.empty()) {
         return;
     }
@@ -65,18 +69,22 @@ void require_same_data(const Checkpoint& resumed, const TrainingData& data, cons
     }
 }
 
-/// A model with its start values, from a checkpoint where one is named.
+/// A model with its start values, from a checkpoint where one is named. What the log should say of it is
+/// added to `notes`.
 std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingData& data,
-                                       const Checkpoint* resumed, RunLog& log) {
+                                       const Checkpoint* resumed, std::vector<std::string>& notes) {
     std::optional<Checkpoint> finetuned;
     if (!options.run.finetune.empty() && resumed == nullptr) {
         finetuned.emplace(options.run.finetune, "--finetune");
+    } else if (!options.run.finetune.empty()) {
+        notes.push_back("=> --finetune is not read: " + resumed->path() + " holds all weights");
     }
     const Checkpoint* source = resumed != nullptr ? resumed : finetuned ? &*finetuned : nullptr;
-    const nn::ModelConfig config = resolve_config(options, source ? source->model_config() : std::nullopt,
-                                                  source ? source->path() : "", data.train->classes());
-    const engine::DType dtype = pick_dtype(options.run);
-    auto model = nn::make_model(config, dtype, options.run.seed);
+    if (finetuned && finetuned->quantized() && options.run.evaluate) {
+        engine::input_error("--finetune: ", finetuned->path(), " is quantized; use --resume");
+    }
+    const nn::ModelConfig config = resolve_config(options, source, data.evaluation->classes());
+    auto model = make_model(options, config, source);
     if (resumed != nullptr) {
         if (resumed->info()->quantized) {
             attach_quantizers(*model, options.quantizer);
@@ -86,12 +94,17 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
     }
     if (finetuned) {
         finetuned->load_parameters(*model, true);
+        if (finetuned->quantized()) {
+            notes.push_back("=> the steps of " + finetuned->path() +
+                            " are left out: only its weights are taken");
+        }
     }
     if (options.command == Command::train) {
         attach_quantizers(*model, options.quantizer);
-        log.line("=> step sizes start from the weights and from a batch of training pictures");
+        notes.push_back("=> step sizes start from the weights and from a batch of training pictures");
         quant::calibrate_weights(*model);
-        quant::calibrate_activations(*model, calibration_pictures(options, data, config.img_size, dtype));
+        quant::calibrate_activations(
+            *model, calibration_pictures(options, data, config.img_size, pick_dtype(options.run)));
     }
     return model;
 }
@@ -113,21 +126,26 @@ CheckpointInfo start_info(const Options& options, const TrainingData& data, cons
     return info;
 }
 
-std::string log_path(const Options& options) {
-    if (!options.run.log.empty()) {
-        return options.run.log;
+void log_notes(RunLog& log, const std::vector<std::string>& notes) {
+    for (const std::string& note : notes) {
+        log.line(note);
     }
-    const std::string file = std::string(name_of(options.command)) + ".log";
-    return (std::filesystem::path(options.run.save_dir) / file).string();
 }
 
-void make_folder(const std::string& dir) {
-    std::error_code error;
-    std::filesystem::create_directories(dir, error);
-    if (error || !std::filesystem::is_directory(dir)) {
-        engine::input_error("--save_checkpoint_path: cannot make the folder ", dir,
-                            "; name one you may write to");
+int measure(const Options& options, const TrainingData& data, nn::Model& model,
+            const std::vector<std::string>& notes, RunLog& log) {
+    if (!options.run.log.empty()) {
+        log.open(options.run.log);
     }
+    log_notes(log, notes);
+    const auto accuracy =
+        evaluate(model, *data.evaluation, evaluation_loader(options, model.config().img_size),
+                 pick_dtype(options.run), log, options.run.print_freq);
+    if (!accuracy) {
+        std::cerr << "vvtq train: stopped by " << interrupt_name() << " before all pictures were measured"
+                  << std::endl;
+    }
+    return accuracy ? 0 : 1;
 }
 
 }  // namespace
@@ -148,21 +166,20 @@ int command_train(Options& options) {
         require_same_data(*resumed, data, options);
     }
     const Checkpoint* source = resumed ? &*resumed : nullptr;
-    if (!options.run.evaluate) {
-        make_folder(options.run.save_dir);
-    }
-    RunLog log(options.run.evaluate && options.run.log.empty() ? "" : log_path(options));
-    if (resumed && !options.run.finetune.empty()) {
-        log.line("=> --finetune is not read: " + resumed->path() + " holds all weights");
-    }
-    const auto model = build_model(options, data, source, log);
+    std::vector<std::string> notes;
+    const auto model = build_model(options, data, source, notes);
+    RunLog log;
     if (options.run.evaluate) {
-        const auto accuracy =
-            evaluate(*model, *data.evaluation, evaluation_loader(options, model->config().img_size),
-                     pick_dtype(options.run), log, options.run.print_freq);
-        return accuracy ? 0 : 1;
+        return measure(options, data, *model, notes, log);
     }
     Trainer trainer(options, data, *model, start_info(options, data, *model, source), source, log);
+    const std::string best = resumed ? best_to_bring_along(*resumed, options.run.save_dir, notes) : "";
+    make_folder(options.run.save_dir);  // nothing is written before all input was found good
+    log.open(log_path(options));
+    log_notes(log, notes);
+    if (!best.empty()) {
+        copy_file(best, path_in(options.run.save_dir, kBestCheckpoint));
+    }
     log.metrics({{"kind", "start"},
                  {"command", name_of(options.command)},
                  {"model", model->config().name},

@@ -11,7 +11,8 @@
 
 namespace vvtq::apps {
 
-/// `vvtq pretrain` and `vvtq train`: fills --save_checkpoint_path; with --evaluate only measures.
+/// `vvtq pretrain` and `vvtq train`: fills --save_checkpoint_path, once all input was found good; with
+/// --evaluate only measures. A run resumed into another folder brings its model_best.safetensors along.
 int command_train(Options& options);
 
 /// `vvtq softlabel`: a teacher labels crops of every training picture, into one file.

@@ -22,14 +22,20 @@ class FlagTable {
     /// A flag with a value; `course` as in Flag.
     template <typename T>
     CLI::Option* add(const std::string& names, T& target, const std::string& help, bool course = false) {
-        return keep(app_.add_option(names, target, help)->capture_default_str(), target, course);
+        CLI::Option* option = app_.add_option(names, target, help)->capture_default_str();
+        if constexpr (std::is_unsigned_v<T>) {
+            option->check([](const std::string& text) {
+                return std::string(text.find('-') == std::string::npos ? "" : "must be at least 0");
+            });
+        }
+        return keep(option, target, course);
     }
     /// A switch.
     CLI::Option* add_switch(const std::string& names, bool& target, const std::string& help,
                             bool course = false) {
         return keep(app_.add_flag(names, target, help), target, course);
     }
-    /// --config: an INI or TOML file of flags.
+    /// --config: a file of flags, `name = value` a line as in INI and TOML, without sections.
     void add_config();
     /// Published flags that are accepted by name, and the reason why they cannot be honoured
     /// (unhonoured.cpp).
@@ -55,6 +61,7 @@ class FlagTable {
         return option;
     }
     void read_config();
+    std::vector<CLI::ConfigItem> config_items() const;
     void refuse_unhonoured() const;
 
     CLI::App& app_;

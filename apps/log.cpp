@@ -71,10 +71,9 @@ double Stopwatch::lap() {
     return elapsed;
 }
 
-RunLog::RunLog(const std::string& log_path) : on_terminal_(isatty(STDOUT_FILENO) == 1) {
-    if (log_path.empty()) {
-        return;
-    }
+RunLog::RunLog() : on_terminal_(isatty(STDOUT_FILENO) == 1) {}
+
+void RunLog::open(const std::string& log_path) {
     const fs::path path(log_path);
     std::error_code ignored;  // an impossible folder shows when the file is opened
     if (path.has_parent_path()) {

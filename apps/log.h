@@ -49,12 +49,16 @@ class Stopwatch {
 /// Writes to standard output, to the log file, and to metrics.jsonl beside it. Both files are appended to.
 class RunLog {
   public:
-    /// An empty `log_path` writes no files. Throws Error(Fault::input) naming --log where the file cannot be
-    /// written.
-    explicit RunLog(const std::string& log_path);
+    /// Writes no files until `open`.
+    RunLog();
+    explicit RunLog(const std::string& log_path) : RunLog() { open(log_path); }
     ~RunLog();
     RunLog(const RunLog&) = delete;
     RunLog& operator=(const RunLog&) = delete;
+
+    /// From here on lines go to the file `log_path` too. Throws Error(Fault::input) naming --log where it
+    /// cannot be written.
+    void open(const std::string& log_path);
 
     /// A line for people and parsers.
     void line(const std::string& text);

@@ -44,13 +44,15 @@ engine::DType pick_dtype(const RunFlags& run) {
     return run.precision == "fp64" ? engine::DType::f64 : engine::DType::f32;
 }
 
-nn::ModelConfig resolve_config(const Options& options, const std::optional<nn::ModelConfig>& saved,
-                               const std::string& path, int64_t classes) {
+nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes) {
     const ModelFlags& flags = options.model;
+    const auto saved = checkpoint != nullptr ? checkpoint->model_config() : std::nullopt;
+    const std::string path = checkpoint != nullptr ? checkpoint->path() : "";
     if (!saved && flags.name.empty()) {
         engine::input_error("--model: name a model; known are ", known_models());
     }
     nn::ModelConfig config = saved ? *saved : nn::model_config(flags.name);
+    nn::ModelConfig wanted = saved && !flags.name.empty() ? nn::model_config(flags.name) : config;
     std::string contradictions;
     const auto contradict = [&](const std::string& flag, const std::string& here, const std::string& there) {
         contradictions += (contradictions.empty() ? "" : ", ") + flag + " " + here + " (there " + there + ")";
@@ -63,6 +65,9 @@ nn::ModelConfig resolve_config(const Options& options, const std::optional<nn::M
     }
     for (const SizeFlag& size : kSizes) {
         const int64_t asked = flags.*size.asked;
+        if (asked != 0) {
+            wanted.*size.size = asked;
+        }
         if (saved && asked != 0 && asked != (*saved).*size.size) {
             contradict(size.flag, std::to_string(asked), std::to_string((*saved).*size.size));
         } else if (asked != 0) {
@@ -70,8 +75,9 @@ nn::ModelConfig resolve_config(const Options& options, const std::optional<nn::M
         }
     }
     if (!contradictions.empty()) {
-        engine::input_error(path, " holds another model: ", contradictions,
-                            "; leave these flags out or name another file");
+        const std::string tensors = checkpoint->misfits(wanted);
+        engine::input_error(path, " holds another model: ", contradictions, tensors.empty() ? "" : ": ",
+                            tensors, "; leave these flags out or name another file");
     }
     if (!saved && flags.num_classes == 0 && classes != 0) {
         config.num_classes = classes;
@@ -83,6 +89,18 @@ nn::ModelConfig resolve_config(const Options& options, const std::optional<nn::M
     }
     config.drop_path = flags.drop_path;
     return config;
+}
+
+std::unique_ptr<nn::Model> make_model(const Options& options, const nn::ModelConfig& config,
+                                      const Checkpoint* checkpoint) {
+    try {
+        return nn::make_model(config, pick_dtype(options.run), options.run.seed);
+    } catch (const engine::Error& error) {
+        if (checkpoint == nullptr || !checkpoint->info() || error.fault() != engine::Fault::input) {
+            throw;
+        }
+        engine::input_error(checkpoint->path(), " records a model that cannot be built: ", error.what());
+    }
 }
 
 bool has_low_bits(const QuantizerFlags& quantizer) {

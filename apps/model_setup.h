@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "apps/checkpoint.h"
 #include "apps/options.h"
 #include "nn/model.h"
 
@@ -17,11 +18,16 @@ engine::Device pick_device(const RunFlags& run);
 /// --precision.
 engine::DType pick_dtype(const RunFlags& run);
 
-/// The sizes of the model: those of the checkpoint (`saved`, in the file `path`), else the published ones of
+/// The sizes of the model: those that the checkpoint records where there is one, else the published ones of
 /// --model with the flags' changes. `classes` is the data set's class count, 0 without a data set. Throws
-/// Error(Fault::input) naming flags that contradict the checkpoint, and a class count that does not fit.
-nn::ModelConfig resolve_config(const Options& options, const std::optional<nn::ModelConfig>& saved,
-                               const std::string& path, int64_t classes);
+/// Error(Fault::input) naming flags that contradict the checkpoint with the tensors that tell, and a class
+/// count that does not fit.
+nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes);
+
+/// nn::make_model in the precision of the flags. Throws Error(Fault::input) naming the checkpoint, where
+/// there is one, whose sizes cannot be built.
+std::unique_ptr<nn::Model> make_model(const Options& options, const nn::ModelConfig& config,
+                                      const Checkpoint* checkpoint);
 
 /// Whether the bit widths ask for quantizers that follow them.
 bool has_low_bits(const QuantizerFlags& quantizer);

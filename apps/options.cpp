@@ -27,7 +27,7 @@ void check_ranges(const Options& o) {
     require(range(o.data.scale, 1), "--scale", "two numbers, 0 < low <= high <= 1");
     require(range(o.data.ratio, 100), "--ratio", "two numbers, 0 < low <= high <= 100");
     require(in_range(o.data.hflip, 0, 1), "--hflip", "0..1");
-    require(in_range(o.data.crop_pct, 0, 1), "--crop-pct", "0..1");
+    require(o.data.crop_pct == 0 || in_range(o.data.crop_pct, 0.1, 1), "--crop-pct", "0 or 0.1..1");
     for (const auto& [flag, size] :
          {std::pair{"--img-size", o.model.img_size}, std::pair{"--patch-size", o.model.patch_size},
           std::pair{"--embed-dim", o.model.embed_dim}, std::pair{"--depth", o.model.depth},
@@ -36,9 +36,9 @@ void check_ranges(const Options& o) {
     }
     require(o.model.drop_path >= 0 && o.model.drop_path < 1, "--drop-path", "at least 0 and below 1");
     require(o.labels.num_crops >= 1 && o.labels.num_crops <= 10000, "--num_crops", "1..10000");
-    require(o.labels.crops_per_image >= 1 && o.labels.crops_per_image <= 100000, "--crops-per-image",
-            "1..100000");
-    require(in_range(o.labels.smoothing, 0, 1), "--smoothing", "0..1");
+    require(o.labels.crops_per_image >= 1 && o.labels.crops_per_image <= 65536, "--crops-per-image",
+            "1..65536");
+    require(o.labels.smoothing >= 0 && o.labels.smoothing < 1, "--smoothing", "at least 0 and below 1");
     require(o.labels.min_crop_area > 0 && o.labels.min_crop_area <= o.labels.max_crop_area &&
                 o.labels.max_crop_area <= 1,
             "--min-crop-area", "above 0 and at most --max-crop-area, which is at most 1");

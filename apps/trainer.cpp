@@ -1,12 +1,12 @@
 #include "apps/trainer.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "apps/evaluate.h"
 #include "apps/interrupt.h"
 #include "apps/model_setup.h"
+#include "apps/run_folder.h"
 #include "engine/random.h"
 #include "nn/losses.h"
 #include "nn/schedule.h"
@@ -71,19 +71,25 @@ Trainer::Trainer(const Options& options, const TrainingData& data, nn::Model& mo
         engine::input_error("--start-epoch: no pass over the pictures begins at epoch ", info_.epoch,
                             "; the next one begins at ", begins);
     }
+    for (size_t i = next_pass_; i < passes_.size(); ++i) {
+        loader(passes_[i].crops);  // refuses what it cannot make batches of
+    }
     if (resumed != nullptr) {
         last_checkpoint_ = resumed->path();
         resumed->load_optimizer(optimizer_);
+        const int64_t batches = next_pass_ < passes_.size() ? loader(passes_[next_pass_].crops).batches() : 0;
+        if (info_.batch > batches) {
+            engine::input_error("--resume: the checkpoint stands at batch ", info_.batch, " of an epoch of ",
+                                batches, "; resume on the data set and batch size it was made with");
+        }
     }
 }
 
-std::string Trainer::checkpoint_path() const {
-    return (std::filesystem::path(options_.run.save_dir) / "checkpoint.safetensors").string();
-}
+std::string Trainer::checkpoint_path() const { return path_in(options_.run.save_dir, kCheckpoint); }
 
 void Trainer::save(const std::string& file) {
-    check_parameters_finite(model_);
-    const std::string path = (std::filesystem::path(options_.run.save_dir) / file).string();
+    check_state_finite(model_, optimizer_);
+    const std::string path = path_in(options_.run.save_dir, file);
     save_checkpoint(path, info_, model_, optimizer_);
     last_checkpoint_ = path;
 }
@@ -148,10 +154,6 @@ void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, double lr
 
 Outcome Trainer::run_pass(const Pass& pass) {
     data::Loader& batches = loader(pass.crops);
-    if (info_.batch > batches.batches()) {
-        engine::input_error("--resume: the checkpoint stands at batch ", info_.batch, " of an epoch of ",
-                            batches.batches(), "; resume on the data set and batch size it was made with");
-    }
     batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
     Meters meters;
     Stopwatch watch;
@@ -159,7 +161,10 @@ Outcome Trainer::run_pass(const Pass& pass) {
     for (int64_t b = info_.batch; batches.next(batch); ++b) {
         meters.data.update(watch.seconds());
         const StepInput input = step_input(pass, batch);
-        meters.update(training_step(model_, optimizer_, input), batch.targets);
+        in_step_ = true;
+        const StepResult result = training_step(model_, optimizer_, input);
+        in_step_ = false;
+        meters.update(result, batch.targets);
         info_.batch = b + 1;
         ++info_.step;
         meters.time.update(watch.lap());
@@ -168,15 +173,16 @@ Outcome Trainer::run_pass(const Pass& pass) {
         }
         const bool last = b + 1 == batches.batches();  // --max-steps lets a finished pass be evaluated
         if (interrupted() || (at_step_limit() && !last)) {
-            save("checkpoint.safetensors");
+            save(kCheckpoint);
             return interrupted() ? Outcome::interrupted : Outcome::step_limit;
         }
     }
+    check_state_finite(model_, optimizer_);
     const auto accuracy =
         evaluate(model_, *data_.evaluation, evaluation_loader(options_, model_.config().img_size), dtype_,
                  log_, options_.run.print_freq);
     if (!accuracy) {
-        save("checkpoint.safetensors");
+        save(kCheckpoint);
         return Outcome::interrupted;
     }
     log_.metrics({{"kind", "eval"},
@@ -191,35 +197,43 @@ Outcome Trainer::run_pass(const Pass& pass) {
     const bool best = accuracy->acc1 > info_.best_acc1;
     info_.best_acc1 = std::max(info_.best_acc1, accuracy->acc1);
     if (best) {
-        save("model_best.safetensors");
+        save(kBestCheckpoint);
     }
-    save("checkpoint.safetensors");
+    save(kCheckpoint);
+    return Outcome::finished;
+}
+
+Outcome Trainer::run_passes() {
+    for (; next_pass_ < passes_.size(); ++next_pass_) {
+        if (at_step_limit()) {
+            return Outcome::step_limit;
+        }
+        const Outcome outcome = run_pass(passes_[next_pass_]);
+        if (outcome != Outcome::finished) {
+            return outcome;
+        }
+    }
     return Outcome::finished;
 }
 
 Outcome Trainer::run() {
     model_.train(true);
-    for (; next_pass_ < passes_.size(); ++next_pass_) {
-        if (at_step_limit()) {
-            return Outcome::step_limit;
+    try {
+        const Outcome outcome = run_passes();
+        if (last_checkpoint_ != checkpoint_path()) {  // nothing was left to do
+            save(kCheckpoint);
         }
-        const Pass& pass = passes_[next_pass_];
-        try {
-            const Outcome outcome = run_pass(pass);
-            if (outcome != Outcome::finished) {
-                return outcome;
-            }
-        } catch (const engine::Error& error) {
-            if (error.fault() != engine::Fault::run) {
-                throw;
-            }
-            engine::run_error("epoch ", pass.epoch, ", step ", info_.step + 1, ": ", error.what(), "; ",
-                              last_checkpoint_.empty() ? "there is no checkpoint yet"
-                                                       : last_checkpoint_ + " holds the last good state",
-                              ", a smaller --lr may help");
+        return outcome;
+    } catch (const engine::Error& error) {
+        if (error.fault() != engine::Fault::run) {
+            throw;
         }
+        const int epoch = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options_.optimizer.epochs;
+        engine::run_error("epoch ", epoch, in_step_ ? ", step " : ", after step ",
+                          info_.step + (in_step_ ? 1 : 0), ": ", error.what(), "; ",
+                          last_checkpoint_.empty() ? "there is no checkpoint yet"
+                                                   : last_checkpoint_ + " holds the last good state");
     }
-    return Outcome::finished;
 }
 
 }  // namespace vvtq::apps

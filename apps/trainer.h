@@ -27,7 +27,8 @@ enum class Outcome {
 class Trainer {
   public:
     /// All arguments must outlive the trainer. `resumed` is the checkpoint that `info` comes from, or null.
-    /// Throws Error(Fault::input) where no pass begins at info.epoch.
+    /// Throws Error(Fault::input) where no pass begins at info.epoch, and where there are too few pictures
+    /// for a batch. Nothing is written before `run`.
     Trainer(const Options& options, const TrainingData& data, nn::Model& model, const CheckpointInfo& info,
             const Checkpoint* resumed, RunLog& log);
 
@@ -35,13 +36,14 @@ class Trainer {
     /// stays.
     Outcome run();
 
-    /// The file that `run` leaves.
+    /// The file that `run` leaves, also where a resumed run had nothing left to do.
     std::string checkpoint_path() const;
     const CheckpointInfo& info() const { return info_; }
 
   private:
     struct Meters;
 
+    Outcome run_passes();
     Outcome run_pass(const Pass& pass);
     StepInput step_input(const Pass& pass, const data::Batch& batch) const;
     void report(const Pass& pass, int64_t batch, int64_t batches, double lr, const Meters& meters);
@@ -58,6 +60,7 @@ class Trainer {
     nn::Adamw optimizer_;
     std::vector<Pass> passes_;
     size_t next_pass_ = 0;
+    bool in_step_ = false;
     std::string last_checkpoint_;                     // empty before the first
     std::unique_ptr<data::Loader> single_, several_;  // made when first needed
 };

@@ -8,6 +8,8 @@ namespace vvtq::apps {
 namespace {
 
 constexpr int64_t kCalibrationPictures = 64;
+constexpr size_t kHashedWhole = size_t{64} << 20;  // larger label files are known by their ends
+constexpr size_t kHashedPart = size_t{1} << 20;
 
 }  // namespace
 
@@ -15,22 +17,28 @@ uint64_t TrainingData::labels_fingerprint() const {
     if (!labels) {
         return 0;
     }
-    const data::SoftLabelHeader& header = labels->header();
+    const std::span<const uint8_t> bytes = labels->bytes();
     data::Fnv hash;
-    hash.add(std::string_view(data::label_type_name(header.type)));
-    hash.add(static_cast<uint64_t>(header.pictures));
-    hash.add(static_cast<uint64_t>(header.crops));
-    hash.add(header.fingerprint);
-    hash.add(header.seed);
+    hash.add(static_cast<uint64_t>(bytes.size()));
+    if (bytes.size() <= kHashedWhole) {
+        hash.add(bytes);
+    } else {
+        hash.add(bytes.first(kHashedPart));
+        hash.add(bytes.last(kHashedPart));
+    }
     return hash.value();
 }
 
 TrainingData open_training_data(const Options& options) {
     TrainingData data;
-    data.train = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
     data.evaluation = data::open_dataset(options.data.dataset, options.data.dir, data::Split::evaluation);
+    const bool only_measures = options.run.evaluate;
+    if (only_measures && !options.run.resume.empty()) {
+        return data;
+    }
+    data.train = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
     data::require_same_classes(*data.train, *data.evaluation);
-    if (!options.labels.path.empty()) {
+    if (!options.labels.path.empty() && !only_measures) {
         data.labels.emplace(data::SoftLabels::open(options.labels.path));
         const data::LabelType type = data.labels->header().type;
         if (options.given("--soft_label_type") && data::parse_label_type(options.labels.type) != type) {
@@ -50,10 +58,9 @@ TrainingData open_training_data(const Options& options) {
 
 data::LoaderOptions training_loader(const Options& options, const TrainingData& data, int64_t image_size,
                                     int crops) {
-    const int64_t group = options.labels.num_crops;
     data::LoaderOptions loader;
     loader.mode = data.labels ? data::LoaderMode::labelled : data::LoaderMode::training;
-    loader.batch_size = static_cast<int>((options.data.batch_size + group - 1) / group * group);
+    loader.batch_size = static_cast<int>(options.data.batch_size);
     loader.image_size = static_cast<int>(image_size);
     loader.workers = options.data.workers;
     loader.seed = options.run.seed;

@@ -9,10 +9,22 @@
 namespace vvtq::apps {
 namespace {
 
+constexpr const char* kRemedy = "; a smaller --lr may help";
+
 bool is_finite(const nn::Tensor& x) {
     const nn::Tensor count({1}, engine::DType::i64, x.device());
     engine::kernels(x.device()).count_not_finite(x, count);
     return count.item() == 0;
+}
+
+/// The name of the first parameter with values that are not finite; empty where there is none.
+std::string parameter_not_finite(const nn::Model& model) {
+    for (const nn::NamedParameter& p : model.parameters()) {
+        if (!is_finite(p.parameter.value())) {
+            return p.name;
+        }
+    }
+    return "";
 }
 
 nn::Variable loss_of(const nn::Variable& logits, const StepInput& input) {
@@ -25,7 +37,9 @@ nn::Variable loss_of(const nn::Variable& logits, const StepInput& input) {
 [[noreturn]] void report_not_finite(nn::Model& model, const StepInput& input, const char* what) {
     std::string where = "every output of the forward pass is finite when it is repeated";
     try {
-        check_parameters_finite(model);
+        if (const std::string bad = parameter_not_finite(model); !bad.empty()) {
+            engine::run_error("parameter ", bad, " has values that are not finite");
+        }
         const autograd::NoGrad off_tape;
         const autograd::FiniteCheck check;
         loss_of(model.forward(input.pictures, input.random_key), input);
@@ -36,7 +50,7 @@ nn::Variable loss_of(const nn::Variable& logits, const StepInput& input) {
     } catch (const engine::Error& error) {
         where = error.what();
     }
-    engine::run_error(what, " is not finite: ", where);
+    engine::run_error(what, " is not finite: ", where, kRemedy);
 }
 
 }  // namespace
@@ -65,16 +79,19 @@ StepResult training_step(nn::Model& model, nn::Adamw& optimizer, const StepInput
         const bool scalar =
             p.parameter.value().numel() == 1;  // steps and offsets; cheap enough for every step
         if (scalar && !std::isfinite(p.parameter.value().item())) {
-            engine::run_error(p.name, " is not finite after the update");
+            engine::run_error(p.name, " is not finite after the update", kRemedy);
         }
     }
     return result;
 }
 
-void check_parameters_finite(const nn::Model& model) {
-    for (const nn::NamedParameter& p : model.parameters()) {
-        if (!is_finite(p.parameter.value())) {
-            engine::run_error("parameter ", p.name, " has values that are not finite");
+void check_state_finite(const nn::Model& model, const nn::Adamw& optimizer) {
+    if (const std::string bad = parameter_not_finite(model); !bad.empty()) {
+        engine::run_error("parameter ", bad, " has values that are not finite", kRemedy);
+    }
+    for (const auto& [name, moment] : optimizer.state()) {
+        if (!is_finite(moment)) {
+            engine::run_error("the optimizer's ", name, " has values that are not finite", kRemedy);
         }
     }
 }

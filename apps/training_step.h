@@ -32,7 +32,7 @@ struct StepResult {
 /// a parameter of a quantizer after the update, is not finite; parameters are then as before a bad loss.
 StepResult training_step(nn::Model& model, nn::Adamw& optimizer, const StepInput& input);
 
-/// Throws Error(Fault::run) naming the first parameter with values that are not finite.
-void check_parameters_finite(const nn::Model& model);
+/// Throws Error(Fault::run) naming the first parameter or moment with values that are not finite.
+void check_state_finite(const nn::Model& model, const nn::Adamw& optimizer);
 
 }  // namespace vvtq::apps

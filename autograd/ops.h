@@ -54,7 +54,8 @@ Variable lsq(const Variable& x, const Variable& alpha, const Variable& beta, eng
              const Tensor& g);
 /// y = s sign(x), dx = dy where |x| <= 1. x (B, R, D) with s (B) or (B, D), the mean of |x|.
 Variable binary(const Variable& x, const engine::Shape& scale_shape);
-/// mean((y - u)^2) + sum over bins of var(u in bin), of one weight. Gradient to alpha through clipped weights, times g.
+/// mean((y - u)^2) + sum over bins of var(u in bin), of one weight. Gradient to alpha through clipped
+/// weights, times g.
 Variable bin_regularizer(const Variable& w, const Variable& alpha, engine::CodeRange range, const Tensor& g);
 
 }  // namespace vvtq::autograd

@@ -55,9 +55,9 @@ class Variable {
     /// Same value, off the tape.
     Variable detach() const { return Variable(value()); }
 
-    /// Walks the tape from this scalar (one element; upstream gradient 1) or from `upstream` (same shape), adds
-    /// to the leaves' `grad`, and frees the tape on the way.
-    /// Throws Error(Fault::internal) where an op on the way has no backward or the tape was already used.
+    /// Walks the tape from this scalar (one element; upstream gradient 1) or from `upstream` (same shape),
+    /// adds to the leaves' `grad`, and frees the tape on the way. Throws Error(Fault::internal) where an op
+    /// on the way has no backward or the tape was already used.
     void backward(Tensor upstream = {}) const;
 
     struct State;
@@ -68,10 +68,10 @@ class Variable {
     std::shared_ptr<State> state_;
 };
 
-/// The only way to make a node: output y of `op`, its inputs, its backward. Off the tape (NoGrad, or no input that
-/// requires a gradient) it returns a constant. An op without a backward passes nullptr: asking a gradient
-/// through it throws.
-/// Under `FiniteCheck` throws Error(Fault::run) where y has values that are not finite, naming op and `Scope`.
+/// The only way to make a node: output y of `op`, its inputs, its backward. Off the tape (NoGrad, or no input
+/// that requires a gradient) it returns a constant. An op without a backward passes nullptr: asking a
+/// gradient through it throws. Under `FiniteCheck` throws Error(Fault::run) where y has values that are not
+/// finite, naming op and `Scope`.
 Variable record(const char* op, Tensor y, std::vector<Variable> inputs, Backward backward);
 
 /// While one lives on this thread, nothing is recorded: for evaluation.
@@ -86,7 +86,8 @@ class NoGrad {
     bool before_;
 };
 
-/// While one lives on this thread, `record` checks every output and names the first op whose output is not finite.
+/// While one lives on this thread, `record` checks every output and names the first op whose output is not
+/// finite.
 class FiniteCheck {
   public:
     FiniteCheck();
@@ -109,7 +110,8 @@ class Scope {
     static std::string current();
 };
 
-/// Names of all ops that `record` has seen in this process, for the test that every op has a row in the op table.
+/// Names of all ops that `record` has seen in this process, for the test that every op has a row in the op
+/// table.
 std::vector<std::string> recorded_ops();
 
 }  // namespace vvtq::autograd

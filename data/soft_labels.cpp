@@ -151,7 +151,7 @@ SoftLabelWriter::SoftLabelWriter(const std::string& path, const SoftLabelHeader&
     require_label_fits(header.type, header.classes);
     VVTQ_CHECK(header.pictures > 0, header.pictures, " pictures");
     if (!(header.crops > 0 && header.crops <= static_cast<int>(kMostCrops))) {
-        engine::input_error("--crops ", header.crops, ": use 1 to ", kMostCrops);
+        engine::input_error("--crops-per-image ", header.crops, ": use 1 to ", kMostCrops);
     }
     RawHeader raw{};
     std::memcpy(raw.magic, kMagic, sizeof kMagic);

@@ -78,6 +78,8 @@ class SoftLabels {
 
     const SoftLabelHeader& header() const { return header_; }
     const std::string& path() const { return path_; }
+    /// The whole file.
+    std::span<const uint8_t> bytes() const { return file_.bytes(); }
 
     /// Throws input_error unless the file labels this data set.
     void require_matches(uint64_t fingerprint, int64_t pictures, int classes,

@@ -1,5 +1,6 @@
 #include "nn/model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string_view>
 
@@ -70,6 +71,32 @@ void draw_start_weights(Model& model, engine::DType dtype, uint64_t seed) {
     }
 }
 
+/// Refuses models that no machine here could hold, before anything is allocated. In double: no overflow.
+void check_size(const ModelConfig& c) {
+    constexpr int64_t kLargest = 1'000'000;
+    constexpr double kLargestRatio = 64;
+    if (c.patch_size < 1 || !(c.mlp_ratio <= kLargestRatio) ||
+        std::max({c.in_chans, c.num_classes, c.embed_dim, c.depth}) > kLargest) {
+        return;  // a size that is bad by itself: the model refuses it before it allocates
+    }
+    constexpr double kMostParameters = 1 << 30;
+    constexpr double kMostPatches = 1 << 14;  // attention holds their square
+    const auto width = static_cast<double>(c.embed_dim), patch = static_cast<double>(c.patch_size);
+    const double side = static_cast<double>(c.img_size) / patch;
+    const double patches = side * side;
+    const double parameters = static_cast<double>(c.depth) * (4 + 2 * c.mlp_ratio) * width * width +
+                              width * (patches + static_cast<double>(c.in_chans) * patch * patch +
+                                       static_cast<double>(c.num_classes));
+    if (!(patches <= kMostPatches)) {
+        engine::input_error("--img-size ", c.img_size, " at --patch-size ", c.patch_size, " gives more than ",
+                            kMostPatches, " patches: use larger patches or smaller pictures");
+    }
+    if (!(parameters <= kMostParameters)) {
+        engine::input_error("--embed-dim ", c.embed_dim, " at --depth ", c.depth, " and --num_classes ",
+                            c.num_classes, " gives more than 2^30 parameters: use a smaller model");
+    }
+}
+
 }  // namespace
 
 std::vector<std::string> model_names() {
@@ -93,6 +120,7 @@ ModelConfig model_config(const std::string& name) {
 std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype, uint64_t seed) {
     VVTQ_CHECK(dtype == engine::DType::f32 || dtype == engine::DType::f64, "dtype ", name_of(dtype));
     VVTQ_CHECK(config.family == "deit", "model family \"", config.family, "\" is unknown");
+    check_size(config);
     auto model = std::make_unique<Deit>(config, dtype);
     draw_start_weights(*model, dtype, seed);
     return model;

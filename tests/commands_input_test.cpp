@@ -107,7 +107,11 @@ TEST_CASE("checkpoints that do not fit are refused with the names") {
     fs::copy_file(checkpoint, scratch / "cut.safetensors");
     truncate_file(scratch / "cut.safetensors", 0.9);
     refused(scratch, train + "--finetune " + scratch / "cut.safetensors", {"cut.safetensors"});
-    refused(scratch, train + "--finetune " + checkpoint + " --depth 3", {"--depth", checkpoint});
+    refused(scratch, train + "--finetune " + checkpoint + " --depth 3",
+            {"--depth 3 (there 1)", checkpoint, "blocks.1.mlp.fc1.weight is missing"});
+    refused(scratch, train + "--finetune " + checkpoint + " --wbits 9", {"--wbits 9"});
+    refused(scratch, train + "--finetune " + checkpoint + " -b 100", {"--batch-size", "32"});
+    refused(scratch, train + "--finetune " + checkpoint + " --start-epoch 1", {"--start-epoch"});
     refused(scratch, train + "--resume " + checkpoint, {"--resume", "pretrain", "--finetune"});
     refused(scratch, pretrain + "--resume " + checkpoint + " --lr 0.5 --seed 7",
             {"--lr", "--seed", checkpoint});
@@ -127,6 +131,7 @@ TEST_CASE("checkpoints that do not fit are refused with the names") {
     data::write_safetensors(scratch / "odd.safetensors", tensors, {});
     refused(scratch, train + kSmall + "--finetune " + scratch / "odd.safetensors",
             {"odd.safetensors", "missing: norm.bias", "head.bias (3)"});
+    CHECK_FALSE(fs::exists(scratch / "q"));  // bad input leaves nothing behind
 }
 
 TEST_CASE("labels and classes that do not fit are refused") {
@@ -152,6 +157,19 @@ TEST_CASE("labels and classes that do not fit are refused") {
     refused(scratch, on_data + "--num_classes 7", {"--num_classes"});
     refused(scratch, on_data + "--num_crops 5", {"--num_crops", labels});
     refused(scratch, on_data + "--num_crops 4 --soft_label_type hard", {"--soft_label_type", labels});
+    const std::string stop = on_data +
+                             "--num_crops 2 --wbits 4 --abits 4 --max-steps 1 --save_checkpoint_path " +
+                             scratch / "part ";
+    REQUIRE(run_vvtq(stop, scratch.path()).status == 0);
+    const data::Bytes original = bytes_of(labels);
+    data::Bytes flipped = original;
+    REQUIRE(flipped.size() > 288);
+    flipped[288] ^= 1;  // the first crop's flip, after header and 4 crops of 14 numbers
+    write_bytes(labels, flipped);
+    refused(scratch, stop + "--resume " + scratch / "part/checkpoint.safetensors",
+            {"--softlabel_path", "with another label file"});
+    write_bytes(labels, original);
+    CHECK(run_vvtq(stop + "--resume " + scratch / "part/checkpoint.safetensors", scratch.path()).status == 0);
     data::Bytes bytes = bytes_of(labels);
     const float outside = 1.5F;
     REQUIRE(bytes.size() > 68);

@@ -1,9 +1,12 @@
 // The program as its users run it: what a run leaves must not depend on how it was run.
 #include <signal.h>
+#include <sys/resource.h>
 
+#include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <regex>
+#include <thread>
 
 #include "data/safetensors.h"
 #include "tests/catch.h"
@@ -12,6 +15,8 @@
 
 using namespace vvtq;
 using namespace vvtq::tests;
+
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -124,6 +129,7 @@ TEST_CASE("a loss that is not finite stops the run, names layer and step, and le
     const std::regex message(
         "epoch 0, step [0-9]+: .*not finite.*(blocks|norm|head|patch_embed|embed|token)");
     CHECK(std::regex_search(ended.err, message));
+    CHECK(ended.err.find("a smaller --lr may help") != std::string::npos);
     CHECK(std::count(ended.err.begin(), ended.err.end(), '\n') == 1);
     CHECK(bytes_of(w.checkpoint("fp")) == before);
 }
@@ -164,7 +170,50 @@ TEST_CASE("--evaluate measures what training measured, in either precision") {
     CHECK(last_accuracy(measured) == last_accuracy(trained));
     CHECK(last_accuracy(measured) != "none");
     w.done(evaluate + " --precision fp64");
+    const Ended again = w.run("train --evaluate --dataset fashion-mnist --data " + w.data + " --finetune " +
+                              w.checkpoint("q"));
+    CHECK(again.status == 2);
+    CHECK(again.err.find("--finetune: " + w.checkpoint("q") + " is quantized; use --resume") !=
+          std::string::npos);
+    // Neither the training pictures nor the labels are needed.
+    fs::remove(w.data + "/train-images-idx3-ubyte");
+    CHECK(last_accuracy(w.done(evaluate + " --num_crops 4 --softlabel_path none")) == last_accuracy(trained));
     CHECK(w.run(evaluate + " --wbits 4").status == 2);
+}
+
+TEST_CASE("a run resumed into another folder leaves both files there") {
+    const Workshop w;
+    w.done(w.pretrain("a") + "--epochs 2");
+    const data::Bytes end = bytes_of(w.checkpoint("a")),
+                      best = bytes_of(w.scratch / "a/model_best.safetensors");
+    REQUIRE(best.size() > 1000);
+    const std::string resume = "--epochs 2 --resume " + w.checkpoint("a");
+    w.done(w.pretrain("b") + resume);  // nothing is left to do
+    CHECK(bytes_of(w.checkpoint("b")) == end);
+    CHECK(bytes_of(w.scratch / "b/model_best.safetensors") == best);
+    fs::remove(w.scratch / "a/model_best.safetensors");
+    CHECK(w.done(w.pretrain("c") + resume).find("does not lie beside") != std::string::npos);
+    CHECK(bytes_of(w.checkpoint("c")) == end);
+    CHECK_FALSE(fs::exists(w.scratch / "c/model_best.safetensors"));
+}
+
+TEST_CASE("a checkpoint that cannot be written is no fault of the step") {
+    const Workshop w;
+    // Files of the program may not grow beyond 16 KiB, and a write that would is an error.
+    const auto before = ::signal(SIGXFSZ, SIG_IGN);
+    rlimit whole{};
+    REQUIRE(getrlimit(RLIMIT_FSIZE, &whole) == 0);
+    const rlimit tight{16 << 10, whole.rlim_max};
+    REQUIRE(setrlimit(RLIMIT_FSIZE, &tight) == 0);
+    const Ended ended = w.run(w.pretrain("fp") + "--epochs 2");
+    setrlimit(RLIMIT_FSIZE, &whole);
+    ::signal(SIGXFSZ, before);
+    INFO(ended.err);
+    CHECK(ended.status == 1);
+    CHECK(ended.err.find("epoch 0, after step 4: ") != std::string::npos);
+    CHECK(ended.err.find("--lr") == std::string::npos);
+    CHECK(std::count(ended.err.begin(), ended.err.end(), '\n') == 1);
+    CHECK_FALSE(fs::exists(w.checkpoint("fp")));
 }
 
 TEST_CASE("a folder of pictures is trained on in double precision, without labels") {
@@ -182,11 +231,24 @@ TEST_CASE("a folder of pictures is trained on in double precision, without label
     CHECK(file.entry("head.weight").shape == std::vector<int64_t>{3, 8});
 }
 
+TEST_CASE("Ctrl-C ends a measurement with one line") {
+    const Scratch scratch;
+    Running running("bench step --model deit_nano_patch4_28 --batch-size 2 --steps 100000 --threads 1",
+                    scratch.path());
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    running.signal(SIGINT);
+    const Ended stopped = running.wait();
+    INFO(stopped.err);
+    CHECK(stopped.status == 1);
+    CHECK(stopped.out.empty());
+    CHECK(std::regex_match(stopped.err, std::regex("vvtq bench step: stopped by SIGINT after [0-9]+ .*\n")));
+}
+
 TEST_CASE("bench step prints one line of JSON") {
     const Scratch scratch;
     const Ended ended = run_vvtq(
         "bench step --model deit_nano_patch4_28 --depth 1 --wbits 4 --abits 4 --batch-size 2 "
-        "--reg --steps 3 --threads 1",
+        "--reg --steps 3 --threads 2",
         scratch.path());
     INFO(ended.err);
     REQUIRE(ended.status == 0);
@@ -196,5 +258,5 @@ TEST_CASE("bench step prints one line of JSON") {
     CHECK(line.at("ratio").get<double>() ==
           Approx(line.at("ms").get<double>() / line.at("gemm_ms").get<double>()));
     CHECK(line.at("peak_mib").get<double>() > 0);
-    CHECK(line.at("threads") == 1);
+    CHECK(line.at("threads") == 2);
 }

@@ -133,22 +133,91 @@ TEST_CASE("damaged metadata is refused with the file's name") {
 }
 
 TEST_CASE("flags and a checkpoint's model must agree") {
+    const Scratch scratch;
+    const Trained t;
+    apps::save_checkpoint(scratch / "a", t.info, *t.model, *t.optimizer);
+    const apps::Checkpoint saved(scratch / "a", "--resume");
     apps::Options o;
-    const nn::ModelConfig saved = small_config();
-    CHECK(refuses("--model", [&] { apps::resolve_config(o, {}, "", 10); }));
-    CHECK(apps::resolve_config(o, saved, "x", 10).embed_dim == 8);
+    CHECK(refuses("--model", [&] { apps::resolve_config(o, nullptr, 10); }));
+    CHECK(apps::resolve_config(o, &saved, 10).embed_dim == 8);
     o.model.embed_dim = 16;
-    CHECK(refuses("--embed-dim 16 (there 8)", [&] { apps::resolve_config(o, saved, "x", 10); }));
+    CHECK(refuses("--embed-dim 16 (there 8)", [&] { apps::resolve_config(o, &saved, 10); }));
+    CHECK(refuses("head.weight (10, 8) instead of (10, 16)", [&] { apps::resolve_config(o, &saved, 10); }));
     o.model.embed_dim = 0;
-    CHECK(refuses("10 classes", [&] { apps::resolve_config(o, saved, "x", 7); }));
+    CHECK(refuses("10 classes", [&] { apps::resolve_config(o, &saved, 7); }));
     o.model.name = "deit_tiny_patch16_224";
-    CHECK(refuses("--model", [&] { apps::resolve_config(o, saved, "x", 10); }));
-    const nn::ModelConfig fresh = apps::resolve_config(o, {}, "", 7);
+    CHECK(refuses("--model", [&] { apps::resolve_config(o, &saved, 10); }));
+    CHECK(refuses("blocks.1.mlp.fc1.weight is missing", [&] { apps::resolve_config(o, &saved, 10); }));
+    const nn::ModelConfig fresh = apps::resolve_config(o, nullptr, 7);
     CHECK(fresh.num_classes == 7);
     CHECK(fresh.embed_dim == 192);
     CHECK(fresh.drop_path == 0.1);
     o.model.num_classes = 12;
-    CHECK(refuses("--num_classes", [&] { apps::resolve_config(o, {}, "", 7); }));
+    CHECK(refuses("--num_classes", [&] { apps::resolve_config(o, nullptr, 7); }));
+}
+
+TEST_CASE("hostile checkpoints are refused before anything large is built") {
+    const Scratch scratch;
+    Trained t;
+    const std::string path = scratch / "a";
+    const auto open = [&] { apps::Checkpoint(path, "--resume"); };
+    const auto refuses_model = [&](const std::string& part, const auto& change) {
+        apps::CheckpointInfo info = t.info;
+        change(info.model);
+        apps::save_checkpoint(path, info, *t.model, *t.optimizer);
+        return refuses(path, open) && refuses(part, open);
+    };
+    CHECK(refuses_model("'model'", [](nn::ModelConfig& c) { c.family = "unknown"; }));
+    CHECK(refuses_model("'model'", [](nn::ModelConfig& c) { c.name = "unknown"; }));
+    CHECK(refuses_model("'model'", [](nn::ModelConfig& c) { c.patch_size = 0; }));
+    CHECK(refuses_model("'model'", [](nn::ModelConfig& c) { c.depth = int64_t{1} << 62; }));
+    CHECK(refuses_model("blocks.1.mlp.fc1.weight", [](nn::ModelConfig& c) { c.depth = 900; }));
+    CHECK(refuses_model("pos_embed (1, 5, 8) instead of (1, 16777217, 16384)", [](nn::ModelConfig& c) {
+        c.img_size = 4096;
+        c.patch_size = 1;
+        c.embed_dim = 16384;
+    }));
+    apps::Options o;
+    t.info.model.num_heads = 3;  // does not divide the width, and no shape tells
+    apps::save_checkpoint(path, t.info, *t.model, *t.optimizer);
+    const apps::Checkpoint odd(path, "--resume");
+    const auto build = [&] { apps::make_model(o, t.info.model, &odd); };
+    CHECK(refuses(path, build));
+    CHECK(refuses("--num-heads", build));
+}
+
+TEST_CASE("a moment of another shape is refused by name") {
+    const Scratch scratch;
+    Trained t;
+    apps::save_checkpoint(scratch / "a", t.info, *t.model, *t.optimizer);
+    const auto file = data::SafeTensors::open(scratch / "a");
+    std::vector<data::TensorBytes> tensors;
+    for (const auto& [name, entry] : file.entries()) {
+        std::vector<int64_t> shape = entry.shape;
+        if (name == "optimizer.norm.weight.exp_avg_sq") shape.insert(shape.begin(), 7, 1);
+        tensors.push_back({name, entry.dtype, shape, file.bytes(name)});
+    }
+    data::write_safetensors(scratch / "b", tensors, file.metadata());
+    const apps::Checkpoint loaded(scratch / "b", "--resume");
+    CHECK(refuses("optimizer.norm.weight.exp_avg_sq (1, 1, 1, 1, 1, 1, 1, 8) instead of (8)",
+                  [&] { loaded.load_optimizer(*t.optimizer); }));
+}
+
+TEST_CASE("models that no machine could hold are refused by flag") {
+    const auto refused = [](const char* flag, const auto& change) {
+        nn::ModelConfig config = nn::model_config("deit_tiny_patch16_224");
+        change(config);
+        return refuses(flag, [&] { nn::make_model(config, DType::f32, 0); });
+    };
+    CHECK(refused("--patch-size", [](nn::ModelConfig& c) {
+        c.img_size = 4096;
+        c.patch_size = 1;
+        c.embed_dim = 3;
+    }));
+    CHECK(refused("--embed-dim", [](nn::ModelConfig& c) {
+        c.embed_dim = 16384;
+        c.num_heads = 1;
+    }));
 }
 
 TEST_CASE("the bare products of a step are those of a DeiT") {
@@ -174,6 +243,20 @@ TEST_CASE("a parameter that is not finite is named") {
         }
         return false;
     };
-    CHECK(names([&] { apps::check_parameters_finite(*t.model); }));
+    CHECK(names([&] { apps::check_state_finite(*t.model, *t.optimizer); }));
     CHECK(names([&] { apps::training_step(*t.model, *t.optimizer, input_for(t.config)); }));
+}
+
+TEST_CASE("a moment that is not finite is named") {
+    Trained t;
+    for (const auto& [name, moment] : t.optimizer->state()) {
+        if (name == "head.weight.exp_avg") moment.data<float>()[2] = std::nanf("");
+    }
+    std::string message;
+    try {
+        apps::check_state_finite(*t.model, *t.optimizer);
+    } catch (const engine::Error& error) {
+        message = error.what();
+    }
+    CHECK(message.find("head.weight.exp_avg ") != std::string::npos);
 }

@@ -145,6 +145,16 @@ TEST_CASE("numbers out of their range are refused by flag, NaN among them") {
         CHECK(refuses(flag, [&] { parse_options({"train", flag, "0"}); }));
         CHECK(refuses(flag, [&] { parse_options({"train", flag, "99999999999999999999"}); }));
     }
+    for (const auto& [flag, value] :
+         {std::pair{"--smoothing", "1"}, std::pair{"--crop-pct", "0.05"}, std::pair{"--crop-pct", "1e-9"},
+          std::pair{"--crop-pct", "1.1"}, std::pair{"--seed", "-1"}, std::pair{"--seed", " -1"}}) {
+        INFO(flag << " " << value);
+        CHECK(refuses(flag, [&] { parse_options({"train", flag, value}); }));
+    }
+    CHECK(parse_options({"train", "--crop-pct", "0.1"})->data.crop_pct == 0.1);
+    CHECK(parse_options({"train", "--seed", "18446744073709551615"})->run.seed == ~uint64_t{0});
+    CHECK(parse_options({"softlabel", "--crops-per-image", "65536"})->labels.crops_per_image == 65536);
+    CHECK(refuses("--crops-per-image", [] { parse_options({"softlabel", "--crops-per-image", "65537"}); }));
     CHECK(refuses("--scale", [] { parse_options({"pretrain", "--scale", "0.9", "0.1"}); }));
     CHECK(refuses("--opt-betas", [] { parse_options({"train", "--opt-betas", "0.9", "1"}); }));
     CHECK(refuses("--start-epoch", [] { parse_options({"train", "--start-epoch", "150"}); }));
@@ -164,6 +174,18 @@ TEST_CASE("a --config file gives flags and the command line wins") {
     CHECK(refuses("learning", [&] { parse_options({"train", "--config", path}); }));
     std::ofstream(path) << "lr = fast\n";
     CHECK(refuses(path, [&] { parse_options({"train", "--config", path}); }));
+    for (const char* text : {"[x\nlr = 3\n", "[x]\nlr = 3\n", "[train]\nlr = 3\n", "train.lr = 3\n", "x\n",
+                             "epochs = [3\nlr = 3\n", "[[x]]\n", "epochs = []\n", "seed =\n", "seed = -1\n",
+                             "[default]\nlr = 3\n"}) {
+        INFO(text);
+        std::ofstream(path) << text;
+        CHECK(refuses(path, [&] { parse_options({"train", "--config", path}); }));
+    }
+    std::ofstream(path) << "; lists may have several lines\n\nopt-betas = [0.8,\n  0.9\n]\nlr = 3 # [high\n";
+    const auto lists = parse_options({"train", "--config", path});
+    CHECK(lists->optimizer.betas == std::vector<double>{0.8, 0.9});
+    CHECK(lists->optimizer.lr == 3);
+    CHECK(refuses(scratch.path(), [&] { parse_options({"train", "--config", scratch.path()}); }));
     std::ofstream(path) << "head-wise = true\n";
     CHECK(refuses("--head-wise", [&] { parse_options({"train", "--config", path}); }));
 }
