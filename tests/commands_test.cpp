@@ -156,7 +156,7 @@ TEST_CASE("log lines keep the published form and metrics.jsonl holds an object a
     CHECK(eval == 2);
 }
 
-TEST_CASE("--evaluate measures what training measured, in either precision") {
+TEST_CASE("train --evaluate measures what training measured, in either precision") {
     const auto last_accuracy = [](const std::string& out) {
         const size_t at = out.rfind(" * Acc@1");
         return at == std::string::npos ? "none" : out.substr(at, out.find('\n', at) - at);
