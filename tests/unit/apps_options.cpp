@@ -82,7 +82,7 @@ TEST_CASE("short names, several values, and the last of a repeated flag") {
     CHECK(parse_options({"bench", "step"})->command == Command::bench_step);
 }
 
-TEST_CASE("--help lists groups and defaults") {
+TEST_CASE("vvtq --help lists groups and defaults") {
     const auto o = parse_options({"train", "--help"});
     CHECK(o->command == Command::help);
     for (const char* part :
