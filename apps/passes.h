@@ -1,5 +1,5 @@
 // passes: the order of a training run: which epochs go over the pictures once, with how many crops of each
-// (METHOD section 6).
+// (specification section 6).
 #pragma once
 
 #include <vector>

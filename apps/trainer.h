@@ -19,8 +19,8 @@ enum class Outcome {
     interrupted,  ///< a signal arrived
 };
 
-/// Trains `model` from the place that `info` names to the end of the run (METHOD sections 6 and 7). The
-/// learning rate and the regularizer's weight of a pass are those of its first epoch. After each pass the
+/// Trains `model` from the place that `info` names to the end of the run (specification sections 6 and 7).
+/// The learning rate and the regularizer's weight of a pass are those of its first epoch. After each pass the
 /// model is evaluated and checkpoint.safetensors replaced, model_best.safetensors where it is the best so
 /// far. A signal or --max-steps ends the run after a step, with a checkpoint from which --resume goes on
 /// exactly there. Everything random depends on (seed, epoch, step) alone.

@@ -48,7 +48,7 @@ Variable prepend_token(const Variable& token, const Variable& x);
 /// x (B, N, C) -> (B, C).
 Variable select_token(const Variable& x, int64_t index);
 
-// --- ops_quant.cpp, METHOD sections 1 and 5
+// --- ops_quant.cpp, specification sections 1 and 5
 /// y = q a + o with straight-through gradients; alpha (1), beta (1) or undefined, g (1) the gradient scale.
 Variable lsq(const Variable& x, const Variable& alpha, const Variable& beta, engine::CodeRange range,
              const Tensor& g);

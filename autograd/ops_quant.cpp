@@ -1,4 +1,4 @@
-// Quantizers with straight-through gradients, METHOD sections 1 and 5.
+// Quantizers with straight-through gradients, specification sections 1 and 5.
 #include "autograd/ops.h"
 
 namespace vvtq::autograd {

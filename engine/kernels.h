@@ -26,6 +26,9 @@ struct CodeRange {
     int count() const { return high - low + 1; }
 };
 
+/// A quantizer's step is raised to this before use (specification section 1).
+inline constexpr double kLeastStep = 1e-4;
+
 /// Where the matrices of a batched product lie in a tensor: matrix (i, j) starts at i * outer + j * inner and
 /// has rows of stride `ld`; `transposed` swaps its two dimensions. All in elements.
 struct MatrixLayout {
@@ -119,7 +122,7 @@ struct Kernels {
     Entry<void(T x, int64_t index, T y)> select_token;   // x (B, N, C), y (B, C)
     Entry<void(T x, int64_t index, T y)> scatter_token;  // x (B, C), y (B, N, C) zero elsewhere
 
-    // --- quantizers (METHOD section 1): a = max(alpha, 1e-4); v = (x - o) / a; q = round(clamp(v))
+    // --- quantizers (specification section 1): a = max(alpha, 1e-4); v = (x - o) / a; q = round(clamp(v))
     // alpha (1), beta (1)?: y = q a + o
     Entry<void(T x, T alpha, T beta, CodeRange range, T y)> lsq;
     // in = (Qn <= v <= Qp): dx = dy in; dalpha (1) = g sum dy (q - in v); dbeta (1)? = sum dy (1 - in); g (1)
@@ -134,7 +137,7 @@ struct Kernels {
     Entry<void(T x, T s)> binary_scale;
     Entry<void(T x, T s, T y)> binary;             // y = s sign(x), sign(0) = 0
     Entry<void(T dy, T x, T dx)> binary_backward;  // dx = dy where |x| <= 1
-    // METHOD section 5, of one weight: loss (1); stats (bins, 3) f64, of d = u - y in
+    // specification section 5, of one weight: loss (1); stats (bins, 3) f64, of d = u - y in
     // each bin: {count, mean, sum (d - mean)^2}; within a bin u and d differ by a constant
     Entry<void(T w, T alpha, CodeRange range, T loss, T stats)> bin_regularizer;
     // dy (1); dw like w; dalpha (1) through clipped weights, times g (1)

@@ -7,7 +7,8 @@ namespace vvtq::nn {
 
 /// x (B, N, C) -> (B, N, C), head h at columns hD..(h+1)D, D = C / heads:
 /// quant_output(quant_attn(softmax(q k^T D^-1/2)) v) through `proj`, with q =
-/// quant_q(proj_q(quant_input(x))), and so k and v (METHOD section 3). Throws where heads do not divide C.
+/// quant_q(proj_q(quant_input(x))), and so k and v (specification section 3). Throws where heads do not
+/// divide C.
 class Attention : public Module {
   public:
     Attention(int64_t width, int64_t heads, engine::DType dtype);

@@ -30,8 +30,8 @@ class DeitBlock : public Module {
     Mlp mlp_;
 };
 
-/// METHOD section 4: patches, class token, position embedding, blocks, norm, and on the class token alone
-/// `quant` and `head`.
+/// specification section 4: patches, class token, position embedding, blocks, norm, and on the class token
+/// alone `quant` and `head`.
 class Deit : public Model {
   public:
     /// Throws Error(Fault::input) naming the flags of sizes that do not fit.

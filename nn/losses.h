@@ -1,4 +1,4 @@
-// losses: what training minimizes (METHOD section 5).
+// losses: what training minimizes (specification section 5).
 #pragma once
 
 #include <vector>

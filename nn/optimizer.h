@@ -1,4 +1,4 @@
-// optimizer: AdamW with the published parameter groups (METHOD section 7).
+// optimizer: AdamW with the published parameter groups (specification section 7).
 #pragma once
 
 #include <string>

@@ -14,7 +14,7 @@ class Quantizer : public Module {
     virtual Variable operator()(const Variable& x) = 0;
 };
 
-/// What a slot's values are, which decides the quantizer (METHOD section 3).
+/// What a slot's values are, which decides the quantizer (specification section 3).
 enum class Values {
     weight,       // of a linear layer or convolution; signed
     activation,   // signed

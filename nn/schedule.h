@@ -1,4 +1,4 @@
-// schedule: learning rate per epoch (METHOD section 7).
+// schedule: learning rate per epoch (specification section 7).
 #pragma once
 
 namespace vvtq::nn {

@@ -1,4 +1,4 @@
-// attach: which layer of a model gets which quantizer (METHOD section 3).
+// attach: which layer of a model gets which quantizer (specification section 3).
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
-// bin_regularizer: pulls weights to the middle of their bins so that they stop oscillating (METHOD section
-// 5).
+// bin_regularizer: pulls weights to the middle of their bins so that they stop oscillating (specification
+// section 5).
 #pragma once
 
 #include <string>

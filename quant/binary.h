@@ -1,5 +1,5 @@
-// binary: quantizers of one bit (METHOD section 1). Their scale is computed from each tensor, so they have no
-// parameter and no start value.
+// binary: quantizers of one bit (specification section 1). Their scale is computed from each tensor, so they
+// have no parameter and no start value.
 #pragma once
 
 #include "nn/quantizer.h"

@@ -1,4 +1,4 @@
-// calibrate: where the steps start (METHOD section 2).
+// calibrate: where the steps start (specification section 2).
 #pragma once
 
 #include "engine/kernels.h"
@@ -26,7 +26,7 @@ struct StepAndOffset {
 /// doubles. A step that is not finite comes back as it is: all weights zero, or one of them not finite.
 StepAndOffset fit_step(const engine::Tensor& w, engine::CodeRange range);
 /// With an offset: starts at o = min w, a = max |w - o| / Qp; q = round(clamp((w - o) / a)), then a' = ((w -
-/// o).q) / (q.q) and o' = mean(w - a q), both from the old a and o; the same end. METHOD section 9.
+/// o).q) / (q.q) and o' = mean(w - a q), both from the old a and o; the same end. specification section 9.
 StepAndOffset fit_step_and_offset(const engine::Tensor& w, engine::CodeRange range);
 
 }  // namespace vvtq::quant

@@ -48,7 +48,7 @@ Variable Lsq::operator()(const Variable& x) {
                " for a quantizer of ", engine::name_of(options_.dtype), "; see LsqOptions::dtype");
     if (!ready_) start_from(x.value());
     // Into the parameter itself: an optimizer then starts its next update from here, not from far below.
-    if (step() < kLeastStep) overwrite(*alpha_, kLeastStep);
+    if (step() < engine::kLeastStep) overwrite(*alpha_, engine::kLeastStep);
     return autograd::lsq(x, *alpha_, beta_ == nullptr ? Variable() : *beta_, range_, grad_scale(x.value()));
 }
 

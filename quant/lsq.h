@@ -11,10 +11,7 @@
 
 namespace vvtq::quant {
 
-/// Steps are never used, nor left, below this.
-inline constexpr double kLeastStep = 1e-4;
-
-/// What a quantizer is made of. METHOD section 1.
+/// What a quantizer is made of. specification section 1.
 struct LsqOptions {
     int bits = 4;           // 2..8
     bool is_signed = true;  // codes -2^(b-1) .. 2^(b-1) - 1; otherwise 0 .. 2^b - 1
@@ -34,8 +31,8 @@ class Lsq : public nn::Quantizer {
     /// Throws Error(Fault::internal) for bits outside 2..8.
     explicit Lsq(const LsqOptions& options);
 
-    /// x of any shape -> the same shape. Raises alpha to kLeastStep where training has brought it lower.
-    /// Throws Error(Fault::run) naming the layer where x gives a start step that is not finite.
+    /// x of any shape -> the same shape. Raises alpha to engine::kLeastStep where training has brought it
+    /// lower. Throws Error(Fault::run) naming the layer where x gives a start step that is not finite.
     nn::Variable operator()(const nn::Variable& x) override;
 
     /// Whether the step has its start value; until then the first x sets it: activations a = 2 mean |x| /

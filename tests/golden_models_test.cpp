@@ -26,7 +26,7 @@ using engine::DType;
 using engine::Tensor;
 using nlohmann::json;
 
-/// Start values of a parameter by its name without the tag (METHOD section 9).
+/// Start values of a parameter by its name without the tag (specification section 9).
 std::vector<double> start_values(const std::string& tag, const std::string& name,
                                  const engine::Shape& shape) {
     const std::string key = tag + name;

@@ -1,5 +1,5 @@
-// The quantizers' rows of the op table, with each op's formula written out a second time (METHOD sections 1
-// and 5).
+// The quantizers' rows of the op table, with each op's formula written out a second time (specification
+// sections 1 and 5).
 #include <algorithm>
 #include <cmath>
 

@@ -1,4 +1,4 @@
-// bin_regularizer: how far weights lie from the middle of their bins (METHOD section 5).
+// bin_regularizer: how far weights lie from the middle of their bins (specification section 5).
 //
 // Within bin k the clamped weight is u = k a + d, so var(u) = var(d), and (y - u)^2 = d^2: one pass that sums
 // 1, d and d^2 a bin gives both terms.

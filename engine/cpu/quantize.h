@@ -1,5 +1,5 @@
-// quantize: the arithmetic of one LSQ quantizer, shared by lsq.cpp and bin_regularizer.cpp (METHOD section
-// 1).
+// quantize: the arithmetic of one LSQ quantizer, shared by lsq.cpp and bin_regularizer.cpp (specification
+// section 1).
 #pragma once
 
 #include <cmath>
@@ -7,9 +7,6 @@
 #include "engine/kernels.h"
 
 namespace vvtq::engine::cpu {
-
-/// Steps are clamped to this from below before use.
-inline constexpr double kLeastStep = 1e-4;
 
 template <typename T>
 struct Step {

@@ -17,7 +17,7 @@ using engine::DType;
 using nn::Variable;
 using tests::small_model;
 
-/// METHOD section 5, one weight at a time.
+/// specification section 5, one weight at a time.
 double term_of(const std::vector<double>& w, double a, CodeRange range) {
     std::map<int, std::vector<double>> bins;
     double distance = 0;

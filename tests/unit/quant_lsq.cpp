@@ -117,7 +117,7 @@ TEST_CASE("the gradient scale follows the module") {
           Approx(1.0 / (std::sqrt(5.0) * 7)).epsilon(1e-12));
 }
 
-TEST_CASE("the gradients that reach x, step and offset are METHOD's") {
+TEST_CASE("the gradients that reach x, step and offset are the specification's") {
     Lsq q({.bits = 2, .is_signed = false, .offset = true, .dtype = DType::f64});
     q.set_step(0.5, -0.25);
     // v = -1, 0.4, 1.6, 3 (in), 3.5; q = 0, 0, 2, 3, 3
@@ -140,14 +140,14 @@ TEST_CASE("a step that training brought below the least one is raised to it") {
     const Tensor x = filled("least", {8}, 1.0);
     q.set_step(-0.3);
     q(Variable(x));
-    CHECK(q.step() == kLeastStep);
+    CHECK(q.step() == engine::kLeastStep);
     q.set_step(2e-4);
     q(Variable(x));
     CHECK(q.step() == 2e-4);
     Lsq dark({.bits = 4, .dtype = DType::f64});
     const Tensor black = Tensor::zeros({8}, DType::f64);
     CHECK(dark(Variable(black)).value().to_vector() == black.to_vector());
-    CHECK(dark.step() == kLeastStep);
+    CHECK(dark.step() == engine::kLeastStep);
 }
 
 TEST_CASE("fixed quantizers have parameters that get no gradient") {
