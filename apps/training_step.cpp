@@ -28,7 +28,6 @@ std::string parameter_not_finite(const nn::Model& model) {
 }
 
 nn::Variable loss_of(const nn::Variable& logits, const StepInput& input) {
-    const autograd::Scope scope("loss");
     return input.soft_targets.defined() ? nn::soft_cross_entropy(logits, input.soft_targets)
                                         : nn::cross_entropy(logits, input.labels, input.smoothing);
 }
