@@ -2,6 +2,7 @@
 
 #include "apps/checkpoint.h"
 #include "apps/commands.h"
+#include "apps/device_batch.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
 #include "apps/model_setup.h"
@@ -13,9 +14,9 @@ namespace {
 
 constexpr double kSecondsPerLine = 5.0;
 
-std::unique_ptr<nn::Model> load_teacher(const Options& options, int64_t classes) {
+std::unique_ptr<nn::Model> load_teacher(const Options& options, int64_t classes, const Compute& compute) {
     const Checkpoint checkpoint(options.labels.teacher, "--teacher");
-    auto model = make_model(options, resolve_config(options, &checkpoint, classes), &checkpoint);
+    auto model = make_model(options, resolve_config(options, &checkpoint, classes), &checkpoint, compute);
     if (checkpoint.info() && checkpoint.info()->quantized) {
         attach_quantizers(*model, quantizer_flags(*checkpoint.info(), checkpoint.path()));
     }
@@ -45,10 +46,10 @@ struct Pending {
     std::vector<uint8_t> flips;
     std::vector<float> p;  // (crops, classes)
 
-    void add(const data::Batch& batch, const nn::Tensor& probabilities) {
+    void add(const data::Batch& batch, const std::vector<double>& probabilities) {
         coords.insert(coords.end(), batch.coords.begin(), batch.coords.end());
         flips.insert(flips.end(), batch.flips.begin(), batch.flips.end());
-        for (double value : probabilities.to_vector()) {
+        for (const double value : probabilities) {
             p.push_back(static_cast<float>(value));
         }
     }
@@ -67,9 +68,9 @@ struct Pending {
 
 }  // namespace
 
-int command_softlabel(const Options& options) {
+int command_softlabel(Options& options) {
     install_interrupt_handler();
-    pick_device(options.run);
+    const Compute compute = pick_compute(options.run);
     if (options.labels.teacher.empty()) {
         engine::input_error("--teacher: name the checkpoint of the model that labels");
     }
@@ -79,21 +80,24 @@ int command_softlabel(const Options& options) {
     const auto dataset = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
     const data::LabelType type = data::parse_label_type(options.labels.type);
     data::require_label_fits(type, dataset->classes());
-    const auto teacher = load_teacher(options, dataset->classes());
+    const auto teacher = load_teacher(options, dataset->classes(), compute);
     data::Loader loader(*dataset, labelling_loader(options, teacher->config().img_size));
     data::SoftLabelWriter writer(options.labels.path,
                                  {type, dataset->size(), options.labels.crops_per_image, dataset->classes(),
                                   dataset->fingerprint(), options.run.seed});
     RunLog log;
     const autograd::NoGrad off_tape;
+    DeviceBatch place(compute.device, options.data.batch_size, teacher->config().img_size, dataset->classes(),
+                      false);
     Pending pending;
     Meter time("Time", "%6.3f");
     Stopwatch watch, since_line;
     loader.start(0);
     data::Batch batch;
     for (int64_t b = 0; loader.next(batch); ++b) {
-        const nn::Variable logits = teacher->forward(pictures_of(batch, pick_dtype(options.run)), 0);
-        pending.add(batch, autograd::softmax(logits).value());
+        place.load(batch);
+        const nn::Variable logits = teacher->forward(place.pictures(compute.dtype));
+        pending.add(batch, autograd::softmax(logits).value().to_vector());
         pending.flush(static_cast<size_t>(options.labels.crops_per_image),
                       static_cast<size_t>(dataset->classes()), writer);
         time.update(watch.lap());
