@@ -21,4 +21,7 @@ int command_softlabel(const Options& options);
 /// `vvtq bench step`: prints one line of JSON.
 int command_bench_step(const Options& options);
 
+/// `vvtq bench loader`: prints one line of JSON.
+int command_bench_loader(const Options& options);
+
 }  // namespace vvtq::apps

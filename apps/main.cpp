@@ -26,6 +26,8 @@ int run(vvtq::apps::Options& options) {
             return vvtq::apps::command_softlabel(options);
         case Command::bench_step:
             return vvtq::apps::command_bench_step(options);
+        case Command::bench_loader:
+            return vvtq::apps::command_bench_loader(options);
     }
     return 1;
 }
@@ -35,7 +37,7 @@ std::string command_of(const std::vector<std::string>& arguments) {
     std::string command = "vvtq";
     for (const std::string& word : arguments) {
         if (word != "pretrain" && word != "softlabel" && word != "train" && word != "bench" &&
-            word != "step") {
+            word != "step" && word != "loader") {
             break;
         }
         command += " ";

@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "data/idx.h"
-#include "data/image.h"
+#include "data/picture_reader.h"
 
 namespace vvtq::data {
 
 enum class Split { train, evaluation };
 
-/// A sequence of pictures with labels. picture() may be called from several threads.
+/// A sequence of pictures with labels. open() and picture() may be called from several threads.
 class Dataset {
   public:
     virtual ~Dataset() = default;
@@ -27,8 +27,10 @@ class Dataset {
 
     /// A name of the picture that does not change: "train/cat/0001.png", "train/00012".
     virtual std::string id(int64_t index) const = 0;
-    /// The picture in RGB. Errors: input_error naming the file where it cannot be decoded.
-    virtual Image picture(int64_t index) const = 0;
+    /// Opens the picture in `reader`. Errors: input_error naming the file where it cannot be decoded.
+    virtual void open(int64_t index, PictureReader& reader) const = 0;
+    /// The whole picture in RGB. Errors likewise.
+    Image picture(int64_t index) const;
     /// FNV-1a over kind, count, class names, ids, labels, and the pixels in memory or the sizes of the
     /// picture files: the same for the same data in any directory.
     virtual uint64_t fingerprint() const = 0;

@@ -90,14 +90,14 @@ class FolderDataset : public Dataset {
         return split_name_ + "/" + files_.at(static_cast<size_t>(index));
     }
 
-    Image picture(int64_t index) const override {
+    void open(int64_t index, PictureReader& reader) const override {
         auto& slot = decoded_.at(static_cast<size_t>(index));
-        if (const Image* kept = slot.load(std::memory_order_acquire)) return *kept;
-        const std::string path = root_ + "/" + files_[static_cast<size_t>(index)];
-        const Bytes bytes = read_file(path, "restore the picture, or remove it from its folder");
-        Image image = decode_image(bytes, path);
-        keep(slot, image);
-        return image;
+        const Image* kept = slot.load(std::memory_order_acquire);
+        if (kept == nullptr) {
+            reader.open_file(root_ + "/" + files_[static_cast<size_t>(index)]);
+            kept = keep(slot, reader);
+        }
+        if (kept != nullptr) reader.show(*kept);
     }
 
     uint64_t fingerprint() const override {
@@ -114,16 +114,18 @@ class FolderDataset : public Dataset {
     }
 
   private:
-    // Small pictures stay in memory after their first use, up to a budget.
-    void keep(std::atomic<const Image*>& slot, const Image& image) const {
+    // Small pictures stay in memory after their first use, up to a budget. Null where this one does not.
+    const Image* keep(std::atomic<const Image*>& slot, PictureReader& reader) const {
         constexpr int kLongestSide = 64;
         constexpr int64_t kBudget = int64_t{1} << 30;
-        if (image.height > kLongestSide || image.width > kLongestSide) return;
-        const auto bytes = static_cast<int64_t>(image.rgb.size() + sizeof(Image));
-        if (kept_bytes_.fetch_add(bytes, std::memory_order_relaxed) + bytes > kBudget) return;
-        auto copy = std::make_unique<const Image>(image);
+        if (reader.height() > kLongestSide || reader.width() > kLongestSide) return nullptr;
+        const auto bytes =
+            static_cast<int64_t>(sizeof(Image)) + int64_t{3} * reader.height() * reader.width();
+        if (kept_bytes_.fetch_add(bytes, std::memory_order_relaxed) + bytes > kBudget) return nullptr;
+        auto image = std::make_unique<const Image>(reader.whole());
         const Image* expected = nullptr;
-        if (slot.compare_exchange_strong(expected, copy.get(), std::memory_order_acq_rel)) copy.release();
+        const bool first = slot.compare_exchange_strong(expected, image.get(), std::memory_order_acq_rel);
+        return first ? image.release() : expected;
     }
 
     std::string root_;
