@@ -127,6 +127,10 @@ std::unique_ptr<Dataset> open_fashion_mnist(const std::string& dir, Split split)
 
 std::unique_ptr<Dataset> open_dataset(const std::string& kind, const std::string& dir, Split split) {
     if (kind == "fashion-mnist") return open_fashion_mnist(dir, split);
+    if (kind == "cifar10") {
+        const std::string binary = cifar10_binary_folder(dir);
+        if (!binary.empty()) return open_cifar10_binary(binary, split);
+    }
     if (kind == "folder" || kind == "cifar10") return open_folder(kind, dir, split);
     engine::input_error("--dataset ", printable(kind), ": unknown; use folder, fashion-mnist or cifar10");
 }

@@ -47,9 +47,11 @@ class Dataset {
 /// Opens a data set.
 ///   kind            dir holds
 ///   "folder"        train/<class>/<picture>; val/ or test/ likewise for evaluation (val/ where both exist).
-///                   Pictures are .jpg, .jpeg, .png, .bmp in any case; links are followed; classes are sorted
-///                   by name
-///   "cifar10"       the same, with exactly ten classes
+///                   Found as by torchvision's ImageFolder: classes sorted by name, pictures at any depth
+///                   below, links followed, .jpg, .jpeg, .png, .bmp, .ppm and .pgm in any case. .tif and .webp,
+///                   which torchvision takes too, are an error here
+///   "cifar10"       the binary batches, there or in cifar-10-batches-bin/, else as "folder", with exactly ten
+///                   classes
 ///   "fashion-mnist" {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz; empty: where Debian's
 ///   package
 ///                   puts them
@@ -67,6 +69,9 @@ void require_same_classes(const Dataset& train, const Dataset& evaluation);
 
 /// The parts of open_dataset.
 std::unique_ptr<Dataset> open_folder(const std::string& kind, const std::string& dir, Split split);
+/// Where below `dir` the binary batches lie; empty where they do not.
+std::string cifar10_binary_folder(const std::string& dir);
+std::unique_ptr<Dataset> open_cifar10_binary(const std::string& dir, Split split);
 std::unique_ptr<Dataset> open_fashion_mnist(const std::string& dir, Split split);
 
 }  // namespace vvtq::data
