@@ -81,9 +81,10 @@ void equalize(Image& image) {
     }
 }
 
-// from + factor (to - from), cut to bytes; toward zero, as Pillow's blend.
+// from + factor (to - from), cut to bytes; in 32 bits and toward zero, as Pillow's blend.
 inline uint8_t blend(int from, int to, double factor) {
-    return static_cast<uint8_t>(std::clamp(from + factor * (to - from), 0.0, 255.0));
+    const float mixed = static_cast<float>(from) + static_cast<float>(factor) * static_cast<float>(to - from);
+    return static_cast<uint8_t>(std::clamp(mixed, 0.0F, 255.0F));
 }
 
 void enhance_color(double factor, Image& image) {

@@ -32,7 +32,7 @@ struct Mixing {
     double probability = 1.0;
     double switch_probability = 0.5;  ///< of cutmix, where both are on
     MixMode mode = MixMode::batch;
-    std::vector<double> cutmix_minmax;  ///< share of the sides, low and high; empty: from the draw
+    std::vector<double> cutmix_minmax{};  ///< share of the sides, low and high; empty: from the draw
     bool active() const { return mixup > 0 || cutmix > 0 || !cutmix_minmax.empty(); }
 };
 
