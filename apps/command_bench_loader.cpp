@@ -107,7 +107,7 @@ int command_bench_loader(const Options& options) {
     };
     loader.start(epoch);
     for (int i = 0; i < 2 * workers + 2 && !interrupted(); ++i) next();  // what was made ahead does not count
-    const double busy_before = loader.busy_seconds(), jpeg_before = loader.jpeg_seconds();
+    const int64_t busy_before = loader.busy_time(), jpeg_before = loader.jpeg_time();
     Stopwatch watch;
     int64_t crops = 0;
     while (watch.seconds() < options.bench.seconds && !interrupted()) {
@@ -115,7 +115,8 @@ int command_bench_loader(const Options& options) {
         crops += batch.size;
     }
     const double seconds = watch.seconds();
-    const double busy = loader.busy_seconds() - busy_before, jpeg = loader.jpeg_seconds() - jpeg_before;
+    const auto busy = static_cast<double>(loader.busy_time() - busy_before);
+    const auto jpeg = static_cast<double>(loader.jpeg_time() - jpeg_before);
     loader.start(0, loader.batches());  // ends the workers
     const double decoding = decoding_rate(*dataset, workers, std::min(3.0, options.bench.seconds));
     if (interrupted()) {

@@ -115,9 +115,9 @@ class Loader {
     /// threw.
     bool next(Batch& batch);
 
-    /// Seconds that workers spent making batches so far, and in decoding JPEGs of these.
-    double busy_seconds() const { return 1e-9 * static_cast<double>(busy_time_.load()); }
-    double jpeg_seconds() const { return 1e-9 * static_cast<double>(jpeg_time_.load()); }
+    /// Nanoseconds that workers spent making batches so far, and in decoding JPEGs of these.
+    int64_t busy_time() const { return busy_time_; }
+    int64_t jpeg_time() const { return jpeg_time_; }
 
   private:
     // A batch in the making: slot b % slots of the ring belongs to batch b.

@@ -62,8 +62,8 @@ TEST_CASE("folders of pictures: pretrain, softlabel, and train at two bits with 
     const Cifar cifar;
     // The recipe's augmentations, as strong as these few pictures bear.
     cifar.done(
-        "pretrain --lr 2e-3 --epochs 25 --aa rand-m3-mstd0.5-inc1 --reprob 0.1 --mixup 0.2 --cutmix 0.2 "
-        "--mixup-prob 0.5 --repeated-aug --train-interpolation random --scale 0.6 1.0 --hflip 0" +
+        "pretrain --lr 3e-3 --epochs 120 --aa rand-m3-mstd0.5-inc1 --reprob 0.1 --mixup 0.2 --cutmix 0.2 "
+        "--mixup-prob 0.3 --repeated-aug --train-interpolation random --scale 0.8 1.0 --hflip 0" +
         std::string(kModel) + "--save_checkpoint_path " + cifar.scratch / "fp");
     const std::string measured = cifar.done("train --evaluate --resume " + cifar.checkpoint("fp"));
     INFO(measured);
