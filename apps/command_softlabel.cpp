@@ -172,10 +172,8 @@ int command_softlabel(const Options& options) {
     loader.start(0, first);
     data::Batch batch;
     for (int64_t b = first; loader.next(batch); ++b) {
-        if (batch.size > 0) {
-            const nn::Variable logits = teacher->forward(pictures_of(batch, pick_dtype(options.run)), 0);
-            pending.add(batch, autograd::softmax(logits).value());
-        }
+        const nn::Variable logits = teacher->forward(pictures_of(batch, pick_dtype(options.run)), 0);
+        pending.add(batch, autograd::softmax(logits).value());
         time.update(watch.lap());
         if (interrupted()) {
             std::cerr << "vvtq softlabel: stopped by " << interrupt_name() << " after "

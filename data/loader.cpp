@@ -138,40 +138,44 @@ void Loader::work() {
     }
 }
 
-bool Loader::next(Batch& batch) {
-    VVTQ_CHECK(started_, "call start() first");
-    if (consumed_ == batches_) {
-        if (skipped_ > 0 && options_.on_skipped) {
-            options_.on_skipped(engine::concat("left out ", skipped_,
-                                               skipped_ == 1 ? " picture" : " pictures", " of '",
-                                               printable(dataset_.name()), "', the first: ", first_skipped_));
-        }
-        skipped_ = 0;
-        return false;
-    }
+void Loader::take(Batch& batch) {
     if (options_.workers == 0) {
         make(consumed_, batch, own_);
         ++consumed_;
-    } else {
-        std::exception_ptr error;
-        {
-            std::unique_lock lock(mutex_);
-            Slot& slot = slots_[static_cast<size_t>(consumed_ % static_cast<int64_t>(slots_.size()))];
-            ready_.wait(lock, [&] { return slot.ready; });
-            slot.ready = false;
-            std::swap(slot.batch, batch);
-            error = std::exchange(slot.error, nullptr);
-            consumed_ = error != nullptr ? batches_ : consumed_ + 1;
-        }
-        if (error != nullptr) {
-            stop();
-            std::rethrow_exception(error);
-        }
-        room_.notify_all();
+        return;
     }
-    if (skipped_ == 0 && !batch.skipped.empty()) first_skipped_ = batch.skipped.front();
-    skipped_ += static_cast<int64_t>(batch.skipped.size());
-    return true;
+    std::exception_ptr error;
+    {
+        std::unique_lock lock(mutex_);
+        Slot& slot = slots_[static_cast<size_t>(consumed_ % static_cast<int64_t>(slots_.size()))];
+        ready_.wait(lock, [&] { return slot.ready; });
+        slot.ready = false;
+        std::swap(slot.batch, batch);
+        error = std::exchange(slot.error, nullptr);
+        consumed_ = error != nullptr ? batches_ : consumed_ + 1;
+    }
+    if (error != nullptr) {
+        stop();
+        std::rethrow_exception(error);
+    }
+    room_.notify_all();
+}
+
+bool Loader::next(Batch& batch) {
+    VVTQ_CHECK(started_, "call start() first");
+    while (consumed_ < batches_) {
+        take(batch);
+        if (skipped_ == 0 && !batch.skipped.empty()) first_skipped_ = batch.skipped.front();
+        skipped_ += static_cast<int64_t>(batch.skipped.size());
+        if (batch.size > 0) return true;  // else all of its pictures were left out
+    }
+    if (skipped_ > 0 && options_.on_skipped) {
+        options_.on_skipped(engine::concat("left out ", skipped_, skipped_ == 1 ? " picture" : " pictures",
+                                           " of '", printable(dataset_.name()),
+                                           "', the first: ", first_skipped_));
+    }
+    skipped_ = 0;
+    return false;
 }
 
 // The crops of a batch; those of a picture are neighbours.

@@ -111,8 +111,8 @@ class Loader {
     int64_t batches() const { return batches_; }
     /// Begins `epoch`; its order and crops depend on (seed, epoch) alone. Begins at batch `first`.
     void start(uint64_t epoch, int64_t first = 0);
-    /// The next batch, false at the end of the epoch. Memory of `batch` is used again. Rethrows what a worker
-    /// threw.
+    /// The next batch with a crop in it, false at the end of the epoch. Memory of `batch` is used again.
+    /// Rethrows what a worker threw.
     bool next(Batch& batch);
 
     /// Nanoseconds that workers spent making batches so far, and in decoding JPEGs of these.
@@ -150,6 +150,7 @@ class Loader {
     };
 
     void count_batches();
+    void take(Batch& batch);
     void stop();
     void work();
     void make(int64_t index, Batch& batch, Worker& worker);
