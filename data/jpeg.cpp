@@ -82,6 +82,16 @@ class JpegDecoder {
     int width() const { return static_cast<int>(info_.image_width); }
     int components() const { return info_.num_components; }
     bool several_scans() const { return jpeg_has_multiple_scans(const_cast<j_decompress_ptr>(&info_)) != 0; }
+    // One component, or color at full, half or quarter resolution of the brightness: what cameras and
+    // encoders write, and what decoding in parts was tested on.
+    bool usual_sampling() const {
+        const auto factors = [&](int c, int h, int v) {
+            return info_.comp_info[c].h_samp_factor == h && info_.comp_info[c].v_samp_factor == v;
+        };
+        if (info_.num_components == 1) return true;
+        const bool colors = info_.num_components == 3 && factors(1, 1, 1) && factors(2, 1, 1);
+        return colors && (factors(0, 1, 1) || factors(0, 2, 1) || factors(0, 2, 2));
+    }
     // Pixels that the format holds together, across.
     int unit_width() const { return info_.max_h_samp_factor * DCTSIZE; }
     size_t unread() const { return info_.src->bytes_in_buffer; }
@@ -163,7 +173,7 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
                " x ", width_);
     JpegDecoder& decoder = *decoder_;
     const bool cmyk = decoder.components() == 4;
-    const bool in_part = !cmyk && !decoder.several_scans() && has_end();
+    const bool in_part = !cmyk && !decoder.several_scans() && decoder.usual_sampling() && has_end();
     require(decoder.start(cmyk ? JCS_CMYK : JCS_EXT_RGBX));
     Box box{0, 0, height_, width_};
     // Smooth upsampling looks at the neighbours, so a unit more is decoded on either side.

@@ -28,8 +28,8 @@ class JpegReader {
 
     /// Decodes at least `needed`, a box inside of the picture; to be called once. Rows above and columns
     /// beside the box skip the inverse DCT, rows below it all work; what is decoded has the pixels that
-    /// decoding the whole gives. Progressive and CMYK pictures are decoded whole. Errors: input_error where
-    /// the file ends too early or is damaged within what is decoded.
+    /// decoding the whole gives. Progressive and CMYK pictures and unusual chroma samplings are decoded
+    /// whole. Errors: input_error where the file ends too early or is damaged within what is decoded.
     void decode(const Box& needed, Canvas& canvas);
 
   private:
