@@ -164,7 +164,8 @@ void Checkpoint::load_parameters(nn::Model& model, bool ignore_steps) const {
                             "; name a checkpoint of this model or change --model and its sizes");
     }
     for (nn::NamedParameter& p : parameters) {
-        p.parameter.set_value(tensor(p.name, p.parameter.value().dtype()));
+        const nn::Tensor& value = p.parameter.value();
+        p.parameter.set_value(tensor(p.name, value.dtype()).to(value.device()));
     }
     mark_steps_ready(model);
 }

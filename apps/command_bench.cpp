@@ -1,16 +1,21 @@
 #include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "apps/bench_support.h"
 #include "apps/commands.h"
+#include "apps/device_batch.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
+#include "apps/memory_fit.h"
 #include "apps/model_setup.h"
 #include "apps/step_gemms.h"
 #include "apps/training_step.h"
+#include "autograd/ops.h"
+#include "engine/device.h"
 #include "engine/process.h"
 #include "engine/random.h"
-#include "quant/bin_regularizer.h"
 #include "quant/calibrate.h"
 
 namespace vvtq::apps {
@@ -19,98 +24,139 @@ namespace {
 constexpr int kWarmupSteps = 3;
 constexpr double kRegularizerWeight = 0.005;  // in the middle of the schedule's range
 
-double quantile(std::vector<double> values, double q) {
-    const auto at = static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5);
-    std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(at), values.end());
-    return values[at];
+/// Random pictures and classes with some probability on the others, as from a label file.
+data::Batch synthetic_batch(const nn::ModelConfig& config, int64_t size, uint64_t seed) {
+    engine::Random random(seed);
+    data::Batch batch;
+    batch.size = size;
+    batch.image_size = static_cast<int>(config.img_size);
+    batch.classes = static_cast<int>(config.num_classes);
+    batch.pixels.resize(static_cast<size_t>(size * 3 * config.img_size * config.img_size));
+    for (uint8_t& pixel : batch.pixels) pixel = static_cast<uint8_t>(random.bits());
+    constexpr float kShare = 0.6f;
+    const float rest = (1.0f - kShare) / static_cast<float>(std::max<int64_t>(1, config.num_classes - 1));
+    batch.soft.assign(static_cast<size_t>(size * config.num_classes), rest);
+    for (int64_t i = 0; i < size; ++i) {
+        batch.targets.push_back(static_cast<int>(random.below(static_cast<uint64_t>(config.num_classes))));
+        batch.soft[static_cast<size_t>(i * config.num_classes + batch.targets.back())] = kShare;
+    }
+    return batch;
 }
 
-/// Normal pictures and random classes with some probability on the others, as from a label file.
-StepInput synthetic_input(const nn::ModelConfig& config, int64_t batch, engine::DType dtype, uint64_t seed) {
-    engine::Random random(seed);
-    const engine::Shape pictures({batch, config.in_chans, config.img_size, config.img_size});
-    std::vector<double> values(static_cast<size_t>(pictures.numel()));
-    for (double& value : values) {
-        value = random.normal();
+struct Times {
+    std::vector<double> step_ms, gemm_ms;  // gemm_ms: of the step's bare products; empty for an evaluation
+    double gemm_flops = 0;
+    size_t peak = 0;  // bytes of a step, before the bare products take their buffers
+};
+
+Times measure(const Options& options, const Compute& compute, nn::Model& model, nn::Adamw& optimizer) {
+    engine::Runtime& runtime = engine::runtime(compute.device);
+    const nn::ModelConfig& config = model.config();
+    const int64_t size = options.data.batch_size;
+    DeviceBatch place(compute.device, size, config.img_size, config.num_classes, true);
+    place.load(synthetic_batch(config, size, options.run.seed));
+    TrainingStep step(model, optimizer, place, {compute.dtype, 0.0, !options.run.no_graph});
+    const StepRates rates{1e-5, options.quantizer.reg, kRegularizerWeight, options.run.seed};
+    const auto work = [&] {
+        if (options.run.evaluate) {
+            const autograd::NoGrad off_tape;
+            model.forward(place.pictures(compute.dtype));
+        } else {
+            step.submit(rates);
+        }
+    };
+    const auto settle = [&] {
+        while (step.pending() > 0) {
+            const StepResult result = step.take();
+            if (result.halt != 0) step.explain(rates, result);
+        }
+    };
+    model.train(!options.run.evaluate);
+    engine::pool(compute.device).trim();
+    engine::pool(compute.device).reset_peak();
+    for (int i = 0; i < kWarmupSteps && !interrupted(); ++i) work();
+    settle();
+    Times times;
+    times.peak = engine::pool(compute.device).peak();
+    std::optional<StepGemms> gemms;
+    if (!options.run.evaluate) {
+        gemms.emplace(config, size, has_low_bits(options.quantizer), compute.dtype, compute.device);
+        times.gemm_flops = gemms->flops();
+        gemms->run();
     }
-    StepInput input;
-    input.pictures = engine::Tensor::from(values, pictures, dtype);
-    constexpr double kShare = 0.6;
-    const double rest = (1.0 - kShare) / static_cast<double>(std::max<int64_t>(1, config.num_classes - 1));
-    std::vector<double> targets(static_cast<size_t>(batch * config.num_classes), rest);
-    for (int64_t i = 0; i < batch; ++i) {
-        input.labels.push_back(static_cast<int>(random.below(static_cast<uint64_t>(config.num_classes))));
-        targets[static_cast<size_t>(i * config.num_classes + input.labels.back())] = kShare;
+    for (int i = 0; i < options.bench.steps && !interrupted(); ++i) {
+        times.step_ms.push_back(timed(runtime, work));
+        settle();
+        if (gemms) times.gemm_ms.push_back(timed(runtime, [&] { gemms->run(); }));
     }
-    input.soft_targets = engine::Tensor::from(targets, {batch, config.num_classes}, dtype);
-    return input;
+    return times;
+}
+
+/// Starts the steps as a training run does, from a batch of at most 64 pictures.
+void calibrate(const Options& options, const Compute& compute, nn::Model& model) {
+    const nn::ModelConfig& config = model.config();
+    const int64_t size = std::min<int64_t>(options.data.batch_size, 64);
+    DeviceBatch place(compute.device, size, config.img_size, config.num_classes, true);
+    place.load(synthetic_batch(config, size, options.run.seed));
+    quant::calibrate_weights(model);
+    quant::calibrate_activations(model, place.pictures(compute.dtype));
 }
 
 }  // namespace
 
-int command_bench_step(const Options& options) {
-    const engine::Device device = pick_device(options.run);
-    const engine::DType dtype = pick_dtype(options.run);
+int command_bench_step(Options& options) {
+    const Compute compute = pick_compute(options.run);
     const nn::ModelConfig config = resolve_config(options, nullptr, 0);
-    const auto model = make_model(options, config, nullptr);
+    const auto model = make_model(options, config, nullptr, compute);
     const bool quantized = has_low_bits(options.quantizer);
     if (options.quantizer.reg && !quantized) {
         engine::input_error("--reg: needs quantized weights; set --wbits and --abits");
     }
-    const int64_t batch = options.data.batch_size;
-    StepInput input = synthetic_input(config, batch, dtype, options.run.seed);
     if (quantized) {
         attach_quantizers(*model, options.quantizer);
-        quant::calibrate_weights(*model);
-        quant::calibrate_activations(*model, input.pictures);
+        calibrate(options, compute, *model);
     }
-    model->train(true);
     nn::Adamw optimizer(model->parameters(), {});
-    input.lr = 1e-5;
-    input.regularize = options.quantizer.reg;
-    input.regularizer_weight = kRegularizerWeight;
     install_interrupt_handler();
-    engine::pool(device).reset_peak();
-    for (int i = 0; i < kWarmupSteps && !interrupted(); ++i) {
-        training_step(*model, optimizer, input);
-    }
-    const size_t peak = engine::pool(device).peak();  // before the bare products take their buffers
-    const StepGemms gemms(config, batch, quantized, dtype, device);
-    gemms.run();
-    std::vector<double> step_ms, gemm_ms;
-    for (int i = 0; i < options.bench.steps && !interrupted(); ++i) {
-        Stopwatch watch;
-        training_step(*model, optimizer, input);
-        step_ms.push_back(1e3 * watch.lap());
-        gemms.run();
-        gemm_ms.push_back(1e3 * watch.lap());
+    Times times;
+    try {
+        times = measure(options, compute, *model, optimizer);
+    } catch (const engine::OutOfMemory&) {
+        refuse_batch(*model, optimizer, compute, options.quantizer.reg, options.data.batch_size);
     }
     if (interrupted()) {
-        std::cerr << "vvtq bench step: stopped by " << interrupt_name() << " after " << step_ms.size()
+        std::cerr << "vvtq bench step: stopped by " << interrupt_name() << " after " << times.step_ms.size()
                   << " of " << options.bench.steps << " timed steps" << std::endl;
         return 1;
     }
-    const double ms = quantile(step_ms, 0.5);
-    const double bare = quantile(gemm_ms, 0.5);
-    const nlohmann::ordered_json line = {
+    const double ms = quantile(times.step_ms, 0.5);
+    const bool on_gpu = compute.device == engine::Device::cuda;
+    nlohmann::ordered_json line = {
         {"bench", "step"},
+        {"what", options.run.evaluate ? "eval" : "train"},
         {"model", config.name},
         {"wbits", options.quantizer.wbits},
         {"abits", options.quantizer.abits},
         {"reg", options.quantizer.reg},
-        {"batch_size", batch},
-        {"device", engine::name_of(device)},
+        {"batch_size", options.data.batch_size},
+        {"device", engine::name_of(compute.device)},
+        {"name", engine::runtime(compute.device).description()},
         {"precision", options.run.precision},
+        {"graph", on_gpu && !options.run.no_graph && !options.run.evaluate},
         {"threads", engine::threads()},
         {"steps", options.bench.steps},
         {"ms", ms},
-        {"spread", (quantile(step_ms, 0.9) - quantile(step_ms, 0.1)) / ms},
-        {"img_s", 1e3 * static_cast<double>(batch) / ms},
-        {"gemm_ms", bare},
-        {"gemm_gflops", gemms.flops() / bare * 1e-6},
-        {"ratio", ms / bare},
-        {"peak_mib", static_cast<double>(peak) / (1 << 20)},
+        {"spread", (quantile(times.step_ms, 0.9) - quantile(times.step_ms, 0.1)) / ms},
+        {"img_s", 1e3 * static_cast<double>(options.data.batch_size) / ms},
     };
+    if (!times.gemm_ms.empty()) {
+        const double bare = quantile(times.gemm_ms, 0.5);
+        line["gemm_ms"] = bare;
+        line["gemm_gflops"] = times.gemm_flops / bare * 1e-6;
+        line["ratio"] = ms / bare;
+    }
+    if (on_gpu) line["copy_gb_s"] = copy_bandwidth(compute.device) * 1e-9;
+    line["peak_mib"] = static_cast<double>(times.peak) / (1 << 20);
     std::cout << line.dump() << std::endl;
     return 0;
 }

@@ -80,7 +80,11 @@ void add_optimizer(FlagTable& flags, OptimizerFlags& optimizer) {
 void add_run(FlagTable& flags, RunFlags& run) {
     flags.group("Run");
     flags.add("--device", run.device, "auto, cpu or cuda");
-    flags.add("--precision", run.precision, "fp32, fp64, tf32 or bf16", true);
+    flags.add("--gpu", run.gpu, "which GPU; -1: the first");
+    flags.add("--precision", run.precision,
+              "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32", true);
+    flags.add_switch("--no-graph", run.no_graph,
+                     "GPU: enqueue kernels one by one instead of replaying the step");
     flags.add("--threads", run.threads, "computing threads; 0: all cores. Results do not depend on it");
     flags.add("--seed", run.seed, "decides every random number of the run", true);
     flags.add_config();
@@ -176,6 +180,20 @@ void define_bench_step(FlagTable& flags, Options& o) {
     add_quantizer(flags, o.quantizer);
     flags.group("Run");
     flags.add("--steps", o.bench.steps, "timed steps, after three that are not");
+    flags.add_switch("-e,--evaluate", o.run.evaluate, "time the forward pass of an evaluation instead");
+    add_run(flags, o.run);
+}
+
+void define_bench_op(FlagTable& flags, Options& o) {
+    o.data.batch_size = 16;
+    o.model.name = "deit_tiny_patch16_224_quant";
+    add_model(flags, o.model, false);
+    flags.add("-b,--batch-size", o.data.batch_size, "pictures in a step");
+    flags.group("Quantizers");
+    flags.add("--wbits", o.quantizer.wbits, "bits of weights: 1..8, or -1 or 32 for float", true);
+    flags.add("--abits", o.quantizer.abits, "bits of activations: 1..8, or -1 or 32 for float", true);
+    flags.group("Run");
+    flags.add("--steps", o.bench.steps, "timed runs of each kernel, after three that are not");
     add_run(flags, o.run);
 }
 
@@ -227,6 +245,8 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
          "quantization-aware training; --evaluate only measures"},
         {bench, "step", Command::bench_step, define_bench_step,
          "time a training step beside its matrix products"},
+        {bench, "op", Command::bench_op, define_bench_op,
+         "time the kernels of a step one by one, beside the device's ceilings"},
         {bench, "loader", Command::bench_loader, define_bench_loader,
          "count the crops a second that pictures in folders give"},
     };
@@ -246,7 +266,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
     }
     if (table == nullptr && !arguments.empty() && !arguments[0].starts_with("-") && !named(0, "bench")) {
         engine::input_error("unknown command ", arguments[0],
-                            "; commands are pretrain, softlabel, train, bench step, bench loader");
+                            "; commands are pretrain, softlabel, train, bench step, bench op, bench loader");
     }
     try {
         app.parse(std::move(words));

@@ -2,6 +2,7 @@
 
 #include "apps/checkpoint.h"
 #include "apps/commands.h"
+#include "apps/device_batch.h"
 #include "apps/flag_text.h"
 #include "apps/interrupt.h"
 #include "apps/log.h"
@@ -16,9 +17,9 @@ namespace {
 
 constexpr double kSecondsPerLine = 5.0;
 
-std::unique_ptr<nn::Model> load_teacher(const Options& options, int64_t classes) {
+std::unique_ptr<nn::Model> load_teacher(const Options& options, int64_t classes, const Compute& compute) {
     const Checkpoint checkpoint(options.labels.teacher, "--teacher");
-    auto model = make_model(options, resolve_config(options, &checkpoint, classes), &checkpoint);
+    auto model = make_model(options, resolve_config(options, &checkpoint, classes), &checkpoint, compute);
     if (checkpoint.info() && checkpoint.info()->quantized) {
         attach_quantizers(*model, quantizer_flags(*checkpoint.info(), checkpoint.path()));
     }
@@ -64,8 +65,7 @@ class Pending {
         : header_(header), next_(next), sink_(sink) {}
 
     /// Takes a batch's crops and hands complete pictures on. Those before `next` are known already.
-    void add(const data::Batch& batch, const nn::Tensor& probabilities) {
-        const std::vector<double> p = probabilities.to_vector();
+    void add(const data::Batch& batch, const std::vector<double>& p) {
         const auto classes = static_cast<size_t>(header_.classes);
         for (size_t i = 0; i < static_cast<size_t>(batch.size); ++i) {
             if (batch.pictures[i] < next_) continue;
@@ -118,7 +118,7 @@ int repack(const Options& options) {
 
 }  // namespace
 
-int command_softlabel(const Options& options) {
+int command_softlabel(Options& options) {
     install_interrupt_handler();
     if (options.labels.path.empty() && (!options.labels.pack.empty() || !options.labels.unpack.empty())) {
         engine::input_error("--softlabel_path: name what to write");
@@ -126,7 +126,7 @@ int command_softlabel(const Options& options) {
     if (!options.labels.pack.empty() || !options.labels.unpack.empty()) {
         return repack(options);
     }
-    pick_device(options.run);
+    const Compute compute = pick_compute(options.run);
     if (options.labels.teacher.empty()) {
         engine::input_error("--teacher: name the checkpoint of the model that labels");
     }
@@ -137,7 +137,7 @@ int command_softlabel(const Options& options) {
     const auto dataset = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
     const data::LabelType type = data::parse_label_type(options.labels.type);
     data::require_label_fits(type, dataset->classes());
-    const auto teacher = load_teacher(options, dataset->classes());
+    const auto teacher = load_teacher(options, dataset->classes(), compute);
     std::unique_ptr<data::SoftLabels> reference;
     int crops = options.labels.crops_per_image;
     if (!options.labels.reference.empty()) {
@@ -165,6 +165,7 @@ int command_softlabel(const Options& options) {
         log.line("=> going on after the first " + std::to_string(next) + " pictures");
     }
     const autograd::NoGrad off_tape;
+    DeviceBatch place(compute.device, options.data.batch_size, image_size, dataset->classes(), false);
     Pending pending(header, next, *sink);
     Meter time("Time", "%6.3f");
     Stopwatch watch, since_line;
@@ -172,8 +173,9 @@ int command_softlabel(const Options& options) {
     loader.start(0, first);
     data::Batch batch;
     for (int64_t b = first; loader.next(batch); ++b) {
-        const nn::Variable logits = teacher->forward(pictures_of(batch, pick_dtype(options.run)), 0);
-        pending.add(batch, autograd::softmax(logits).value());
+        place.load(batch);
+        const nn::Variable logits = teacher->forward(place.pictures(compute.dtype));
+        pending.add(batch, autograd::softmax(logits).value().to_vector());
         time.update(watch.lap());
         if (interrupted()) {
             std::cerr << "vvtq softlabel: stopped by " << interrupt_name() << " after "

@@ -72,7 +72,8 @@ void require_same_data(const Checkpoint& resumed, const TrainingData& data, cons
 /// A model with its start values, from a checkpoint where one is named. What the log should say of it is
 /// added to `notes`.
 std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingData& data,
-                                       const Checkpoint* resumed, std::vector<std::string>& notes) {
+                                       const Compute& compute, const Checkpoint* resumed,
+                                       std::vector<std::string>& notes) {
     std::optional<Checkpoint> finetuned;
     if (!options.run.finetune.empty() && resumed == nullptr) {
         finetuned.emplace(options.run.finetune, "--finetune");
@@ -84,7 +85,7 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
         engine::input_error("--finetune: ", finetuned->path(), " is quantized; use --resume");
     }
     const nn::ModelConfig config = resolve_config(options, source, data.evaluation->classes());
-    auto model = make_model(options, config, source);
+    auto model = make_model(options, config, source, compute);
     if (resumed != nullptr) {
         if (resumed->info()->quantized) {
             attach_quantizers(*model, options.quantizer);
@@ -103,8 +104,7 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
         attach_quantizers(*model, options.quantizer);
         notes.push_back("=> step sizes start from the weights and from a batch of training pictures");
         quant::calibrate_weights(*model);
-        quant::calibrate_activations(
-            *model, calibration_pictures(options, data, config.img_size, pick_dtype(options.run)));
+        quant::calibrate_activations(*model, calibration_pictures(options, data, config.img_size, compute));
     }
     return model;
 }
@@ -132,15 +132,15 @@ void log_notes(RunLog& log, const std::vector<std::string>& notes) {
     }
 }
 
-int measure(const Options& options, const TrainingData& data, nn::Model& model,
+int measure(const Options& options, const TrainingData& data, const Compute& compute, nn::Model& model,
             const std::vector<std::string>& notes, RunLog& log) {
     if (!options.run.log.empty()) {
         log.open(options.run.log);
     }
     log_notes(log, notes);
     const auto accuracy =
-        evaluate(model, *data.evaluation, evaluation_loader(options, model.config().img_size),
-                 pick_dtype(options.run), log, options.run.print_freq);
+        evaluate(model, *data.evaluation, evaluation_loader(options, model.config().img_size), compute, log,
+                 options.run.print_freq);
     if (!accuracy) {
         std::cerr << "vvtq train: stopped by " << interrupt_name() << " before all pictures were measured"
                   << std::endl;
@@ -152,7 +152,6 @@ int measure(const Options& options, const TrainingData& data, nn::Model& model,
 
 int command_train(Options& options) {
     install_interrupt_handler();
-    pick_device(options.run);
     std::optional<Checkpoint> resumed;
     if (!options.run.resume.empty()) {
         resumed.emplace(options.run.resume, "--resume");
@@ -161,18 +160,19 @@ int command_train(Options& options) {
         engine::input_error("--evaluate: name a checkpoint with --resume, or weights with --finetune");
     }
     settle_crops(options);
+    const Compute compute = pick_compute(options.run);
     const TrainingData data = open_training_data(options);
     if (resumed && !options.run.evaluate) {
         require_same_data(*resumed, data, options);
     }
     const Checkpoint* source = resumed ? &*resumed : nullptr;
     std::vector<std::string> notes;
-    const auto model = build_model(options, data, source, notes);
+    const auto model = build_model(options, data, compute, source, notes);
     RunLog log;
     if (options.run.evaluate) {
-        return measure(options, data, *model, notes, log);
+        return measure(options, data, compute, *model, notes, log);
     }
-    Trainer trainer(options, data, *model, start_info(options, data, *model, source), source, log);
+    Trainer trainer(options, data, compute, *model, start_info(options, data, *model, source), source, log);
     const std::string best = resumed ? best_to_bring_along(*resumed, options.run.save_dir, notes) : "";
     make_folder(options.run.save_dir);  // nothing is written before all input was found good
     log.open(log_path(options));

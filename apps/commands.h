@@ -16,10 +16,13 @@ namespace vvtq::apps {
 int command_train(Options& options);
 
 /// `vvtq softlabel`: a teacher labels crops of every training picture, into one file.
-int command_softlabel(const Options& options);
+int command_softlabel(Options& options);
 
 /// `vvtq bench step`: prints one line of JSON.
-int command_bench_step(const Options& options);
+int command_bench_step(Options& options);
+
+/// `vvtq bench op`: prints one line of JSON for the device's ceilings, then one for each kernel of a step.
+int command_bench_op(Options& options);
 
 /// `vvtq bench loader`: prints one line of JSON.
 int command_bench_loader(const Options& options);

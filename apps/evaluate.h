@@ -5,6 +5,7 @@
 #include <string>
 
 #include "apps/log.h"
+#include "apps/model_setup.h"
 #include "data/loader.h"
 #include "nn/model.h"
 
@@ -20,10 +21,7 @@ struct Accuracy {
 /// back into training mode. Nothing where a signal arrived. Throws Error(Fault::run) naming the layer where
 /// the loss is not finite.
 std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
-                                 const data::LoaderOptions& options, engine::DType dtype, RunLog& log,
+                                 const data::LoaderOptions& options, const Compute& compute, RunLog& log,
                                  int print_freq);
-
-/// "Acc@5" of fewer than five classes counts them all.
-int64_t top_count(const nn::Tensor& logits, int64_t k);
 
 }  // namespace vvtq::apps

@@ -26,6 +26,8 @@ int run(vvtq::apps::Options& options) {
             return vvtq::apps::command_softlabel(options);
         case Command::bench_step:
             return vvtq::apps::command_bench_step(options);
+        case Command::bench_op:
+            return vvtq::apps::command_bench_op(options);
         case Command::bench_loader:
             return vvtq::apps::command_bench_loader(options);
     }

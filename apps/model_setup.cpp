@@ -1,6 +1,6 @@
 #include "apps/model_setup.h"
 
-#include "engine/check.h"
+#include "engine/device.h"
 #include "quant/attach.h"
 
 namespace vvtq::apps {
@@ -32,16 +32,27 @@ const SizeFlag kSizes[] = {
 
 }  // namespace
 
-engine::Device pick_device(const RunFlags& run) {
-    if (run.device == "cuda") {
-        engine::kernels(engine::Device::cuda);
-        return engine::Device::cuda;
+Compute pick_compute(RunFlags& run) {
+    using engine::Device;
+    using engine::DType;
+    if (run.gpu >= 0) engine::choose_gpu(static_cast<int>(run.gpu));
+    if (run.device == "auto") {
+        const bool cpu_only = run.precision == "fp64";
+        run.device = run.gpu >= 0 || (!cpu_only && engine::is_available(Device::cuda)) ? "cuda" : "cpu";
     }
-    return engine::Device::cpu;
-}
-
-engine::DType pick_dtype(const RunFlags& run) {
-    return run.precision == "fp64" ? engine::DType::f64 : engine::DType::f32;
+    const Device device = run.device == "cuda" ? Device::cuda : Device::cpu;
+    engine::runtime(device);  // says why where it is not there
+    if (run.precision == "auto") run.precision = device == Device::cuda ? "bf16" : "fp32";
+    if (device == Device::cpu && (run.precision == "bf16" || run.precision == "tf32")) {
+        engine::input_error("--precision: ", run.precision,
+                            " needs --device cuda; on the CPU use fp32 or fp64");
+    }
+    if (device == Device::cuda && run.precision == "fp64") {
+        engine::input_error("--precision: fp64 is for --device cpu; on a GPU use bf16, tf32 or fp32");
+    }
+    engine::allow_tf32(run.precision == "tf32");
+    const DType parameters = run.precision == "fp64" ? DType::f64 : DType::f32;
+    return {device, run.precision == "bf16" ? DType::bf16 : parameters, parameters};
 }
 
 nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes) {
@@ -92,9 +103,11 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
 }
 
 std::unique_ptr<nn::Model> make_model(const Options& options, const nn::ModelConfig& config,
-                                      const Checkpoint* checkpoint) {
+                                      const Checkpoint* checkpoint, const Compute& compute) {
     try {
-        return nn::make_model(config, pick_dtype(options.run), options.run.seed);
+        auto model = nn::make_model(config, compute.parameters, options.run.seed);
+        model->to(compute.device);
+        return model;
     } catch (const engine::Error& error) {
         if (checkpoint == nullptr || !checkpoint->info() || error.fault() != engine::Fault::input) {
             throw;

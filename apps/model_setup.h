@@ -12,11 +12,16 @@
 
 namespace vvtq::apps {
 
-/// --device; `auto` takes what this build has. Throws Error(Fault::input) where it is not there.
-engine::Device pick_device(const RunFlags& run);
+/// Where and how precisely a command computes.
+struct Compute {
+    engine::Device device;
+    engine::DType dtype;       // of activations
+    engine::DType parameters;  // master copies, gradients, moments
+};
 
-/// --precision.
-engine::DType pick_dtype(const RunFlags& run);
+/// --device, --precision and --gpu. `auto` takes the GPU where there is one, and there bf16, else f32. Writes
+/// the choices into the flags. Throws Error(Fault::input) where the device is not there or cannot compute so.
+Compute pick_compute(RunFlags& run);
 
 /// The sizes of the model: those that the checkpoint records where there is one, else the published ones of
 /// --model with the flags' changes. `classes` is the data set's class count, 0 without a data set. Throws
@@ -24,10 +29,10 @@ engine::DType pick_dtype(const RunFlags& run);
 /// count that does not fit.
 nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes);
 
-/// nn::make_model in the precision of the flags. Throws Error(Fault::input) naming the checkpoint, where
-/// there is one, whose sizes cannot be built.
+/// nn::make_model in the precision and on the device of `compute`. Throws Error(Fault::input) naming the
+/// checkpoint, where there is one, whose sizes cannot be built.
 std::unique_ptr<nn::Model> make_model(const Options& options, const nn::ModelConfig& config,
-                                      const Checkpoint* checkpoint);
+                                      const Checkpoint* checkpoint, const Compute& compute);
 
 /// Whether the bit widths ask for quantizers that follow them.
 bool has_low_bits(const QuantizerFlags& quantizer);

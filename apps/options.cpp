@@ -85,10 +85,11 @@ void check_ranges(const Options& o) {
     const std::string& device = o.run.device;
     require(device == "auto" || device == "cpu" || device == "cuda", "--device", "auto, cpu or cuda");
     const std::string& precision = o.run.precision;
-    if (precision == "tf32" || precision == "bf16") {
-        engine::input_error("--precision: ", precision, " needs --device cuda; on the CPU use fp32 or fp64");
-    }
-    require(precision == "fp32" || precision == "fp64", "--precision", "fp32, fp64, tf32 or bf16");
+    require(precision == "auto" || precision == "fp32" || precision == "fp64" || precision == "tf32" ||
+                precision == "bf16",
+            "--precision", "auto, fp32, fp64, tf32 or bf16");
+    require(o.run.gpu >= -1 && o.run.gpu <= 1023, "--gpu", "0..1023");
+    require(o.run.gpu < 0 || device != "cpu", "--gpu", "left out with --device cpu");
 }
 
 bool Options::given(const std::string& name) const {
@@ -141,6 +142,8 @@ const char* name_of(Command command) {
             return "train";
         case Command::bench_step:
             return "bench step";
+        case Command::bench_op:
+            return "bench op";
         case Command::bench_loader:
             return "bench loader";
         case Command::help:

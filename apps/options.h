@@ -10,7 +10,7 @@
 
 namespace vvtq::apps {
 
-enum class Command { help, pretrain, softlabel, train, bench_step, bench_loader };
+enum class Command { help, pretrain, softlabel, train, bench_step, bench_op, bench_loader };
 
 /// Sizes that are 0 were not asked for: they come from a checkpoint, else from the published model.
 struct ModelFlags {
@@ -86,7 +86,9 @@ struct OptimizerFlags {
 
 struct RunFlags {
     std::string device = "auto";
-    std::string precision = "fp32";
+    std::string precision = "auto";
+    int64_t gpu = -1;       // -1: the first
+    bool no_graph = false;  // steps are enqueued kernel by kernel
     int threads = 0;
     uint64_t seed = 0;
     int64_t max_steps = 0;

@@ -11,8 +11,8 @@
 namespace vvtq::apps {
 
 /// Runs the products of a DeiT's forward and backward pass, with the step's shapes and kernels, on buffers of
-/// its own. `picture_gradient` says whether the patch embedding passes a gradient on (to a quantizer of the
-/// picture).
+/// its own; on a GPU those of linear layers alone, since attention multiplies within its own kernel.
+/// `picture_gradient` says whether the patch embedding passes a gradient on (to a quantizer of the picture).
 class StepGemms {
   public:
     StepGemms(const nn::ModelConfig& config, int64_t batch, bool picture_gradient, engine::DType dtype,

@@ -5,16 +5,17 @@
 
 #include "apps/evaluate.h"
 #include "apps/interrupt.h"
+#include "apps/memory_fit.h"
 #include "apps/model_setup.h"
 #include "apps/run_folder.h"
 #include "engine/random.h"
-#include "nn/losses.h"
 #include "nn/schedule.h"
 #include "quant/bin_regularizer.h"
 
 namespace vvtq::apps {
 namespace {
 
+constexpr size_t kAhead = 2;                       // steps that a GPU may be ahead of what was read of it
 constexpr uint64_t kStochasticDepth = 0x73646570;  // keeps the stream apart from the loader's
 
 nn::AdamwOptions adamw_options(const OptimizerFlags& flags) {
@@ -37,29 +38,27 @@ struct Trainer::Meters {
     Meter top1{"Acc@1", "%6.2f"};
     Meter top5{"Acc@5", "%6.2f"};
     int64_t pictures = 0;  // of the latest batch
+    Stopwatch watch;       // from one result to the next
+    Stopwatch waiting;     // for the loader
 
-    void update(const StepResult& result, const std::vector<int>& labels) {
-        pictures = static_cast<int64_t>(labels.size());
+    void update(const StepResult& result, int64_t batch_size) {
+        pictures = batch_size;
         const auto count = static_cast<double>(pictures);
-        const auto share = [&](int64_t k) {
-            const int64_t right = nn::count_top_k(result.logits, labels, top_count(result.logits, k));
-            return 100.0 * static_cast<double>(right) / count;
-        };
         loss.update(result.loss, count);
         regularizer.update(result.regularizer, count);
-        top1.update(share(1), count);
-        top5.update(share(5), count);
+        top1.update(100.0 * static_cast<double>(result.top1) / count, count);
+        top5.update(100.0 * static_cast<double>(result.top5) / count, count);
     }
 };
 
-Trainer::Trainer(const Options& options, const TrainingData& data, nn::Model& model,
+Trainer::Trainer(const Options& options, const TrainingData& data, const Compute& compute, nn::Model& model,
                  const CheckpointInfo& info, const Checkpoint* resumed, RunLog& log)
     : options_(options),
       data_(data),
       model_(model),
       info_(info),
       log_(log),
-      dtype_(pick_dtype(options.run)),
+      compute_(compute),
       optimizer_(model.parameters(), adamw_options(options.optimizer)),
       passes_(
           plan_passes(options.optimizer.epochs, options.optimizer.warmup_epochs, options.labels.num_crops)) {
@@ -108,22 +107,18 @@ data::Loader& Trainer::loader(int crops) {
     return *loader;
 }
 
-StepInput Trainer::step_input(const Pass& pass, const data::Batch& batch) const {
-    StepInput input;
-    input.pictures = pictures_of(batch, dtype_);
-    input.soft_targets = soft_targets_of(batch, dtype_);
-    input.labels = batch.targets;
-    input.smoothing = options_.labels.smoothing;
-    input.lr = learning_rate(options_.optimizer, pass.epoch);
-    input.regularizer_weight =
+StepRates Trainer::rates_of(const Pass& pass, int64_t step) const {
+    StepRates rates;
+    rates.lr = learning_rate(options_.optimizer, pass.epoch);
+    rates.regularizer_weight =
         options_.quantizer.reg ? quant::bin_regularizer_weight(pass.epoch, options_.optimizer.epochs) : 0.0;
-    input.regularize = input.regularizer_weight != 0.0;
-    input.random_key =
-        engine::mix_key({options_.run.seed, kStochasticDepth, static_cast<uint64_t>(info_.step)});
-    return input;
+    rates.regularize = rates.regularizer_weight != 0.0;
+    rates.random_key = engine::mix_key({options_.run.seed, kStochasticDepth, static_cast<uint64_t>(step)});
+    return rates;
 }
 
-void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, double lr, const Meters& m) {
+void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, int64_t step, double lr,
+                     const Meters& m) {
     const std::string epoch = std::to_string(pass.epoch);
     char lr_text[40];
     std::snprintf(lr_text, sizeof lr_text, "LR %.5f", lr);
@@ -141,7 +136,7 @@ void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, double lr
                   {"crops", pass.crops},
                   {"batch", batch},
                   {"batches", batches},
-                  {"step", info_.step},
+                  {"step", step},
                   {"loss", m.loss.latest()},
                   {"reg", m.regularizer.latest()},
                   {"lr", lr},
@@ -152,34 +147,63 @@ void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, double lr
                   {"img_s", static_cast<double>(m.pictures) / m.time.mean()}});
 }
 
+void Trainer::account(const Pass& pass, Meters& meters) {
+    const int64_t behind = static_cast<int64_t>(step_->pending());
+    const int64_t index = info_.batch - behind, step = info_.step - behind;  // of the step that is read
+    in_step_ = true;
+    accounted_ = step;
+    const StepResult result = step_->take();
+    if (result.halt != 0) {
+        data::Loader& batches = loader(pass.crops);
+        batches.start(static_cast<uint64_t>(pass.epoch), index);
+        data::Batch batch;
+        VVTQ_CHECK(batches.next(batch), "batch ", index, " cannot be read again");
+        place_->load(batch);
+        step_->explain(rates_of(pass, step), result);
+    }
+    in_step_ = false;
+    meters.update(result, place_->size());
+    meters.time.update(meters.watch.lap());
+    accounted_ = step + 1;
+    if (index % options_.run.print_freq == 0) {
+        report(pass, index, loader(pass.crops).batches(), step + 1,
+               learning_rate(options_.optimizer, pass.epoch), meters);
+    }
+}
+
 Outcome Trainer::run_pass(const Pass& pass) {
     data::Loader& batches = loader(pass.crops);
     batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
+    if (step_ == nullptr) {
+        place_ =
+            std::make_unique<DeviceBatch>(compute_.device, options_.data.batch_size, model_.config().img_size,
+                                          model_.config().num_classes, has_soft_targets(options_, data_));
+        step_ = std::make_unique<TrainingStep>(
+            model_, optimizer_, *place_,
+            StepOptions{compute_.dtype, options_.labels.smoothing, !options_.run.no_graph});
+    }
     Meters meters;
-    Stopwatch watch;
     data::Batch batch;
+    const size_t ahead = compute_.device == engine::Device::cpu ? 0 : kAhead;
     for (int64_t b = info_.batch; batches.next(batch); ++b) {
-        meters.data.update(watch.seconds());
-        const StepInput input = step_input(pass, batch);
-        in_step_ = true;
-        const StepResult result = training_step(model_, optimizer_, input);
-        in_step_ = false;
-        meters.update(result, batch.targets);
+        meters.data.update(meters.waiting.lap());
+        place_->load(batch);
+        step_->submit(rates_of(pass, info_.step));
         info_.batch = b + 1;
         ++info_.step;
-        meters.time.update(watch.lap());
-        if (b % options_.run.print_freq == 0) {
-            report(pass, b, batches.batches(), input.lr, meters);
-        }
+        while (step_->pending() > ahead) account(pass, meters);
         const bool last = b + 1 == batches.batches();  // --max-steps lets a finished pass be evaluated
         if (interrupted() || (at_step_limit() && !last)) {
+            while (step_->pending() > 0) account(pass, meters);
             save(kCheckpoint);
             return interrupted() ? Outcome::interrupted : Outcome::step_limit;
         }
+        meters.waiting.lap();
     }
+    while (step_->pending() > 0) account(pass, meters);
     check_state_finite(model_, optimizer_);
     const auto accuracy =
-        evaluate(model_, *data_.evaluation, evaluation_loader(options_, model_.config().img_size), dtype_,
+        evaluate(model_, *data_.evaluation, evaluation_loader(options_, model_.config().img_size), compute_,
                  log_, options_.run.print_freq);
     if (!accuracy) {
         save(kCheckpoint);
@@ -224,6 +248,10 @@ Outcome Trainer::run() {
             save(kCheckpoint);
         }
         return outcome;
+    } catch (const engine::OutOfMemory&) {
+        step_.reset();
+        place_.reset();
+        refuse_batch(model_, optimizer_, compute_, options_.quantizer.reg, options_.data.batch_size);
     } catch (const engine::Error& error) {
         if (error.fault() != engine::Fault::run) {
             throw;

@@ -29,11 +29,12 @@ class Trainer {
     /// All arguments must outlive the trainer. `resumed` is the checkpoint that `info` comes from, or null.
     /// Throws Error(Fault::input) where no pass begins at info.epoch, and where there are too few pictures
     /// for a batch. Nothing is written before `run`.
-    Trainer(const Options& options, const TrainingData& data, nn::Model& model, const CheckpointInfo& info,
-            const Checkpoint* resumed, RunLog& log);
+    Trainer(const Options& options, const TrainingData& data, const Compute& compute, nn::Model& model,
+            const CheckpointInfo& info, const Checkpoint* resumed, RunLog& log);
 
     /// Throws Error(Fault::run) naming layer and step where something is not finite; the last checkpoint
-    /// stays.
+    /// stays. Throws Error(Fault::input) where the device has too little memory for the batch, with one that
+    /// fits.
     Outcome run();
 
     /// The file that `run` leaves, also where a resumed run had nothing left to do.
@@ -45,8 +46,11 @@ class Trainer {
 
     Outcome run_passes();
     Outcome run_pass(const Pass& pass);
-    StepInput step_input(const Pass& pass, const data::Batch& batch) const;
-    void report(const Pass& pass, int64_t batch, int64_t batches, double lr, const Meters& meters);
+    StepRates rates_of(const Pass& pass, int64_t step) const;
+    /// Reads the result of the oldest step that is not accounted for yet.
+    void account(const Pass& pass, Meters& meters);
+    void report(const Pass& pass, int64_t batch, int64_t batches, int64_t step, double lr,
+                const Meters& meters);
     bool at_step_limit() const;
     void save(const std::string& file);
     data::Loader& loader(int crops);
@@ -56,10 +60,13 @@ class Trainer {
     nn::Model& model_;
     CheckpointInfo info_;
     RunLog& log_;
-    engine::DType dtype_;
+    Compute compute_;
     nn::Adamw optimizer_;
+    std::unique_ptr<DeviceBatch> place_;
+    std::unique_ptr<TrainingStep> step_;
     std::vector<Pass> passes_;
     size_t next_pass_ = 0;
+    int64_t accounted_ = 0;  // steps whose results were read
     bool in_step_ = false;
     std::string last_checkpoint_;                     // empty before the first
     std::unique_ptr<data::Loader> single_, several_;  // made when first needed

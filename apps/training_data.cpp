@@ -1,5 +1,7 @@
 #include "apps/training_data.h"
 
+#include "apps/device_batch.h"
+
 #include <algorithm>
 #include <iostream>
 
@@ -76,6 +78,10 @@ data::LoaderOptions training_loader(const Options& options, const TrainingData& 
     return loader;
 }
 
+bool has_soft_targets(const Options& options, const TrainingData& data) {
+    return data.labels != nullptr || augmentation_of(options).mixing.active();
+}
+
 void set_bad_image(const Options& options, data::LoaderOptions& loader) {
     loader.skip_bad = options.data.on_bad_image == "skip";
     loader.on_skipped = [](const std::string& text) { std::cerr << "vvtq: " << text << std::endl; };
@@ -98,28 +104,8 @@ data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size
     return loader;
 }
 
-nn::Tensor pictures_of(const data::Batch& batch, engine::DType dtype) {
-    const nn::Tensor pictures({batch.size, 3, batch.image_size, batch.image_size}, dtype);
-    if (dtype == engine::DType::f64) {
-        data::normalize(batch, {}, pictures.data<double>());
-    } else {
-        data::normalize(batch, {}, pictures.data<float>());
-    }
-    return pictures;
-}
-
-nn::Tensor soft_targets_of(const data::Batch& batch, engine::DType dtype) {
-    if (batch.soft.empty()) {
-        return {};
-    }
-    const nn::Tensor targets({batch.size, batch.classes}, engine::DType::f32);
-    VVTQ_CHECK(targets.numel() == static_cast<int64_t>(batch.soft.size()), targets.shape().str(), " targets");
-    std::copy(batch.soft.begin(), batch.soft.end(), targets.data<float>());
-    return targets.to(dtype);
-}
-
 nn::Tensor calibration_pictures(const Options& options, const TrainingData& data, int64_t image_size,
-                                engine::DType dtype) {
+                                const Compute& compute) {
     data::LoaderOptions loader_options = training_loader(options, data, image_size, 1);
     loader_options.batch_size = static_cast<int>(std::min(kCalibrationPictures, data.train->size()));
     loader_options.workers = 0;
@@ -128,7 +114,9 @@ nn::Tensor calibration_pictures(const Options& options, const TrainingData& data
     loader.start(0);
     data::Batch batch;
     VVTQ_CHECK(loader.next(batch), "no batch to calibrate on");
-    return pictures_of(batch, dtype);
+    DeviceBatch place(compute.device, batch.size, image_size, data.train->classes(), false);
+    place.load(batch);
+    return place.pictures(compute.dtype);
 }
 
 }  // namespace vvtq::apps

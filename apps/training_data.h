@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "apps/model_setup.h"
 #include "apps/options.h"
 #include "data/loader.h"
 #include "nn/module.h"
@@ -30,20 +31,18 @@ TrainingData open_training_data(const Options& options);
 data::LoaderOptions training_loader(const Options& options, const TrainingData& data, int64_t image_size,
                                     int crops);
 
+/// Whether training batches carry class distributions: from labels, or from mixup and cutmix.
+bool has_soft_targets(const Options& options, const TrainingData& data);
+
 /// --on-bad-image.
 void set_bad_image(const Options& options, data::LoaderOptions& loader);
 
 /// The evaluation pictures, in order.
 data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size);
 
-/// The pictures of a batch, normalized: (B, 3, S, S).
-nn::Tensor pictures_of(const data::Batch& batch, engine::DType dtype);
-
-/// The class distributions of a batch, (B, C); undefined where it has none.
-nn::Tensor soft_targets_of(const data::Batch& batch, engine::DType dtype);
-
-/// The training pictures that activation steps start from: the first batch of single crops, up to 64.
+/// The training pictures that activation steps start from: the first batch of single crops, up to 64;
+/// normalized.
 nn::Tensor calibration_pictures(const Options& options, const TrainingData& data, int64_t image_size,
-                                engine::DType dtype);
+                                const Compute& compute);
 
 }  // namespace vvtq::apps

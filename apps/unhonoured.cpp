@@ -48,7 +48,6 @@ const Entry kEntries[] = {
     {"--mixpre", Arity::none, "", kMixedBits},
     {"--bitops-scaler", Arity::one, "0", kMixedBits},
     {"--show-bit-state", Arity::none, "", kMixedBits},
-    {"--gpu", Arity::one, "", "this build has no CUDA backend; leave it out or set --device cpu"},
     {"--multiprocessing-distributed", Arity::none, "", kOneProcess},
     {"--world-size", Arity::one, "1|-1", kOneProcess},
     {"--rank", Arity::one, "0|-1", kOneProcess},

@@ -4,17 +4,43 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "autograd/variable.h"
 #include "engine/kernels.h"
 
 namespace vvtq::autograd {
 
+/// The parameters of an LSQ quantizer (specification section 1). Without alpha there is no quantizer.
+struct LsqParameters {
+    Variable alpha;  // (1)
+    Variable beta;   // (1) or undefined
+    engine::CodeRange range;
+    Tensor g;  // (1) gradient scale
+    engine::LsqStep step() const;
+};
+
+/// A tensor as a product takes it: y = alpha q + beta with codes q; without alpha y = q. The gradient of `q`
+/// is that of y, straight through.
+struct Quantized {
+    Quantized(Variable values) : q(std::move(values)) {}  // implicit: a tensor that is not quantized
+    Variable q;
+    Tensor alpha, beta;
+    std::function<Tensor()> again;  // where set, backward computes q anew with it instead of keeping q
+    std::shared_ptr<bool>
+        gradient_times_alpha;  // where set: an op that hands over alpha times the gradient says so here
+};
+
 // --- ops_basic.cpp
 /// y = a + b, same shapes.
 Variable add(const Variable& a, const Variable& b);
 /// y = s x.
 Variable scale(const Variable& x, double s);
+/// y = s x, s (1) a constant of master dtype that lies on x's device.
+Variable scale_by(const Variable& x, const Tensor& s);
 /// y (1) = sum x.
 Variable sum(const Variable& x);
 Variable reshape(const Variable& x, const engine::Shape& shape);
@@ -24,6 +50,8 @@ Variable add_broadcast(const Variable& x, const Variable& p);
 Variable residual(const Variable& x, const Variable& f, const Tensor& keep = {});
 /// y = x Phi(x), erf form.
 Variable gelu(const Variable& x);
+/// y = x in another floating dtype.
+Variable cast(const Variable& x, engine::DType dtype);
 
 // --- ops_norm.cpp
 Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& beta, double eps);
@@ -33,8 +61,9 @@ Variable softmax(const Variable& x, double s = 1.0);
 Variable soft_cross_entropy(const Variable& z, const Tensor& p);
 
 // --- ops_matmul.cpp
-/// y (..., O) = x (..., C) w^T + bias; w (O, C), bias (O) or undefined.
-Variable linear(const Variable& x, const Variable& w, const Variable& bias);
+/// y (..., O) = x (..., C) w^T + bias of quantized or plain x and w (O, C); bias (O) or undefined. Codes
+/// multiply as they are; steps and offset are applied to the sums.
+Variable linear(const Quantized& x, const Quantized& w, const Variable& bias);
 /// s (B, H, N, N) = q k^T per head; q, k (B, N, H D), head h at columns hD..(h+1)D. Unscaled.
 Variable attention_scores(const Variable& q, const Variable& k, int64_t heads);
 /// y (B, N, H D) = p v per head; p (B, H, N, N), v (B, N, H D).
@@ -52,10 +81,50 @@ Variable select_token(const Variable& x, int64_t index);
 /// y = q a + o with straight-through gradients; alpha (1), beta (1) or undefined, g (1) the gradient scale.
 Variable lsq(const Variable& x, const Variable& alpha, const Variable& beta, engine::CodeRange range,
              const Tensor& g);
+/// The codes of `lsq`, for products.
+Quantized quantize(const Variable& x, const LsqParameters& lsq);
 /// y = s sign(x), dx = dy where |x| <= 1. x (B, R, D) with s (B) or (B, D), the mean of |x|.
 Variable binary(const Variable& x, const engine::Shape& scale_shape);
 /// mean((y - u)^2) + sum over bins of var(u in bin), of one weight. Gradient to alpha through clipped
 /// weights, times g.
 Variable bin_regularizer(const Variable& w, const Variable& alpha, engine::CodeRange range, const Tensor& g);
+
+struct WeightParameters {
+    Variable w;      // (O, ...)
+    Variable alpha;  // (1)
+    engine::CodeRange range;
+};
+struct QuantizedWeights {
+    std::vector<Quantized> weights;  // codes (O, K) of activation dtype
+    Variable regularizer;  // (1) sum of the bin regularizer over all weights; undefined where not asked for
+    std::vector<Tensor> terms;  // (1) of each weight
+};
+/// All weights of a model in one pass, each quantized as by `lsq` with g = 1 / sqrt(sum |w| Qp); with
+/// `regularize` also their bin regularizer.
+QuantizedWeights quantize_weights(const std::vector<WeightParameters>& weights, engine::DType dtype,
+                                  bool regularize);
+
+// --- ops_block.cpp: the passes of a transformer block, each one op
+struct NormedResidual {
+    Variable y;   // x + keep f; x itself without f
+    Quantized n;  // quantized layer_norm(y)
+};
+/// f and keep (B) may be undefined.
+NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor& keep, const Variable& gamma,
+                             const Variable& beta, double eps, const LsqParameters& lsq);
+/// y = quantize(gelu(x w1^T + b1)) w2^T + b2
+Variable mlp(const Quantized& x, const Quantized& w1, const Variable& b1, const LsqParameters& hidden,
+             const Quantized& w2, const Variable& b2);
+
+/// A projection of attention and the quantizer behind it.
+struct Projection {
+    Quantized w;  // (C, C)
+    Variable bias;
+    LsqParameters lsq;  // without offset
+};
+/// x (B, N, C) -> quantize(quantize(softmax(s q k^T)) v), head h at columns hD..(h+1)D; q, k, v the quantized
+/// projections of x. Keeps no (N, N) matrix where the device has a kernel for that.
+Quantized attention(const Quantized& x, const Projection& q, const Projection& k, const Projection& v,
+                    const LsqParameters& probability, const LsqParameters& output, int64_t heads, double s);
 
 }  // namespace vvtq::autograd

@@ -26,17 +26,27 @@ Variable scale(const Variable& x, double s) {
     });
 }
 
-Variable sum(const Variable& x) {
-    const Tensor& value = x.value();
-    const Tensor y({1}, value.dtype(), value.device());
-    kernels(y.device()).sum(value, y);
-    const Shape shape = value.shape();
-    return record("sum", y, {x}, [shape](const Tensor& dy, Gradients& dx) {
-        const Tensor ones = Tensor::full(shape, 1.0, dy.dtype(), dy.device());
-        const Tensor gradient = ones.like();
-        kernels(dy.device()).scale_by(ones, dy, gradient);
+Variable scale_by(const Variable& x, const Tensor& s) {
+    const Tensor y = x.value().like();
+    kernels(y.device()).scale_by(x.value(), s, y);
+    return record("scale_by", y, {x}, [s](const Tensor& dy, Gradients& dx) {
+        const Tensor gradient = dy.like();
+        kernels(dy.device()).scale_by(dy, s, gradient);
         dx.set(0, gradient);
     });
+}
+
+Variable sum(const Variable& x) {
+    const Tensor& value = x.value();
+    const Tensor y({1}, engine::master_of(value.dtype()), value.device());
+    kernels(y.device()).sum(value, y);
+    return record("sum", y, {x},
+                  [shape = value.shape(), dtype = value.dtype()](const Tensor& dy, Gradients& dx) {
+                      const Tensor ones = Tensor::full(shape, 1.0, dtype, dy.device());
+                      const Tensor gradient = ones.like();
+                      kernels(dy.device()).scale_by(ones, dy, gradient);
+                      dx.set(0, gradient);
+                  });
 }
 
 Variable reshape(const Variable& x, const Shape& shape) {
@@ -56,7 +66,7 @@ Variable add_broadcast(const Variable& x, const Variable& p) {
     return record("add_broadcast", y, {x, p}, [p_shape](const Tensor& dy, Gradients& dx) {
         dx.set(0, dy);
         if (dx.wanted(1)) {
-            const Tensor dp(p_shape, dy.dtype(), dy.device());
+            const Tensor dp(p_shape, engine::master_of(dy.dtype()), dy.device());
             kernels(dy.device()).sum_rows(dy, dp);
             dx.set(1, dp);
         }
@@ -90,6 +100,13 @@ Variable gelu(const Variable& x) {
         kernels(dy.device()).gelu_backward(dy, x, gradient);
         dx.set(0, gradient);
     });
+}
+
+Variable cast(const Variable& x, engine::DType dtype) {
+    if (x.value().dtype() == dtype) return x;
+    return record(
+        "cast", x.value().to(dtype), {x},
+        [before = x.value().dtype()](const Tensor& dy, Gradients& dx) { dx.set(0, dy.to(before)); });
 }
 
 }  // namespace vvtq::autograd

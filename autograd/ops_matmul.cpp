@@ -1,4 +1,4 @@
-// Matrix products: linear layers, and attention's products with the heads read in place through strides.
+// Attention's products, with the heads read in place through strides.
 #include "autograd/ops.h"
 
 namespace vvtq::autograd {
@@ -32,44 +32,6 @@ struct AttentionSizes {
 };
 
 }  // namespace
-
-Variable linear(const Variable& x, const Variable& w, const Variable& bias) {
-    // x: (..., C), w: (O, C), bias: (O)
-    const Tensor& value = x.value();
-    VVTQ_CHECK(w.shape().rank() == 2 && value.shape().cols() == w.shape()[1], "x ", value.shape().str(),
-               ", w ", w.shape().str());
-    const int64_t outputs = w.shape()[0];
-    VVTQ_CHECK(!bias.defined() || bias.shape() == Shape({outputs}), "w ", w.shape().str(), ", bias ",
-               bias.shape().str());
-    std::vector<int64_t> sizes = value.shape().vec();
-    sizes.back() = outputs;
-    const Shape x_rows({value.shape().rows(), value.shape().cols()});
-    const Shape y_rows({x_rows[0], outputs});
-    const Tensor y(Shape(sizes), value.dtype(), value.device());
-    kernels(y.device())
-        .linear(value.reshape(x_rows), w.value(), bias.defined() ? bias.value() : Tensor(),
-                y.reshape(y_rows));
-    return record("linear", y, {x, w, bias},
-                  [x = value, w = w.value(), x_rows, y_rows](const Tensor& dy, Gradients& dx) {
-                      const auto& kernel = kernels(dy.device());
-                      const Tensor dy_rows = dy.reshape(y_rows);
-                      if (dx.wanted(0)) {
-                          const Tensor gradient = x.like();
-                          kernel.linear_backward_input(dy_rows, w, gradient.reshape(x_rows));
-                          dx.set(0, gradient);
-                      }
-                      if (dx.wanted(1)) {
-                          const Tensor dw = w.like();
-                          kernel.linear_backward_weight(dy_rows, x.reshape(x_rows), dw);
-                          dx.set(1, dw);
-                      }
-                      if (dx.wanted(2)) {
-                          const Tensor dbias({w.shape()[0]}, w.dtype(), w.device());
-                          kernel.sum_rows(dy_rows, dbias);
-                          dx.set(2, dbias);
-                      }
-                  });
-}
 
 Variable attention_scores(const Variable& q, const Variable& k, int64_t heads) {
     // q, k: (B, N, H D)

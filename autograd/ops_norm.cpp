@@ -13,7 +13,7 @@ Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& be
     VVTQ_CHECK(gamma.shape() == channels && beta.shape() == channels, "x ", value.shape().str(), ", gamma ",
                gamma.shape().str(), ", beta ", beta.shape().str());
     const Tensor y = value.like();
-    const Tensor mean({value.shape().rows()}, value.dtype(), value.device());
+    const Tensor mean({value.shape().rows()}, engine::master_of(value.dtype()), value.device());
     const Tensor rstd = mean.like();
     kernels(y.device()).layer_norm(value, gamma.value(), beta.value(), eps, y, mean, rstd);
     return record(

@@ -37,7 +37,7 @@ Variable prepend_token(const Variable& token, const Variable& x) {
                       if (dx.wanted(0)) {
                           const Tensor first({before[0], before[2]}, dy.dtype(), dy.device());
                           kernel.select_token(dy, 0, first);
-                          const Tensor dtoken(channels, dy.dtype(), dy.device());
+                          const Tensor dtoken(channels, engine::master_of(dy.dtype()), dy.device());
                           kernel.sum_rows(first, dtoken);
                           dx.set(0, dtoken.reshape({1, 1, before[2]}));
                       }

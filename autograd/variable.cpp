@@ -19,7 +19,9 @@ struct Variable::State {
     Tensor value;
     Tensor grad;
     bool requires_grad = false;
-    std::shared_ptr<Node> node;  // null for leaves and constants
+    DType gradient = DType::f32;  // dtype of its gradient
+    std::shared_ptr<Node> node;   // null for leaves and constants
+    size_t output = 0;            // which of the node's outputs
 };
 
 /// One op on the tape. It leads to the places of its inputs and does not hold their values: what backward
@@ -31,9 +33,10 @@ struct Node {
         std::shared_ptr<Node> node;
         std::shared_ptr<Variable::State> leaf;
         DType dtype;
+        size_t output = 0;  // of the node
     };
 
-    Node(const char* name, const Tensor& y, const std::vector<Variable>& inputs, Backward function);
+    Node(const char* name, size_t outputs, const std::vector<Variable>& inputs, BackwardOfMany function);
     ~Node();
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
@@ -42,13 +45,12 @@ struct Node {
 
     const char* op;
     uint64_t id;  // later nodes have larger ids, so descending ids visit consumers before producers
-    Shape shape;
-    DType dtype;
     bool used = false;
-    Backward backward;
+    bool awaited = false;  // a gradient has arrived
+    BackwardOfMany backward;
     Gradients gradients;
     std::vector<Edge> edges;
-    Tensor upstream;
+    std::vector<Tensor> upstream;  // of each output
 };
 
 namespace {
@@ -128,25 +130,27 @@ class Walk {
         VVTQ_CHECK(!node.used, "backward reached ", node.op,
                    " a second time; the tape is freed by the first walk");
         VVTQ_CHECK(node.backward, "op ", node.op, " has no backward, but a gradient is asked through it");
-        if (!node.upstream.defined()) {
+        if (!node.awaited) {
+            node.awaited = true;
             heap_.push_back(edge.node);
             std::push_heap(heap_.begin(), heap_.end(), earlier);
         }
-        accumulate(node.upstream, std::move(g));
+        accumulate(node.upstream[edge.output], std::move(g));
     }
 
-    void run() {
+    /// `upstream` is the caller's: no leaf may keep it.
+    void run(const void* upstream) {
         while (!heap_.empty()) {
             std::pop_heap(heap_.begin(), heap_.end(), earlier);
             const std::shared_ptr<Node> node = std::move(heap_.back());
             heap_.pop_back();
             visit(*node);
         }
+        std::unordered_set<const void*> taken = {upstream};
         for (const auto& leaf :
-             leaves_) {  // what still shares memory gets its own: callers may write to gradients
-            if (!leaf->grad.sole_owner()) {
-                leaf->grad = leaf->grad.clone();
-            }
+             leaves_) {  // callers may write to gradients, so no two may be the same memory
+            if (!seen_.insert(leaf.get()).second) continue;
+            if (!taken.insert(leaf->grad.raw()).second) leaf->grad = leaf->grad.clone();
         }
     }
 
@@ -154,8 +158,8 @@ class Walk {
     void visit(Node& node) {
         node.used = true;
         {
-            const Backward backward = std::exchange(node.backward, nullptr);
-            const Tensor dy = std::exchange(node.upstream, Tensor());
+            const BackwardOfMany backward = std::exchange(node.backward, nullptr);
+            const std::vector<Tensor> dy = std::exchange(node.upstream, {});
             backward(dy, node.gradients);
         }
         const Gradients gradients = std::exchange(node.gradients, Gradients({}));
@@ -175,6 +179,7 @@ class Walk {
 
     std::vector<std::shared_ptr<Node>> heap_;
     std::vector<std::shared_ptr<Variable::State>> leaves_;
+    std::unordered_set<const void*> seen_;
 };
 
 }  // namespace
@@ -184,11 +189,11 @@ Node::Edge Node::edge_to(const Variable& x) {
         return {nullptr, nullptr, DType::f32};
     }
     const auto& state = x.state_;
-    return {state->node, state->node ? nullptr : state, state->value.dtype()};
+    return {state->node, state->node ? nullptr : state, state->gradient, state->output};
 }
 
-Node::Node(const char* name, const Tensor& y, const std::vector<Variable>& inputs, Backward function)
-    : op(name), shape(y.shape()), dtype(y.dtype()), backward(std::move(function)), gradients(inputs) {
+Node::Node(const char* name, size_t outputs, const std::vector<Variable>& inputs, BackwardOfMany function)
+    : op(name), backward(std::move(function)), gradients(inputs), upstream(outputs) {
     static std::atomic<uint64_t> next{0};
     id = next.fetch_add(1, std::memory_order_relaxed);
     edges.reserve(inputs.size());
@@ -223,6 +228,7 @@ Variable::Variable(Tensor value, bool requires_grad) : state_(std::make_shared<S
     VVTQ_CHECK(value.defined(), "a variable needs a value");
     VVTQ_CHECK(!requires_grad || engine::is_floating(value.dtype()), "no gradients for ",
                engine::name_of(value.dtype()));
+    state_->gradient = value.dtype();
     state_->value = std::move(value);
     state_->requires_grad = requires_grad;
 }
@@ -261,31 +267,64 @@ void Variable::backward(Tensor upstream) const {
     }
     VVTQ_CHECK(upstream.shape() == y.shape() && upstream.dtype() == y.dtype(), "upstream gradient of shape ",
                upstream.shape().str(), " for a value of shape ", y.shape().str());
+    const void* const given = upstream.raw();
     Walk walk;
     walk.send(Node::edge_to(*this), std::move(upstream));
-    walk.run();
+    walk.run(given);
 }
 
-Variable record(const char* op, Tensor y, std::vector<Variable> inputs, Backward backward) {
+namespace {
+
+/// Throws Error(Fault::run) where y has values that are not finite.
+void check_finite(const char* op, const Tensor& y) {
+    const Tensor count({1}, DType::i64, y.device());
+    kernels(y.device()).count_not_finite(y, count);
+    const auto bad = static_cast<int64_t>(count.item());
+    if (bad == 0) return;
+    const std::string where = Scope::current();
+    engine::run_error(op, where.empty() ? "" : " in ", where, ": ", bad, " of ", y.numel(),
+                      " values are not finite");
+}
+
+}  // namespace
+
+std::vector<Variable> record(const char* op, std::vector<Output> ys, const std::vector<Variable>& inputs,
+                             BackwardOfMany backward) {
     note_op(op);
-    if (checking_finite && engine::is_floating(y.dtype())) {
-        const Tensor count({1}, DType::i64, y.device());
-        kernels(y.device()).count_not_finite(y, count);
-        const auto bad = static_cast<int64_t>(count.item());
-        if (bad != 0) {
-            const std::string where = Scope::current();
-            engine::run_error(op, where.empty() ? "" : " in ", where, ": ", bad, " of ", y.numel(),
-                              " values are not finite");
+    if (checking_finite) {
+        for (const Output& y : ys) {
+            if (engine::is_floating(y.value.dtype())) check_finite(op, y.value);
         }
     }
-    Variable out(std::move(y));
     const auto on_tape = [](const Variable& x) { return x.requires_grad(); };
+    std::shared_ptr<Node> node;
     if (recording && std::any_of(inputs.begin(), inputs.end(), on_tape)) {
-        out.state_->requires_grad = true;
-        out.state_->node = std::make_shared<Node>(op, out.value(), inputs, std::move(backward));
+        node = std::make_shared<Node>(op, ys.size(), inputs, std::move(backward));
     }
-    return out;
+    std::vector<Variable> outs;
+    outs.reserve(ys.size());
+    for (size_t i = 0; i < ys.size(); ++i) {
+        Variable out(std::move(ys[i].value));
+        out.state_->requires_grad = node != nullptr;
+        out.state_->gradient = ys[i].gradient;
+        out.state_->node = node;
+        out.state_->output = i;
+        outs.push_back(std::move(out));
+    }
+    return outs;
 }
+
+Variable record(const char* op, Tensor y, const std::vector<Variable>& inputs, Backward backward) {
+    BackwardOfMany one;
+    if (backward) {
+        one = [function = std::move(backward)](const std::vector<Tensor>& dy, Gradients& dx) {
+            function(dy[0], dx);
+        };
+    }
+    return record(op, std::vector<Output>{std::move(y)}, inputs, std::move(one))[0];
+}
+
+bool is_recording() { return recording; }
 
 NoGrad::NoGrad() : before_(std::exchange(recording, false)) {}
 NoGrad::~NoGrad() { recording = before_; }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/tensor.h"
@@ -36,6 +37,19 @@ class Gradients {
 /// dy (shape of the output) -> gradients of the inputs. Captures Tensors, never Variables.
 using Backward = std::function<void(const Tensor& dy, Gradients& dx)>;
 
+/// The same for an op with several outputs: dy has one gradient for each, undefined where none arrived.
+using BackwardOfMany = std::function<void(const std::vector<Tensor>& dy, Gradients& dx)>;
+
+/// One of several outputs. Its gradient has the value's dtype unless another is named (codes of a weight,
+/// whose gradient is the weight's).
+struct Output {
+    Output(Tensor y)
+        : value(std::move(y)), gradient(value.dtype()) {}  // implicit, so that lists read plainly
+    Output(Tensor y, engine::DType dtype) : value(std::move(y)), gradient(dtype) {}
+    Tensor value;
+    engine::DType gradient;
+};
+
 /// Shared handle on a value and its place on the tape. Leaves that require a gradient collect it in `grad`.
 class Variable {
   public:
@@ -64,15 +78,20 @@ class Variable {
 
   private:
     friend struct Node;
-    friend Variable record(const char* op, Tensor y, std::vector<Variable> inputs, Backward backward);
+    friend std::vector<Variable> record(const char* op, std::vector<Output> ys,
+                                        const std::vector<Variable>& inputs, BackwardOfMany backward);
     std::shared_ptr<State> state_;
 };
 
-/// The only way to make a node: output y of `op`, its inputs, its backward. Off the tape (NoGrad, or no input
+/// The only way to make a node: outputs of `op`, its inputs, its backward. Off the tape (NoGrad, or no input
 /// that requires a gradient) it returns a constant. An op without a backward passes nullptr: asking a
 /// gradient through it throws. Under `FiniteCheck` throws Error(Fault::run) where y has values that are not
 /// finite, naming op and `Scope`.
-Variable record(const char* op, Tensor y, std::vector<Variable> inputs, Backward backward);
+std::vector<Variable> record(const char* op, std::vector<Output> ys, const std::vector<Variable>& inputs,
+                             BackwardOfMany backward);
+Variable record(const char* op, Tensor y, const std::vector<Variable>& inputs, Backward backward);
+/// Whether ops record here: false under NoGrad.
+bool is_recording();
 
 /// While one lives on this thread, nothing is recorded: for evaluation.
 class NoGrad {

@@ -16,7 +16,8 @@ enum class Fault {
     input,     ///< bad usage or bad input; the message names the file or flag and the remedy: exit 2
 };
 
-/// The only exception the program throws. Messages are one line and name values.
+/// The only exception the program throws, beside OutOfMemory, which is one. Messages are one line and name
+/// values.
 class Error : public std::runtime_error {
   public:
     Error(Fault fault, const std::string& message) : std::runtime_error(message), fault_(fault) {}
@@ -24,6 +25,12 @@ class Error : public std::runtime_error {
 
   private:
     Fault fault_;
+};
+
+/// A device has too little memory: Fault::run, unless who asked knows a remedy.
+class OutOfMemory : public Error {
+  public:
+    explicit OutOfMemory(const std::string& message) : Error(Fault::run, message) {}
 };
 
 /// Joins the arguments with operator<<.

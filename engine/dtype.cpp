@@ -41,4 +41,6 @@ const char* name_of(DType dtype) {
 
 bool is_floating(DType dtype) { return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::bf16; }
 
+DType master_of(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+
 }  // namespace vvtq::engine

@@ -14,6 +14,8 @@ size_t size_of(DType dtype);
 const char* name_of(DType dtype);
 /// f32, f64, bf16.
 bool is_floating(DType dtype);
+/// The dtype of parameters beside activations of `dtype`: f64 for f64, else f32.
+DType master_of(DType dtype);
 
 template <typename T>
 struct dtype_of;  // dtype_of<float>::value == DType::f32

@@ -2,10 +2,12 @@
 // table with its own functions.
 //
 // Conventions. Inputs first, preallocated outputs last and overwritten; only `accumulate_*` adds to its
-// output. Floating tensors of one call share one dtype unless said otherwise. Sums are taken in f32 (f64 for
-// f64) over chunks that depend on the shape alone, so results do not depend on the number of threads. A
-// tensor marked
-// `?` may be undefined, which means "none". Shapes are checked at entry: Error(Fault::internal).
+// output. Activations of one call share one dtype T: f32 or f64 on the CPU, f32 or bf16 on CUDA. Parameters
+// (gamma, beta, bias, alpha, token, p of add_broadcast), their gradients, and what belongs to them (g, mean,
+// rstd, keep, losses, scales) have the master dtype M: f64 where T is f64, else f32 (master_of in dtype.h).
+// Sums are taken in f32 (f64 for f64) in an order that depends on the shape alone: the same bits run after
+// run, for any number of threads. A tensor marked `?` may be undefined, which means "none". Shapes are
+// checked at entry: Error(Fault::internal). No kernel waits for its device.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +19,8 @@ namespace vvtq::engine {
 
 /// The integers a quantizer maps to: Qn <= q <= Qp.
 struct CodeRange {
-    int low;   // Qn
-    int high;  // Qp
+    int low = 0;   // Qn
+    int high = 0;  // Qp
     /// b-bit two's complement: -2^(b-1) .. 2^(b-1) - 1.
     static CodeRange signed_bits(int bits) { return {-(1 << (bits - 1)), (1 << (bits - 1)) - 1}; }
     /// 0 .. 2^b - 1.
@@ -28,6 +30,49 @@ struct CodeRange {
 
 /// A quantizer's step is raised to this before use (specification section 1).
 inline constexpr double kLeastStep = 1e-4;
+
+/// An LSQ quantizer of one tensor (specification section 1). An undefined one (no alpha) lets x pass as it
+/// is.
+struct LsqStep {
+    Tensor alpha;     // (1) M
+    Tensor beta;      // (1)? M
+    CodeRange range;  // of the codes
+    Tensor g;         // (1) M gradient scale; read by backward only
+    bool defined() const { return alpha.defined(); }
+};
+
+/// What attention's kernel knows beside the raw products z (B, N, 3C) of codes: columns 0..C belong to q,
+/// C..2C to k, 2C..3C to v, head h to columns hD..(h+1)D of each, D = C / heads.
+struct AttentionSteps {
+    Tensor input_alpha;            // (1)? step of the projections' input
+    Tensor weight_alpha[3];        // (1)? steps of the three projections' weights
+    Tensor bias[3];                // (C)? of the projections
+    LsqStep q, k, v, probability;  // without offset
+    LsqStep output;                // without offset
+    int64_t heads;
+    double scale;  // D^-1/2
+};
+
+/// One weight of `quantize_weights`.
+struct WeightItem {
+    Tensor w;      // M, any shape
+    Tensor alpha;  // (1)
+    CodeRange range;
+    Tensor codes;  // like w, of T: round(clamp(w / a))
+    Tensor g;      // (1) = 1 / sqrt(sum |w| Qp)
+    Tensor reg;    // (1)? the bin regularizer (specification section 5); with `stats`
+    Tensor stats;  // (bins, 3)? f64, as of `bin_regularizer`
+};
+
+/// One weight of `quantize_weights_backward`.
+struct WeightGradientItem {
+    Tensor w, alpha;
+    CodeRange range;
+    Tensor g, stats;      // stats?: where the regularizer was computed
+    Tensor dy;            // ? like w: gradient of the quantized weight y = a codes
+    bool dy_times_alpha;  // dy comes multiplied by a
+    Tensor dw, dalpha;    // like w; (1)
+};
 
 /// Where the matrices of a batched product lie in a tensor: matrix (i, j) starts at i * outer + j * inner and
 /// has rows of stride `ld`; `transposed` swaps its two dimensions. All in elements.
@@ -51,12 +96,9 @@ struct AdamwItem {
     bool decay;  // whether weight decay applies
 };
 
-/// m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  p *= 1 - lr weight_decay (where decay);
-/// p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps)
-struct AdamwStep {
-    double lr, beta1, beta2, eps, weight_decay;
-    int64_t step;       // counted from 1
-    double grad_scale;  // gradients are multiplied by this first (clipping); 1 for none
+/// What AdamW keeps through a run.
+struct AdamwRates {
+    double beta1, beta2, eps, weight_decay;
 };
 
 /// A kernel's entry in the table. It cannot be left out: a table without it does not compile.
@@ -76,43 +118,61 @@ struct Kernels {
     // --- memory
     Entry<void(double value, T y)> fill;  // y = value
     Entry<void(T x, T y)> copy;           // y = x, same dtype and numel
-    Entry<void(T x, T y)> cast;           // y = x converted to y's dtype (f32, f64, u8, i32, i64 -> f32, f64)
+    Entry<void(T x, T y)> cast;           // y = x converted to y's dtype, which is floating
 
     // --- elementwise
     Entry<void(T a, T b, T y)> add;               // y = a + b
     Entry<void(T x, T y)> accumulate_add;         // y += x
     Entry<void(T x, double s, T y)> scale;        // y = s x
-    Entry<void(T x, T s, T y)> scale_by;          // y = s x, s (1)
+    Entry<void(T x, T s, T y)> scale_by;          // y = s x, s (1) of M
     Entry<void(T x, T p, T y)> add_broadcast;     // x (R, C) + p (C), p repeated; R = numel x / numel p
     Entry<void(T x, T f, T keep, T y)> residual;  // y_b = x_b + keep_b f_b; keep (B)?, x (B, ...)
-    Entry<void(T x, T s, T y)> scale_samples;     // y_b = s_b x_b, s (B), x (B, ...)
+    Entry<void(T x, T s, T y)> scale_samples;     // y_b = s_b x_b, s (B) of M, x (B, ...)
+    // z (R, W), y (R, C) = s t z[:, first .. first + C] + bias; s, t (1)?, bias (C)?
+    Entry<void(T z, int64_t first, T s, T t, T bias, T y)> take_columns;
+    Entry<void(T x, T s, int64_t first, T z)>
+        put_columns;                              // z[:, first .. first + C] = s x, s (1)?; the rest stays
+    Entry<void(T u, T s, T y)> accumulate_outer;  // y (N, K) += s u (N), all of M; s (1)
     Entry<void(T x, T y)> gelu;                   // y = x Phi(x), Phi the normal distribution (erf form)
     Entry<void(T dy, T x, T dx)> gelu_backward;   // dx = dy (Phi(x) + x phi(x))
 
     // --- reductions
-    Entry<void(T x, T y)> sum_rows;          // x (R, C), y (C): y_c = sum_r x_rc; R = numel x / numel y
-    Entry<void(T x, T y)> sum;               // y (1) = sum x
+    Entry<void(T x, T y)> sum_rows;          // x (R, C), y (C) of M: y_c = sum_r x_rc; R = numel x / numel y
+    Entry<void(T x, T y)> sum;               // y (1) of M = sum x
     Entry<void(T x, T y)> sum_abs;           // y (1) f64 = sum |x|
     Entry<void(T x, T y)> sum_squares;       // y (1) f64 = sum x^2
     Entry<void(T x, T y)> count_not_finite;  // y (1) i64
 
     // --- normalization; rows are the last dimension
-    // mean, rstd (R): y = (x - mean) rstd gamma + beta, rstd = 1 / sqrt(var + eps), var with n
+    // mean, rstd (R) of M: y = (x - mean) rstd gamma + beta, rstd = 1 / sqrt(var + eps), var with n
     Entry<void(T x, T gamma, T beta, double eps, T y, T mean, T rstd)> layer_norm;
+    Entry<void(T x, T mean, T rstd, T gamma, T beta, T y)> layer_norm_apply;  // y again, from mean and rstd
     Entry<void(T dy, T x, T gamma, T mean, T rstd, T dx, T dgamma, T dbeta)> layer_norm_backward;
     Entry<void(T x, double s, T y)> softmax;                  // y = softmax(s x) over the last dimension
     Entry<void(T dy, T y, double s, T dx)> softmax_backward;  // dx = s y (dy - sum dy y)
-    // z, p (B, K): loss (1) = -1/B sum p . log_softmax(z);  dz (B, K) = (softmax(z) sum_k p - p) / B
+    // z, p (B, K), all of M: loss (1) = -1/B sum p . log_softmax(z);  dz (B, K) = (softmax(z) sum_k p - p) /
+    // B
     Entry<void(T z, T p, T loss, T dz)> soft_cross_entropy;
+    // labels (B) i32 -> p (B, K) of M: 1 - s + s/K at the label, s/K elsewhere
+    Entry<void(T labels, double s, T p)> smooth_targets;
+    // z (B, K) of M, labels (B) i32 -> counts (2) i64: rows whose label is the largest, and among the 5 (or
+    // K) largest logits; ties go to the lower index; NaN in a row counts as not found
+    Entry<void(T z, T labels, T counts)> count_top;
 
     // --- products
-    // x (M, K), w (N, K), bias (N)?, y (M, N): y = x w^T + bias
-    Entry<void(T x, T w, T bias, T y)> linear;
-    Entry<void(T dy, T w, T dx)> linear_backward_input;   // dx (M, K) = dy (M, N) . w (N, K)
-    Entry<void(T dy, T x, T dw)> linear_backward_weight;  // dw (N, K) = dy^T . x
+    // scale (1)? of M multiplies products of codes
+    // x (R, K), w (N, K) of T, y (R, N) of T or M, bias (N)? of y's dtype: y = scale x w^T + bias
+    Entry<void(T x, T w, T scale, T bias, T y)> linear;
+    Entry<void(T dy, T w, T scale, T dx)> linear_backward_input;   // dx (R, K) = scale dy (R, N) . w (N, K)
+    Entry<void(T dy, T x, T scale, T dw)> linear_backward_weight;  // dw (N, K) of M = scale dy^T . x
+    // of a layer on codes x and w (N, K): scale (1) = a_x a_w; shifted (N) of T = bias + o a_w sum_k w_nk.
+    // Steps that are undefined count as 1, an offset or a bias as 0
+    Entry<void(const LsqStep& x, T w, T w_alpha, T bias, T scale, T shifted)> linear_scale;
     Entry<void(const BatchedShape& shape, T a, T b, T y)> batched_matmul;
 
-    // --- tokens
+    // --- pictures and tokens
+    // x (B, 3, S, S) u8 -> y = (x / 255 - mean_c) / deviation_c
+    Entry<void(T x, const float* mean, const float* deviation, T y)> normalize_pixels;
     // x (B, C, H, W) -> y (B, N, C P P), N = (H/P)(W/P) in row order, a patch as (C, P, P); H, W divisible by
     // P
     Entry<void(T x, int64_t patch, T y)> patchify;
@@ -127,8 +187,10 @@ struct Kernels {
     Entry<void(T x, T alpha, T beta, CodeRange range, T y)> lsq;
     // in = (Qn <= v <= Qp): dx = dy in; dalpha (1) = g sum dy (q - in v); dbeta (1)? = sum dy (1 - in); g (1)
     Entry<void(T dy, T x, T alpha, T beta, CodeRange range, T g, T dx, T dalpha, T dbeta)> lsq_backward;
-    // q as i32, for inspection
+    // q in its own dtype: any floating one, or i32
     Entry<void(T x, T alpha, T beta, CodeRange range, T q)> lsq_codes;
+    Entry<void(const std::vector<Tensor>& alphas)>
+        raise_steps;  // alpha = max(alpha, 1e-4), in place; each (1)
     // g (1) = 1 / sqrt(sum |w| Qp)
     Entry<void(T w, CodeRange range, T g)> lsq_weight_grad_scale;
     // q taken at step a and offset o: sums (3) f64 = {sum (x - o) q, sum q q, sum (x - a q)}
@@ -143,8 +205,48 @@ struct Kernels {
     // dy (1); dw like w; dalpha (1) through clipped weights, times g (1)
     Entry<void(T dy, T w, T alpha, CodeRange range, T stats, T g, T dw, T dalpha)> bin_regularizer_backward;
 
-    // --- optimizer
-    Entry<void(const std::vector<AdamwItem>& items, const AdamwStep& step)> adamw;
+    // --- fused passes; engine/composed.h builds each from the kernels above
+    // y = x + keep f (y? and f? together; keep (B)?); n = layer_norm(y); q = codes of n, n itself without a
+    // step
+    Entry<void(T x, T f, T keep, T gamma, T beta, double eps, const LsqStep& step, T y, T q, T mean, T rstd)>
+        residual_norm;
+    // dq is the gradient of a q; y as stored. dx = dy? + layer_norm'(dq in(n)); df? = keep dx (given where
+    // keep is); dalpha? (1) = g sum dq (q - in v)
+    Entry<void(T dq, T dy, T y, T keep, T gamma, T beta, T mean, T rstd, const LsqStep& step, T dx, T df,
+               T dgamma, T dbeta, T dalpha)>
+        residual_norm_backward;
+    // z (R, C), h = gelu(z); q = codes of h, h itself without a step
+    Entry<void(T z, const LsqStep& step, T q)> gelu_quantize;
+    // dq is the gradient of a q + o. dz = dq in(h) gelu'(z); q again; dalpha?, dbeta? (1);
+    // dbias (C) = sum_r dz_rc
+    Entry<void(T dq, T z, const LsqStep& step, T dz, T q, T dalpha, T dbeta, T dbias)> gelu_quantize_backward;
+    // y_t = quantize(a_x a_t z_t + bias_t) for t = q, k, v; p = quantize(softmax(scale y_q y_k^T)) per head;
+    // o (B, N, C) = p y_v; codes? like o: those of the output quantizer; lse (B, H, N)? of M: log of the row
+    // sums of exp(scale y_q y_k^T)
+    Entry<void(T z, const AttentionSteps& steps, T o, T codes, T lse)> attention;
+    // dy is the gradient of the quantized output. dz_t = a_t times the gradient of a_x a_t z_t + bias_t;
+    // dbias (3C) = column sums of that gradient; dalphas (5): q, k, v, probability, output; 0 without a step
+    Entry<void(T dy, T z, const AttentionSteps& steps, T o, T lse, T dz, T dbias, T dalphas)>
+        attention_backward;
+    // all weights of a model at once
+    Entry<void(const std::vector<WeightItem>& items)> quantize_weights;
+    // dw = dy in(w) + dreg d reg / dw; dalpha likewise; dreg (1)?: the gradient of the sum of all `reg`
+    Entry<void(const std::vector<WeightGradientItem>& items, T dreg)> quantize_weights_backward;
+
+    // --- training
+    // key (1) i64, rates (R) f64 -> keep (R, B): 0 with probability rate_r, else 1 / (1 - rate_r); element
+    // (r, b) from Random(mix_key({key, r, b})).uniform() < rate_r
+    Entry<void(T key, T rates, T keep)> stochastic_depth;
+    // schedule (4) f64: learning rate, 1 - beta1^step, 1 - beta2^step, gradient scale. Sets the last one to
+    // min(1, most / norm), norm the l2 norm of all gradients
+    Entry<void(const std::vector<AdamwItem>& items, double most, T schedule)> clip_gradients;
+    // halt (1) i32: bit 0 is set where x has values that are not finite
+    Entry<void(T x, T halt)> halt_unless_finite;
+    // g = scale g; m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  p *= 1 - lr weight_decay
+    // (where decay); p -= lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps). Nothing changes where
+    // halt is not 0; bit 1 of halt is set where a p of one element (a step, an offset) is not finite
+    // afterwards
+    Entry<void(const std::vector<AdamwItem>& items, const AdamwRates& rates, T schedule, T halt)> adamw;
 };
 
 /// The table of a device. Throws Error(Fault::input) where this build or machine has no such device.

@@ -2,6 +2,9 @@
 
 #include "engine/check.h"
 #include "engine/cpu/backend.h"
+#ifdef VVTQ_HAS_CUDA
+#include "engine/cuda/backend.h"
+#endif
 
 namespace vvtq::engine {
 
@@ -9,7 +12,11 @@ const char* name_of(Device device) { return device == Device::cpu ? "cpu" : "cud
 
 Pool& pool(Device device) {
     if (device == Device::cpu) return cpu::pool();
+#ifdef VVTQ_HAS_CUDA
+    return cuda::pool();
+#else
     input_error("--device cuda: this build has no CUDA backend; use --device cpu");
+#endif
 }
 
 Storage::Storage(size_t bytes, Device device)

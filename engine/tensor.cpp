@@ -1,10 +1,77 @@
 #include "engine/tensor.h"
 
+#include <bit>
+#include <cmath>
 #include <cstring>
 
+#include "engine/device.h"
 #include "engine/kernels.h"
 
 namespace vvtq::engine {
+namespace {
+
+/// The nearest bf16 (ties to even), as its bits: the upper half of an f32. `double` first rounds to f32.
+uint16_t bf16_bits(double value) {
+    const auto narrow = static_cast<float>(value);
+    const auto bits = std::bit_cast<uint32_t>(narrow);
+    if (std::isnan(narrow)) return static_cast<uint16_t>((bits >> 16) | 0x40);
+    return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+template <typename T>
+void store(const std::vector<double>& values, void* to) {
+    for (size_t i = 0; i < values.size(); ++i) static_cast<T*>(to)[i] = static_cast<T>(values[i]);
+}
+
+template <typename T>
+void load(const void* from, std::vector<double>& values) {
+    for (size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<double>(static_cast<const T*>(from)[i]);
+}
+
+/// Host values as bytes of a dtype.
+void encode(const std::vector<double>& values, DType dtype, void* to) {
+    switch (dtype) {
+        case DType::f32:
+            return store<float>(values, to);
+        case DType::f64:
+            return store<double>(values, to);
+        case DType::i32:
+            return store<int32_t>(values, to);
+        case DType::i64:
+            return store<int64_t>(values, to);
+        case DType::i8:
+            return store<int8_t>(values, to);
+        case DType::u8:
+            return store<uint8_t>(values, to);
+        case DType::bf16:
+            for (size_t i = 0; i < values.size(); ++i) static_cast<uint16_t*>(to)[i] = bf16_bits(values[i]);
+    }
+}
+
+void decode(const void* from, DType dtype, std::vector<double>& values) {
+    switch (dtype) {
+        case DType::f32:
+            return load<float>(from, values);
+        case DType::f64:
+            return load<double>(from, values);
+        case DType::i32:
+            return load<int32_t>(from, values);
+        case DType::i64:
+            return load<int64_t>(from, values);
+        case DType::i8:
+            return load<int8_t>(from, values);
+        case DType::u8:
+            return load<uint8_t>(from, values);
+        case DType::bf16:
+            for (size_t i = 0; i < values.size(); ++i) {
+                const uint32_t bits = static_cast<const uint16_t*>(from)[i];
+                values[i] = static_cast<double>(std::bit_cast<float>(bits << 16));
+            }
+    }
+}
+
+}  // namespace
 
 Tensor::Tensor(const Shape& shape, DType dtype, Device device)
     : storage_(std::make_shared<Storage>(static_cast<size_t>(shape.numel()) * size_of(dtype), device)),
@@ -24,10 +91,9 @@ Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device
 Tensor Tensor::from(const std::vector<double>& values, const Shape& shape, DType dtype, Device device) {
     VVTQ_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), values.size(), " values for ",
                shape.str());
-    VVTQ_CHECK(device == Device::cpu, "host values go to the CPU");
-    Tensor host(shape, DType::f64, Device::cpu);
-    if (!values.empty()) std::memcpy(host.raw(), values.data(), host.bytes());
-    return host.to(dtype);
+    Tensor host(shape, dtype, Device::cpu);
+    encode(values, dtype, host.raw());
+    return host.to(device);
 }
 
 Device Tensor::device() const {
@@ -54,6 +120,15 @@ Tensor Tensor::slice(int64_t begin, int64_t end) const {
     return y;
 }
 
+Tensor Tensor::extended(const Shape& shape) const {
+    VVTQ_CHECK(
+        defined() && static_cast<size_t>(offset_ + shape.numel()) * size_of(dtype_) <= storage_->bytes(),
+        shape_.str(), " as ", shape.str());
+    Tensor y = *this;
+    y.shape_ = shape;
+    return y;
+}
+
 void* Tensor::raw() const {
     VVTQ_CHECK(defined(), "undefined tensor");
     return static_cast<char*>(storage_->data()) + static_cast<size_t>(offset_) * size_of(dtype_);
@@ -72,10 +147,23 @@ Tensor Tensor::to(DType dtype) const {
     return y;
 }
 
+Tensor Tensor::to(Device device) const {
+    if (device == this->device()) return *this;
+    Tensor y(shape_, dtype_, device);
+    if (device == Device::cpu) {
+        runtime(this->device()).download(raw(), y.raw(), bytes());
+    } else {
+        VVTQ_CHECK(this->device() == Device::cpu, "copies between GPUs");
+        runtime(device).upload(raw(), y.raw(), bytes());
+    }
+    return y;
+}
+
 std::vector<double> Tensor::to_vector() const {
-    const Tensor wide = to(DType::f64);
-    const double* values = wide.data<double>();
-    return {values, values + numel()};
+    const Tensor host = to(Device::cpu);
+    std::vector<double> values(static_cast<size_t>(numel()));
+    decode(host.raw(), dtype_, values);
+    return values;
 }
 
 double Tensor::item() const {

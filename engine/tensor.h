@@ -22,7 +22,8 @@ class Tensor {
 
     static Tensor zeros(const Shape& shape, DType dtype, Device device = Device::cpu);
     static Tensor full(const Shape& shape, double value, DType dtype, Device device = Device::cpu);
-    /// Copies host values, converting to `dtype`. Throws where the count differs from shape.numel().
+    /// Copies host values to the device, converting to `dtype`, which is floating or i32 or i64. Throws where
+    /// the count differs from shape.numel().
     static Tensor from(const std::vector<double>& values, const Shape& shape, DType dtype,
                        Device device = Device::cpu);
 
@@ -37,6 +38,11 @@ class Tensor {
     Tensor reshape(const Shape& shape) const;
     /// Same memory, rows begin..end of the first dimension.
     Tensor slice(int64_t begin, int64_t end) const;
+    /// Same memory and begin, a shape with other numel. Throws where it would reach beyond the memory.
+    Tensor extended(const Shape& shape) const;
+    bool shares_storage(const Tensor& other) const {
+        return storage_ != nullptr && storage_ == other.storage_;
+    }
     /// True where no other Tensor handle shares the memory.
     bool sole_owner() const { return storage_.use_count() == 1; }
 
@@ -55,6 +61,8 @@ class Tensor {
     Tensor clone() const;
     /// Conversion of dtype (kernel `cast`); the same handle where nothing changes.
     Tensor to(DType dtype) const;
+    /// On another device; the same handle where it is there already. Waits for the devices.
+    Tensor to(Device device) const;
     /// All values as doubles on the host, for tests, logs and checkpoints. Waits for the device.
     std::vector<double> to_vector() const;
     /// The value of a tensor with one element. Waits for the device.

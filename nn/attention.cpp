@@ -31,14 +31,27 @@ Attention::Attention(int64_t width, int64_t heads, engine::DType dtype)
     add_module("proj", proj_);
 }
 
-Variable Attention::forward(const Variable& x) {
+Variable Attention::forward(const Quantized& x) {
     const autograd::Scope scope(name());
-    const Variable input = quant_input_(x);
-    const Variable q = quant_q_(proj_q_.forward(input));
-    const Variable k = quant_k_(proj_k_.forward(input));
-    const Variable v = quant_v_(proj_v_.forward(input));
+    return proj_.forward(heads(x));
+}
+
+Quantized Attention::heads(const Quantized& x) {
+    const engine::Shape& shape = x.q.shape();  // (B, N, C)
+    const int64_t numel = shape.numel(), scores = shape[0] * heads_ * shape[1] * shape[1];
+    const auto q_step = quant_q_.on_the_way(numel), k_step = quant_k_.on_the_way(numel);
+    const auto v_step = quant_v_.on_the_way(numel), output_step = quant_output_.on_the_way(numel);
+    const auto attn_step = quant_attn_.on_the_way(scores);
+    if (q_step && k_step && v_step && attn_step && output_step) {
+        return autograd::attention(
+            x, {proj_q_.weight(), proj_q_.bias(), *q_step}, {proj_k_.weight(), proj_k_.bias(), *k_step},
+            {proj_v_.weight(), proj_v_.bias(), *v_step}, *attn_step, *output_step, heads_, scale_);
+    }
+    const Variable q = quant_q_(proj_q_.forward(x));
+    const Variable k = quant_k_(proj_k_.forward(x));
+    const Variable v = quant_v_(proj_v_.forward(x));
     const Variable p = quant_attn_(autograd::softmax(autograd::attention_scores(q, k, heads_), scale_));
-    return proj_.forward(quant_output_(autograd::attention_mix(p, v)));
+    return quant_output_.quantized(autograd::attention_mix(p, v));
 }
 
 }  // namespace vvtq::nn

@@ -5,7 +5,7 @@
 
 namespace vvtq::nn {
 
-/// x (B, N, C) -> (B, N, C), head h at columns hD..(h+1)D, D = C / heads:
+/// quant_input(x) (B, N, C) -> (B, N, C), head h at columns hD..(h+1)D, D = C / heads:
 /// quant_output(quant_attn(softmax(q k^T D^-1/2)) v) through `proj`, with q =
 /// quant_q(proj_q(quant_input(x))), and so k and v (specification section 3). Throws where heads do not
 /// divide C.
@@ -13,9 +13,14 @@ class Attention : public Module {
   public:
     Attention(int64_t width, int64_t heads, engine::DType dtype);
 
-    Variable forward(const Variable& x);
+    /// x behind `quant_input`.
+    Variable forward(const Quantized& x);
+    QuantizerSlot& quant_input() { return quant_input_; }
 
   private:
+    /// The heads' output behind `quant_output`; in one op where the quantizers allow it.
+    Quantized heads(const Quantized& x);
+
     int64_t heads_;
     double scale_;  // D^-1/2
     QuantizerSlot quant_input_{Values::activation, Bits::configured};

@@ -1,7 +1,7 @@
 #include "nn/deit.h"
 
 #include "autograd/ops.h"
-#include "engine/random.h"
+#include "engine/kernels.h"
 
 namespace vvtq::nn {
 
@@ -51,10 +51,8 @@ int64_t patches(const ModelConfig& config) {
 
 }  // namespace
 
-DeitBlock::DeitBlock(const ModelConfig& config, int64_t index, double drop_path, engine::DType dtype)
-    : index_(index),
-      drop_path_(drop_path),
-      norm1_(config.embed_dim, kNormEps, dtype),
+DeitBlock::DeitBlock(const ModelConfig& config, engine::DType dtype)
+    : norm1_(config.embed_dim, kNormEps, dtype),
       attn_(config.embed_dim, config.num_heads, dtype),
       norm2_(config.embed_dim, kNormEps, dtype),
       mlp_(config.embed_dim, hidden_width(config), dtype) {
@@ -64,21 +62,12 @@ DeitBlock::DeitBlock(const ModelConfig& config, int64_t index, double drop_path,
     add_module("mlp", mlp_);
 }
 
-Tensor DeitBlock::keep(const Tensor& x, uint64_t branch, uint64_t random_key) const {
-    if (!training() || drop_path_ == 0) return {};
-    std::vector<double> factors(static_cast<size_t>(x.shape()[0]));
-    for (size_t b = 0; b < factors.size(); ++b) {
-        engine::Random random(engine::mix_key({random_key, static_cast<uint64_t>(index_), branch, b}));
-        factors[b] = random.uniform() < drop_path_ ? 0.0 : 1.0 / (1.0 - drop_path_);
-    }
-    return Tensor::from(factors, {x.shape()[0]}, x.dtype(), x.device());
-}
-
-Variable DeitBlock::forward(const Variable& x, uint64_t random_key) {
+Residual DeitBlock::forward(const Residual& x, const Tensor (&keep)[2]) {
     const autograd::Scope scope(name());
-    const Variable y =
-        autograd::residual(x, attn_.forward(norm1_.forward(x)), keep(x.value(), 0, random_key));
-    return autograd::residual(y, mlp_.forward(norm2_.forward(y)), keep(y.value(), 1, random_key));
+    const auto first = norm1_.forward(x, attn_, attn_.quant_input());
+    const Residual middle{first.y, attn_.forward(first.n), keep[0]};
+    const auto second = norm2_.forward(middle, mlp_, mlp_.quant1());
+    return {second.y, mlp_.forward(second.n), keep[1]};
 }
 
 Deit::Deit(const ModelConfig& config, engine::DType dtype)
@@ -91,10 +80,7 @@ Deit::Deit(const ModelConfig& config, engine::DType dtype)
       head_({config.num_classes, config.embed_dim}, dtype, Bits::always_8) {
     add_module("patch_embed", patch_embed_);
     for (int64_t i = 0; i < config.depth; ++i) {
-        const double rate = config.depth == 1 ? 0.0
-                                              : config.drop_path * static_cast<double>(i) /
-                                                    static_cast<double>(config.depth - 1);
-        blocks_.push_back(std::make_unique<DeitBlock>(config, i, rate, dtype));
+        blocks_.push_back(std::make_unique<DeitBlock>(config, dtype));
         add_module("blocks." + std::to_string(i), *blocks_.back());
     }
     add_module("norm", norm_);
@@ -102,17 +88,47 @@ Deit::Deit(const ModelConfig& config, engine::DType dtype)
     add_module("head", head_);
 }
 
-Variable Deit::forward(const Tensor& pictures, uint64_t random_key) {
+double Deit::drop_rate(size_t i) const {
+    if (blocks_.size() == 1) return 0.0;
+    return config().drop_path * static_cast<double>(i) / static_cast<double>(blocks_.size() - 1);
+}
+
+Tensor Deit::keep(const Tensor& pictures, const Tensor& random_key) {
+    if (!training() || config().drop_path == 0 || blocks_.size() == 1) return {};
+    VVTQ_CHECK(random_key.defined(), "stochastic depth needs a random key");
+    const auto rows = static_cast<int64_t>(2 * blocks_.size());
+    if (!drop_rates_.defined() || drop_rates_.device() != pictures.device()) {
+        std::vector<double> rates;
+        for (size_t i = 0; i < blocks_.size(); ++i) rates.insert(rates.end(), 2, drop_rate(i));
+        drop_rates_ = Tensor::from(rates, {rows}, engine::DType::f64, pictures.device());
+    }
+    const Tensor factors({rows, pictures.shape()[0]}, engine::master_of(pictures.dtype()), pictures.device());
+    engine::kernels(factors.device()).stochastic_depth(random_key, drop_rates_, factors);
+    return factors;
+}
+
+Variable Deit::compute(const Tensor& pictures, const Tensor& random_key) {
     const ModelConfig& c = config();
     const engine::Shape& shape = pictures.shape();  // (B, in_chans, S, S)
     VVTQ_CHECK(
         shape.rank() == 4 && shape[1] == c.in_chans && shape[2] == c.img_size && shape[3] == c.img_size,
         "pictures ", shape.str(), ", model of (B, ", c.in_chans, ", ", c.img_size, ", ", c.img_size, ")");
-    Variable x = autograd::prepend_token(cls_token_, patch_embed_.forward(Variable(pictures)));
-    x = autograd::add_broadcast(x, pos_embed_);
-    for (const auto& block : blocks_) x = block->forward(x, random_key);
-    x = norm_.forward(autograd::select_token(x, 0));  // row by row, so the other tokens need none
-    return head_.forward(quant_(x));
+    const Tensor factors = keep(pictures, random_key);
+    const Variable tokens = autograd::prepend_token(cls_token_, patch_embed_.forward(Variable(pictures)));
+    Residual x{autograd::add_broadcast(tokens, pos_embed_), {}, {}};
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+        Tensor branches[2];
+        for (int64_t branch = 0; branch < 2 && factors.defined() && drop_rate(i) > 0; ++branch) {
+            const int64_t row = 2 * static_cast<int64_t>(i) + branch;
+            branches[branch] = factors.slice(row, row + 1).reshape({shape[0]});
+        }
+        x = blocks_[i]->forward(x, branches);
+    }
+    // from here on the class token alone counts
+    const Variable token =
+        autograd::residual(autograd::select_token(x.x, 0), autograd::select_token(x.branch, 0), x.keep);
+    const Variable exact = autograd::cast(token, cls_token_.value().dtype());
+    return head_.forward(norm_.forward({exact, {}, {}}, *this, quant_).n);
 }
 
 }  // namespace vvtq::nn

@@ -9,21 +9,15 @@
 
 namespace vvtq::nn {
 
-/// x += keep attn(norm1 x); x += keep mlp(norm2 x). `drop_path` is the probability of leaving a branch out
-/// for a picture; branches that stay are divided by 1 - drop_path. In evaluation every branch stays as it is.
+/// x += keep attn(norm1 x); x += keep mlp(norm2 x).
 class DeitBlock : public Module {
   public:
-    DeitBlock(const ModelConfig& config, int64_t index, double drop_path, engine::DType dtype);
+    DeitBlock(const ModelConfig& config, engine::DType dtype);
 
-    /// x (B, N, C) -> (B, N, C).
-    Variable forward(const Variable& x, uint64_t random_key);
+    /// x (B, N, C). `keep`: the factors of the two branches, each (B) or undefined.
+    Residual forward(const Residual& x, const Tensor (&keep)[2]);
 
   private:
-    /// The factors (B) of one branch; undefined where every branch stays.
-    Tensor keep(const Tensor& x, uint64_t branch, uint64_t random_key) const;
-
-    int64_t index_;
-    double drop_path_;
     LayerNorm norm1_;
     Attention attn_;
     LayerNorm norm2_;
@@ -31,15 +25,21 @@ class DeitBlock : public Module {
 };
 
 /// specification section 4: patches, class token, position embedding, blocks, norm, and on the class token
-/// alone `quant` and `head`.
+/// alone `quant` and `head`, which compute in the dtype of the parameters. Stochastic depth: in training a
+/// branch of block i is left out of a picture with probability drop_path i / (depth - 1), and divided by the
+/// rest where it stays.
 class Deit : public Model {
   public:
     /// Throws Error(Fault::input) naming the flags of sizes that do not fit.
     Deit(const ModelConfig& config, engine::DType dtype);
 
-    Variable forward(const Tensor& pictures, uint64_t random_key) override;
-
   private:
+    Variable compute(const Tensor& pictures, const Tensor& random_key) override;
+    /// The probability of leaving out a branch of block i.
+    double drop_rate(size_t i) const;
+    /// Factors (2 depth, B) of all branches; undefined where every branch stays.
+    Tensor keep(const Tensor& pictures, const Tensor& random_key);
+
     Variable& cls_token_;  // (1, 1, C)
     Variable& pos_embed_;  // (1, N + 1, C)
     PatchEmbed patch_embed_;
@@ -47,6 +47,7 @@ class Deit : public Model {
     LayerNorm norm_;
     QuantizerSlot quant_{Values::activation, Bits::always_8};
     Linear head_;
+    Tensor drop_rates_;  // (2 depth) f64
 };
 
 }  // namespace vvtq::nn

@@ -12,12 +12,14 @@ Linear::Linear(const engine::Shape& weight_shape, engine::DType dtype, Bits bits
     add_module("", quant_weight_);
 }
 
-Variable Linear::forward(const Variable& x) {
+Variable Linear::forward(const Quantized& x) {
     const autograd::Scope scope(name());
-    Variable w = quant_weight_(weight_);
-    const engine::Shape& shape = w.shape();
-    if (shape.rank() != 2) w = autograd::reshape(w, {shape[0], shape.numel() / shape[0]});
-    return autograd::linear(x, w, bias_);
+    return autograd::linear(x, quant_weight_.quantized_weight(), bias_);
+}
+
+Quantized Linear::weight() {
+    const autograd::Scope scope(name());
+    return quant_weight_.quantized_weight();
 }
 
 LayerNorm::LayerNorm(int64_t width, double eps, engine::DType dtype)
@@ -30,6 +32,19 @@ Variable LayerNorm::forward(const Variable& x) {
     return autograd::layer_norm(x, weight_, bias_, eps_);
 }
 
+autograd::NormedResidual LayerNorm::forward(const Residual& stream, const Module& owner,
+                                            QuantizerSlot& slot) {
+    if (const auto lsq = slot.on_the_way(stream.x.shape().numel())) {
+        const autograd::Scope scope(name());
+        return autograd::residual_norm(stream.x, stream.branch, stream.keep, weight_, bias_, eps_, *lsq);
+    }
+    const Variable y =
+        stream.branch.defined() ? autograd::residual(stream.x, stream.branch, stream.keep) : stream.x;
+    const Variable n = forward(y);
+    const autograd::Scope scope(owner.name());
+    return {y, slot.quantized(n)};
+}
+
 PatchEmbed::PatchEmbed(int64_t in_chans, int64_t patch_size, int64_t width, engine::DType dtype)
     : patch_size_(patch_size), proj_({width, in_chans, patch_size, patch_size}, dtype, Bits::always_8) {
     add_module("quant", quant_);
@@ -38,7 +53,9 @@ PatchEmbed::PatchEmbed(int64_t in_chans, int64_t patch_size, int64_t width, engi
 
 Variable PatchEmbed::forward(const Variable& pictures) {
     const autograd::Scope scope(name());
-    return proj_.forward(autograd::patchify(quant_(pictures), patch_size_));
+    Quantized patches = quant_.quantized(pictures);
+    patches.q = autograd::patchify(patches.q, patch_size_);
+    return proj_.forward(patches);
 }
 
 Mlp::Mlp(int64_t width, int64_t hidden, engine::DType dtype)
@@ -49,9 +66,13 @@ Mlp::Mlp(int64_t width, int64_t hidden, engine::DType dtype)
     add_module("fc2", fc2_);
 }
 
-Variable Mlp::forward(const Variable& x) {
+Variable Mlp::forward(const Quantized& x) {
     const autograd::Scope scope(name());
-    return fc2_.forward(quant2_(autograd::gelu(fc1_.forward(quant1_(x)))));
+    const int64_t rows = x.q.shape().rows();
+    if (const auto hidden = quant2_.on_the_way(rows * fc1_.bias().shape().numel())) {
+        return autograd::mlp(x, fc1_.weight(), fc1_.bias(), *hidden, fc2_.weight(), fc2_.bias());
+    }
+    return fc2_.forward(quant2_.quantized(autograd::gelu(fc1_.forward(x))));
 }
 
 }  // namespace vvtq::nn

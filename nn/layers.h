@@ -12,12 +12,23 @@ class Linear : public Module {
   public:
     Linear(const engine::Shape& weight_shape, engine::DType dtype, Bits bits = Bits::configured);
 
-    Variable forward(const Variable& x);
+    Variable forward(const Quantized& x);
+    /// The quantized weight (O, K), and the bias.
+    Quantized weight();
+    const Variable& bias() const { return bias_; }
 
   private:
     Variable& weight_;
     Variable& bias_;
     QuantizerSlot quant_weight_;
+};
+
+/// A residual stream x with a branch that is not added yet: the value is x + keep branch, sample by sample.
+/// branch and keep (B) may be undefined.
+struct Residual {
+    Variable x;
+    Variable branch;
+    Tensor keep;
 };
 
 /// y = (x - mean) / sqrt(var + eps) weight + bias over the last dimension, of size `width`.
@@ -26,6 +37,9 @@ class LayerNorm : public Module {
     LayerNorm(int64_t width, double eps, engine::DType dtype);
 
     Variable forward(const Variable& x);
+    /// The sum of the stream, and its norm behind the quantizer of the layer that takes it: `slot` of
+    /// `owner`.
+    autograd::NormedResidual forward(const Residual& stream, const Module& owner, QuantizerSlot& slot);
 
   private:
     Variable& weight_;
@@ -47,12 +61,14 @@ class PatchEmbed : public Module {
     Linear proj_;
 };
 
-/// x (B, N, C) -> quant1 -> fc1 -> GELU -> quant2 -> fc2 -> (B, N, C).
+/// quant1(x) (B, N, C) -> fc1 -> GELU -> quant2 -> fc2 -> (B, N, C).
 class Mlp : public Module {
   public:
     Mlp(int64_t width, int64_t hidden, engine::DType dtype);
 
-    Variable forward(const Variable& x);
+    /// x behind `quant1`.
+    Variable forward(const Quantized& x);
+    QuantizerSlot& quant1() { return quant1_; }
 
   private:
     QuantizerSlot quant1_{Values::activation, Bits::configured};

@@ -9,41 +9,30 @@ Variable soft_cross_entropy(const Variable& logits, const Tensor& targets) {
     return autograd::soft_cross_entropy(logits, targets);
 }
 
-Variable cross_entropy(const Variable& logits, const std::vector<int>& labels, double smoothing) {
+Variable cross_entropy(const Variable& logits, const Tensor& labels, double smoothing) {
     const engine::Shape& shape = logits.shape();  // (B, K)
-    VVTQ_CHECK(shape.rank() == 2 && shape[0] == static_cast<int64_t>(labels.size()), "logits ", shape.str(),
-               ", ", labels.size(), " labels");
+    VVTQ_CHECK(shape.rank() == 2 && labels.shape() == engine::Shape({shape[0]}), "logits ", shape.str(),
+               ", labels ", labels.shape().str());
     VVTQ_CHECK(smoothing >= 0 && smoothing < 1, "smoothing ", smoothing);
-    const auto classes = static_cast<size_t>(shape[1]);
-    std::vector<double> targets(labels.size() * classes, smoothing / static_cast<double>(classes));
-    for (size_t b = 0; b < labels.size(); ++b) {
-        VVTQ_CHECK(labels[b] >= 0 && static_cast<size_t>(labels[b]) < classes, "label ", labels[b], " of ",
-                   classes, " classes");
-        targets[b * classes + static_cast<size_t>(labels[b])] += 1.0 - smoothing;
-    }
-    return nn::soft_cross_entropy(
-        logits, Tensor::from(targets, shape, logits.value().dtype(), logits.value().device()));
+    const Tensor targets = logits.value().like();
+    engine::kernels(targets.device()).smooth_targets(labels, smoothing, targets);
+    return nn::soft_cross_entropy(logits, targets);
 }
 
-int64_t count_top_k(const Tensor& logits, const std::vector<int>& labels, int64_t k) {
+Tensor label_tensor(const std::vector<int>& labels, int64_t classes, engine::Device device) {
+    for (const int label : labels)
+        VVTQ_CHECK(label >= 0 && label < classes, "label ", label, " of ", classes, " classes");
+    const std::vector<double> values(labels.begin(), labels.end());
+    return Tensor::from(values, {static_cast<int64_t>(labels.size())}, engine::DType::i32, device);
+}
+
+Tensor count_top(const Tensor& logits, const Tensor& labels) {
     const engine::Shape& shape = logits.shape();  // (B, K)
-    VVTQ_CHECK(shape.rank() == 2 && shape[0] == static_cast<int64_t>(labels.size()), "logits ", shape.str(),
-               ", ", labels.size(), " labels");
-    const std::vector<double> values = logits.to_vector();
-    const auto classes = static_cast<size_t>(shape[1]);
-    int64_t hits = 0;
-    for (size_t b = 0; b < labels.size(); ++b) {
-        VVTQ_CHECK(labels[b] >= 0 && static_cast<size_t>(labels[b]) < classes, "label ", labels[b], " of ",
-                   classes, " classes");
-        const double* row = values.data() + b * classes;
-        const auto label = static_cast<size_t>(labels[b]);
-        int64_t above = 0;  // classes that rank before the label; with NaN among them the label never counts
-        for (size_t c = 0; c < classes; ++c) {
-            if (c != label && (c < label ? !(row[c] < row[label]) : !(row[c] <= row[label]))) ++above;
-        }
-        if (above < k) ++hits;
-    }
-    return hits;
+    VVTQ_CHECK(shape.rank() == 2 && labels.shape() == engine::Shape({shape[0]}), "logits ", shape.str(),
+               ", labels ", labels.shape().str());
+    const Tensor counts({2}, engine::DType::i64, logits.device());
+    engine::kernels(logits.device()).count_top(logits, labels, counts);
+    return counts;
 }
 
 }  // namespace vvtq::nn

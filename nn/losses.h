@@ -11,10 +11,15 @@ namespace vvtq::nn {
 Variable soft_cross_entropy(const Variable& logits, const Tensor& targets);
 
 /// Cross-entropy against class indices with label smoothing s: target 1 - s + s/K, the others s/K. Shape (1).
-/// Throws where a label is outside 0..K-1.
-Variable cross_entropy(const Variable& logits, const std::vector<int>& labels, double smoothing);
+/// labels (B) i32, each within 0..K-1.
+Variable cross_entropy(const Variable& logits, const Tensor& labels, double smoothing);
 
-/// How many of B rows have their label among the k largest logits (ties: lower index first).
-int64_t count_top_k(const Tensor& logits, const std::vector<int>& labels, int64_t k);
+/// Labels on a device. Throws where one is outside 0..classes-1.
+Tensor label_tensor(const std::vector<int>& labels, int64_t classes,
+                    engine::Device device = engine::Device::cpu);
+
+/// (2) i64: how many of B rows have their label as the largest logit, and among the 5 largest (all where
+/// there are fewer classes). Ties: lower index first.
+Tensor count_top(const Tensor& logits, const Tensor& labels);
 
 }  // namespace vvtq::nn

@@ -117,6 +117,20 @@ ModelConfig model_config(const std::string& name) {
     engine::input_error("--model ", name, " is unknown: choose one of ", known, ", with or without _quant");
 }
 
+Variable Model::forward(const Tensor& pictures, const Tensor& random_key) {
+    if (weight_pass_ == nullptr) return compute(pictures, random_key);
+    weight_pass_->prepare(pictures.dtype());
+    Variable logits = compute(pictures, random_key);
+    weight_pass_->release();
+    return logits;
+}
+
+Tensor random_key(uint64_t key, engine::Device device) {
+    const Tensor host({1}, engine::DType::i64);
+    *host.data<int64_t>() = static_cast<int64_t>(key);
+    return host.to(device);
+}
+
 std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype, uint64_t seed) {
     VVTQ_CHECK(dtype == engine::DType::f32 || dtype == engine::DType::f64, "dtype ", name_of(dtype));
     VVTQ_CHECK(config.family == "deit", "model family \"", config.family, "\" is unknown");

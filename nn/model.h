@@ -29,17 +29,36 @@ struct ModelConfig {
 ModelConfig model_config(const std::string& name);
 std::vector<std::string> model_names();
 
-/// pictures (B, in_chans, S, S), normalized -> logits (B, num_classes).
+/// Quantizes all weights of a model at once, at the start of a forward pass; quant/attach gives a model one.
+class WeightPass {
+  public:
+    virtual ~WeightPass() = default;
+    /// Fills the weights' slots (QuantizerSlot::prepare) with codes of `dtype`.
+    virtual void prepare(engine::DType dtype) = 0;
+    /// Forgets them.
+    virtual void release() = 0;
+};
+
+/// pictures (B, in_chans, S, S), normalized -> logits (B, num_classes) of the parameters' dtype. The
+/// pictures' dtype is the one it computes in: that of the parameters, or bf16 beside f32 parameters.
 class Model : public Module {
   public:
     explicit Model(const ModelConfig& config) : config_(config) {}
-    /// `random_key` decides stochastic depth, in training mode only.
-    virtual Variable forward(const Tensor& pictures, uint64_t random_key) = 0;
+    /// `random_key` (1) i64 decides stochastic depth; needed in training mode only.
+    Variable forward(const Tensor& pictures, const Tensor& random_key = {});
     const ModelConfig& config() const { return config_; }
+    void set_weight_pass(std::unique_ptr<WeightPass> pass) { weight_pass_ = std::move(pass); }
+    WeightPass* weight_pass() const { return weight_pass_.get(); }
 
   private:
+    virtual Variable compute(const Tensor& pictures, const Tensor& random_key) = 0;
+
     ModelConfig config_;
+    std::unique_ptr<WeightPass> weight_pass_;
 };
+
+/// A key for `forward`.
+Tensor random_key(uint64_t key, engine::Device device = engine::Device::cpu);
 
 /// Builds the model and draws its start weights from `seed`: normal with std 0.02, cut at two std; the patch
 /// embedding uniform within 1 / sqrt(fan_in); biases 0, LayerNorm weights 1. A parameter's values depend on

@@ -34,6 +34,10 @@ std::vector<std::pair<std::string, Module*>> Module::modules(const std::string& 
     return found;
 }
 
+void Module::to(engine::Device device) {
+    for (NamedParameter& p : parameters()) p.parameter.set_value(p.parameter.value().to(device));
+}
+
 void Module::train(bool on) {
     training_ = on;
     for (const Slot& slot : slots_) {

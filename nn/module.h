@@ -34,6 +34,8 @@ class Module {
     std::vector<NamedParameter> parameters(const std::string& prefix = "") const;
     /// All modules below this one with their paths, this one first.
     std::vector<std::pair<std::string, Module*>> modules(const std::string& prefix = "");
+    /// Moves all parameters below this module to a device. Optimizers and quantizers are made afterwards.
+    void to(engine::Device device);
     /// Training or evaluation (stochastic depth), for the whole tree.
     void train(bool on);
     bool training() const { return training_; }

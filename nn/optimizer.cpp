@@ -1,6 +1,7 @@
 #include "nn/optimizer.h"
 
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <set>
 #include <string_view>
@@ -31,14 +32,26 @@ Adamw::Adamw(std::vector<NamedParameter> parameters, const AdamwOptions& options
         exp_avg_sq_.push_back(Tensor::zeros(value.shape(), value.dtype(), value.device()));
         parameters_.push_back(std::move(p));
     }
+    const auto device = parameters_.empty() ? engine::Device::cpu : exp_avg_[0].device();
+    schedule_ = Tensor::zeros({4}, engine::DType::f64, device);
+    halt_ = Tensor::from({0}, {1}, engine::DType::i32, device);
+    to_schedule_ = engine::runtime(device).make_upload(schedule_.raw(), schedule_.bytes());
 }
 
 void Adamw::step(double lr) {
-    double grad_scale = 1.0;
-    if (options_.clip_grad > 0) {
-        const double norm = grad_norm();
-        if (norm > options_.clip_grad) grad_scale = options_.clip_grad / norm;
-    }
+    schedule(lr);
+    update();
+}
+
+void Adamw::schedule(double lr) {
+    ++step_;
+    const auto t = static_cast<double>(step_);
+    const double values[4] = {lr, 1.0 - std::pow(options_.beta1, t), 1.0 - std::pow(options_.beta2, t), 1.0};
+    std::memcpy(to_schedule_->host(), values, sizeof values);
+    to_schedule_->send();
+}
+
+void Adamw::update() {
     std::vector<engine::AdamwItem> items;
     items.reserve(parameters_.size());
     for (size_t i = 0; i < parameters_.size(); ++i) {
@@ -47,11 +60,16 @@ void Adamw::step(double lr) {
         items.push_back(
             {p.parameter.value(), p.parameter.grad(), exp_avg_[i], exp_avg_sq_[i], has_weight_decay(p)});
     }
-    ++step_;
     if (items.empty()) return;
-    engine::kernels(items[0].p.device())
-        .adamw(items,
-               {lr, options_.beta1, options_.beta2, options_.eps, options_.weight_decay, step_, grad_scale});
+    const auto& kernel = engine::kernels(items[0].p.device());
+    if (options_.clip_grad > 0) kernel.clip_gradients(items, options_.clip_grad, schedule_);
+    kernel.adamw(items, {options_.beta1, options_.beta2, options_.eps, options_.weight_decay}, schedule_,
+                 halt_);
+}
+
+void Adamw::clear_halt() {
+    const int32_t zero = 0;
+    engine::runtime(halt_.device()).upload(&zero, halt_.raw(), sizeof zero);
 }
 
 void Adamw::clear_grad() {
@@ -99,8 +117,8 @@ void Adamw::load_state(const std::vector<std::pair<std::string, Tensor>>& state,
                             "; resume with the flags of the run that wrote it");
     }
     for (const auto& [name, moment] : own) {
-        const Tensor& value = given.at(name);
-        engine::kernels(moment.device()).copy(value.to(moment.dtype()), moment);
+        const Tensor value = given.at(name).to(moment.dtype()).to(moment.device());
+        engine::kernels(moment.device()).copy(value, moment);
     }
     step_ = steps_done;
 }

@@ -1,9 +1,11 @@
 // optimizer: AdamW with the published parameter groups (specification section 7).
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "engine/device.h"
 #include "engine/kernels.h"
 #include "nn/module.h"
 
@@ -26,8 +28,18 @@ class Adamw {
   public:
     Adamw(std::vector<NamedParameter> parameters, const AdamwOptions& options);
 
-    /// One update from the collected gradients. A parameter without a gradient is left alone.
+    /// One update from the collected gradients: `schedule`, then `update`.
     void step(double lr);
+    /// Hands the device the learning rate and the corrections of the next update, and counts it.
+    void schedule(double lr);
+    /// The update itself: kernels alone. A parameter without a gradient is left alone, and all are where
+    /// `halt` is not 0.
+    void update();
+    /// (1) i32: bit 0 is set by who finds a loss that is not finite (kernel halt_unless_finite), bit 1 where
+    /// an update makes a parameter of one element so. Updates stop at it.
+    const Tensor& halt() const { return halt_; }
+    /// Lets updates go on.
+    void clear_halt();
     void clear_grad();
     /// Global l2 norm of the collected gradients.
     double grad_norm() const;
@@ -45,6 +57,9 @@ class Adamw {
     std::vector<Tensor> exp_avg_sq_;
     AdamwOptions options_;
     int64_t step_ = 0;
+    Tensor schedule_;  // (4) f64, see kernel adamw
+    Tensor halt_;
+    std::unique_ptr<engine::Upload> to_schedule_;
 };
 
 }  // namespace vvtq::nn

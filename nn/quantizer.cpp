@@ -10,6 +10,24 @@ Variable QuantizerSlot::operator()(const Variable& x) {
     return (*quantizer_)(x);
 }
 
+Quantized QuantizerSlot::quantized(const Variable& x) {
+    const auto lsq = on_the_way(x.shape().numel());
+    if (!lsq) return (*this)(x);
+    return lsq->alpha.defined() ? autograd::quantize(x, *lsq) : Quantized(x);
+}
+
+std::optional<autograd::LsqParameters> QuantizerSlot::on_the_way(int64_t numel) const {
+    if (!quantizer_) return autograd::LsqParameters{};
+    return quantizer_->lsq(numel);
+}
+
+Quantized QuantizerSlot::quantized_weight() {
+    if (prepared_) return *prepared_;
+    const Variable w = (*this)(weight_);
+    const engine::Shape& shape = w.shape();
+    return shape.rank() == 2 ? w : autograd::reshape(w, {shape[0], shape.numel() / shape[0]});
+}
+
 void QuantizerSlot::fill(std::unique_ptr<Quantizer> quantizer) {
     VVTQ_CHECK(quantizer != nullptr, "no quantizer given");
     VVTQ_CHECK(quantizer_ == nullptr, "the slot is filled already");

@@ -2,16 +2,22 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
-#include "engine/kernels.h"
+#include "autograd/ops.h"
 #include "nn/module.h"
 
 namespace vvtq::nn {
+
+using autograd::Quantized;
 
 /// Maps a tensor to its quantized values. Implementations: quant::Lsq, quant::Binary.
 class Quantizer : public Module {
   public:
     virtual Variable operator()(const Variable& x) = 0;
+    /// The parameters with which another op can quantize a tensor of `numel` elements on its way; none for a
+    /// quantizer that has to see the tensor itself.
+    virtual std::optional<autograd::LsqParameters> lsq([[maybe_unused]] int64_t numel) { return {}; }
 };
 
 /// What a slot's values are, which decides the quantizer (specification section 3).
@@ -38,6 +44,17 @@ class QuantizerSlot : public Module {
 
     /// The quantized x, or x itself where the slot is empty.
     Variable operator()(const Variable& x);
+    /// The same for a product: codes where the quantizer gives them.
+    Quantized quantized(const Variable& x);
+    /// What an op needs to quantize a tensor of `numel` elements on its way: parameters without alpha where
+    /// the slot is empty, none where the quantizer has to see the tensor itself.
+    std::optional<autograd::LsqParameters> on_the_way(int64_t numel) const;
+
+    /// The layer's weight (O, K), quantized: what `prepare` was given, else by the quantizer.
+    Quantized quantized_weight();
+    /// Codes of the weight that were computed together with those of other layers; undefined ones are
+    /// forgotten.
+    void prepare(std::optional<Quantized> codes) { prepared_ = std::move(codes); }
 
     Values values() const { return values_; }
     Bits bits() const { return bits_; }
@@ -54,6 +71,7 @@ class QuantizerSlot : public Module {
     int64_t heads_ = 0;
     Variable weight_;
     std::unique_ptr<Quantizer> quantizer_;
+    std::optional<Quantized> prepared_;
 };
 
 }  // namespace vvtq::nn

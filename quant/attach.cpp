@@ -5,6 +5,7 @@
 
 #include "quant/binary.h"
 #include "quant/lsq.h"
+#include "quant/weight_pass.h"
 
 namespace vvtq::quant {
 
@@ -48,6 +49,11 @@ void attach(nn::Module& model, const BitWidths& bits) {
         const int width = slot->bits() == nn::Bits::always_8 ? 8 : configured;
         if (width != kFloat) slot->fill(quantizer_for(*slot, width, options));
     }
+}
+
+void attach(nn::Model& model, const BitWidths& bits) {
+    attach(static_cast<nn::Module&>(model), bits);
+    model.set_weight_pass(std::make_unique<WeightPass>(model));
 }
 
 std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model) {

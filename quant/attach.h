@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "nn/model.h"
 #include "nn/quantizer.h"
 
 namespace vvtq::quant {
@@ -19,6 +20,8 @@ struct BitWidths {
 /// get 8 bits in every configuration. Steps take their dtype from the model's parameters. Throws
 /// Error(Fault::input) naming --wbits or --abits for other widths.
 void attach(nn::Module& model, const BitWidths& bits);
+/// The same, and the pass that quantizes all weights of the model at once.
+void attach(nn::Model& model, const BitWidths& bits);
 
 /// The slots below `model` with their paths, in module order, each once. A weight's slot has its layer's
 /// path: "blocks.0.attn.proj_q", "patch_embed.proj".

@@ -3,29 +3,30 @@
 #include <cmath>
 #include <numbers>
 
-#include "autograd/ops.h"
-#include "quant/attach.h"
-#include "quant/lsq.h"
+#include "quant/weight_pass.h"
 
 namespace vvtq::quant {
 
-BinRegularizer bin_regularizer(nn::Module& model) {
-    BinRegularizer found;
-    for (const auto& [path, slot] : slots(model)) {
-        auto* quantizer = dynamic_cast<Lsq*>(slot->get());
-        if (quantizer == nullptr || slot->values() != nn::Values::weight) continue;
-        const nn::Variable& w = slot->weight();
-        const nn::Variable term = autograd::bin_regularizer(w, quantizer->alpha(), quantizer->range(),
-                                                            quantizer->grad_scale(w.value()));
-        found.layers.emplace_back(path, term);
-        found.total = found.total.defined() ? autograd::add(found.total, term) : term;
+namespace {
+
+WeightPass* pass_of(const nn::Model& model) { return dynamic_cast<WeightPass*>(model.weight_pass()); }
+
+}  // namespace
+
+void regularize(nn::Model& model, bool on) {
+    if (WeightPass* pass = pass_of(model)) pass->regularize(on);
+}
+
+BinRegularizer bin_regularizer(const nn::Model& model) {
+    const WeightPass* pass = pass_of(model);
+    if (pass == nullptr || pass->layers().empty()) {
+        const nn::Tensor& first = model.parameters().front().parameter.value();
+        return {nn::Variable(nn::Tensor::zeros(engine::Shape{1}, first.dtype(), first.device())), {}};
     }
-    if (!found.total.defined()) {
-        const auto parameters = model.parameters();
-        const auto dtype =
-            parameters.empty() ? engine::DType::f32 : parameters.front().parameter.value().dtype();
-        found.total = nn::Variable(nn::Tensor::zeros(engine::Shape{1}, dtype));
-    }
+    VVTQ_CHECK(pass->regularizer().defined(), "the forward pass was not asked for the bin regularizer");
+    BinRegularizer found{pass->regularizer(), {}};
+    for (size_t i = 0; i < pass->layers().size(); ++i)
+        found.layers.emplace_back(pass->layers()[i], pass->terms()[i]);
     return found;
 }
 

@@ -82,7 +82,7 @@ Tensor calibrate_activations(nn::Model& model, const Tensor& pictures) {
     }
     const EvaluationMode evaluation(model);
     const autograd::NoGrad no_grad;
-    return model.forward(pictures, 0).value();  // a quantizer that gets no finite step says so by name
+    return model.forward(pictures).value();  // a quantizer that gets no finite step says so by name
 }
 
 }  // namespace vvtq::quant

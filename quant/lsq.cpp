@@ -44,15 +44,23 @@ Lsq::Lsq(const LsqOptions& options) : options_(options), range_(range_of(options
 }
 
 Variable Lsq::operator()(const Variable& x) {
-    VVTQ_CHECK(x.value().dtype() == options_.dtype, "x of ", engine::name_of(x.value().dtype()),
-               " for a quantizer of ", engine::name_of(options_.dtype), "; see LsqOptions::dtype");
-    if (!ready_) start_from(x.value());
+    VVTQ_CHECK(engine::master_of(x.value().dtype()) == options_.dtype, "x of ",
+               engine::name_of(x.value().dtype()), " for a quantizer of ", engine::name_of(options_.dtype),
+               "; see LsqOptions::dtype");
+    start_from(x.value());
     // Into the parameter itself: an optimizer then starts its next update from here, not from far below.
-    if (step() < engine::kLeastStep) overwrite(*alpha_, engine::kLeastStep);
+    engine::kernels(x.value().device()).raise_steps({alpha_->value()});
     return autograd::lsq(x, *alpha_, beta_ == nullptr ? Variable() : *beta_, range_, grad_scale(x.value()));
 }
 
+std::optional<autograd::LsqParameters> Lsq::lsq(int64_t numel) {
+    if (!ready_ || options_.weight) return {};
+    return autograd::LsqParameters{*alpha_, beta_ == nullptr ? Variable() : *beta_, range_,
+                                   activation_scale(numel)};
+}
+
 void Lsq::start_from(const Tensor& x) {
+    if (ready_) return;
     StepAndOffset start{0.0, 0.0};
     if (!options_.weight) {
         start.step = activation_start(x, options_.bits);
@@ -77,16 +85,21 @@ void Lsq::set_step(double alpha, double beta) {
 Tensor Lsq::grad_scale(const Tensor& x) const {
     const Shape one{1};
     if (options_.weight) {
-        const Tensor g(one, x.dtype(), x.device());
+        const Tensor g(one, options_.dtype, x.device());
         engine::kernels(x.device()).lsq_weight_grad_scale(x, range_, g);
         return g;
     }
-    if (activation_numel_ != x.numel()) {
-        const double g = 1.0 / (std::sqrt(static_cast<double>(x.numel())) * range_.high);
-        activation_scale_ = Tensor::full(one, g, x.dtype(), x.device());
-        activation_numel_ = x.numel();
+    return activation_scale(x.numel());
+}
+
+const Tensor& Lsq::activation_scale(int64_t numel) const {
+    Tensor& g = activation_scales_[numel];  // never given up: recorded graphs read it
+    const engine::Device device = alpha_->value().device();
+    if (!g.defined() || g.device() != device) {
+        const double scale = 1.0 / (std::sqrt(static_cast<double>(numel)) * range_.high);
+        g = Tensor::full(Shape{1}, scale, options_.dtype, device);
     }
-    return activation_scale_;
+    return g;
 }
 
 Inspection Lsq::inspect(const Tensor& x) const {

@@ -6,6 +6,9 @@
 // lsq: integer codes with a learned step size (Esser et al. 2020) and module-dependent gradient scale.
 #pragma once
 
+#include <map>
+#include <optional>
+
 #include "nn/quantizer.h"
 #include "quant/inspect.h"
 
@@ -19,7 +22,8 @@ struct LsqOptions {
     bool weight =
         false;           // gradient scale of weights, 1 / sqrt(sum |w| Qp), instead of 1 / (sqrt(numel x) Qp)
     bool fixed = false;  // step and offset are not trained
-    engine::DType dtype = engine::DType::f32;  // of the step, the offset and x
+    engine::DType dtype =
+        engine::DType::f32;  // of the step and the offset; x has this dtype, or bf16 beside f32
     engine::Device device = engine::Device::cpu;
 };
 
@@ -30,6 +34,10 @@ class Lsq : public nn::Quantizer {
   public:
     /// Throws Error(Fault::internal) for bits outside 2..8.
     explicit Lsq(const LsqOptions& options);
+
+    /// Step, offset and gradient scale for a tensor of `numel` elements; none before the step has its start
+    /// value, and none for weights, whose gradient scale is of their values.
+    std::optional<autograd::LsqParameters> lsq(int64_t numel) override;
 
     /// x of any shape -> the same shape. Raises alpha to engine::kLeastStep where training has brought it
     /// lower. Throws Error(Fault::run) naming the layer where x gives a start step that is not finite.
@@ -55,16 +63,18 @@ class Lsq : public nn::Quantizer {
     /// Codes, occupancy, clipped share and signal-to-noise of x.
     Inspection inspect(const nn::Tensor& x) const;
 
-  private:
+    /// Sets the step from x where it has no start value yet; throws as operator() does.
     void start_from(const nn::Tensor& x);
+
+  private:
+    const nn::Tensor& activation_scale(int64_t numel) const;
 
     LsqOptions options_;
     engine::CodeRange range_;
     nn::Variable* alpha_ = nullptr;
     nn::Variable* beta_ = nullptr;  // null without an offset
     bool ready_ = false;
-    mutable nn::Tensor activation_scale_;  // g for tensors of activation_numel_ elements
-    mutable int64_t activation_numel_ = 0;
+    mutable std::map<int64_t, nn::Tensor> activation_scales_;  // g by the number of elements
 };
 
 }  // namespace vvtq::quant

@@ -49,7 +49,9 @@ TEST_CASE("bad usage is refused with the flag's name") {
     refused(scratch, "train --batch-size 0", {"--batch-size"});
     refused(scratch, "train --head-wise", {"--head-wise"});
     refused(scratch, "train --opt sgd", {"--opt", "adamw"});
-    refused(scratch, "train --precision bf16", {"--precision", "bf16", "fp32"});
+    refused(scratch, "train --precision fp16", {"--precision", "bf16", "fp32"});
+    refused(scratch, "train --device cpu --precision bf16", {"--precision", "bf16", "fp32"});
+    refused(scratch, "train --device cpu --gpu 0", {"--gpu", "--device cpu"});
     refused(scratch, "train --device cuda", {"--device", "cpu"});
     refused(scratch, "train --evaluate", {"--evaluate", "--resume"});
     refused(scratch, "train --num_crops 4", {"--num_crops", "--softlabel_path"});

@@ -103,18 +103,19 @@ void compare_gradients(Comparison& comparison, const nn::Model& model, const jso
                          step.at("no_grad").get<std::set<std::string>>());
 }
 
+/// Of the first step, where the file has one.
 void compare_regularizer(Comparison& comparison, const quant::BinRegularizer& regularizer, double weight,
                          const json& step) {
     const double total = weight * regularizer.total.value().item();
     comparison.add("regularizer", "total", total, step.at("reg"), std::abs(step.at("reg").get<double>()),
                    1e-9);
-    if (!step.contains("reg_per_layer") || weight == 0) return;
+    if (!step.contains("reg_per_layer")) return;
     std::set<std::string> names;
     for (const auto& [layer, term] : regularizer.layers) {
         names.insert(layer);
         if (!step.at("reg_per_layer").contains(layer)) continue;
         const double reference = step.at("reg_per_layer").at(layer);
-        comparison.add("regularizer", layer, term.value().item(), reference, std::abs(reference), 1e-9);
+        comparison.add("regularizer", layer, term.item(), reference, std::abs(reference), 1e-9);
     }
     comparison.add_names("regularizer", names, keys_of(step.at("reg_per_layer")));
 }
@@ -128,20 +129,24 @@ void train(Comparison& comparison, nn::Model& model, const json& golden, const T
     for (size_t i = 0; i < golden.at("steps").size(); ++i) {
         const json& step = golden.at("steps").at(i);
         optimizer.clear_grad();
-        const autograd::Variable logits = model.forward(pictures, i);
+        quant::regularize(model, reg_weight > 0);
+        const autograd::Variable logits = model.forward(pictures, nn::random_key(i));
         autograd::Variable loss = nn::soft_cross_entropy(logits, labels);
         comparison.add(i == 0 ? "loss" : "later losses", engine::concat("step ", i), loss.value().item(),
                        step.at("loss"), std::abs(step.at("loss").get<double>()), i == 0 ? 1e-9 : 1e-6);
-        const quant::BinRegularizer regularizer = quant::bin_regularizer(model);
-        if (i == 0) {
+        if (i == 0)
             comparison.add_logits("training logits", logits.value(), step.at("train_logits_head"), 1e-9);
-            compare_regularizer(comparison, regularizer, reg_weight, step);
-        } else if (reg_weight > 0) {
-            comparison.add("later regularizers", engine::concat("step ", i),
-                           reg_weight * regularizer.total.value().item(), step.at("reg"),
-                           std::abs(step.at("reg").get<double>()), 1e-6);
+        if (reg_weight > 0) {
+            const quant::BinRegularizer regularizer = quant::bin_regularizer(model);
+            if (i == 0) {
+                compare_regularizer(comparison, regularizer, reg_weight, step);
+            } else {
+                comparison.add("later regularizers", engine::concat("step ", i),
+                               reg_weight * regularizer.total.value().item(), step.at("reg"),
+                               std::abs(step.at("reg").get<double>()), 1e-6);
+            }
+            loss = autograd::add(loss, autograd::scale(regularizer.total, reg_weight));
         }
-        if (reg_weight > 0) loss = autograd::add(loss, autograd::scale(regularizer.total, reg_weight));
         loss.backward();
         if (i == 0) compare_gradients(comparison, model, step);
         optimizer.step(5e-4);
@@ -184,7 +189,7 @@ void run_golden(const json& golden, Comparison& comparison) {
 
     model->train(false);
     const autograd::NoGrad no_grad;
-    comparison.add_logits("logits after", model->forward(pictures, 0).value(),
+    comparison.add_logits("logits after", model->forward(pictures).value(),
                           golden.at("after_eval_logits_head"), 1e-6);
 }
 

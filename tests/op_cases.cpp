@@ -6,6 +6,7 @@ namespace vvtq::tests {
 namespace {
 
 using autograd::Variable;
+using engine::DType;
 using engine::Shape;
 using Args = std::vector<Variable>;
 
@@ -14,6 +15,12 @@ Input constant(const Shape& shape, double scale, double offset) { return {shape,
 std::vector<OpCase> basic_cases() {
     const auto add = [](const Args& in) { return autograd::add(in[0], in[1]); };
     const auto scale = [](const Args& in) { return autograd::scale(in[0], -1.7); };
+    const auto scale_by = [](const Args& in) { return autograd::scale_by(in[0], in[1].value()); };
+    const auto other_dtype_and_back = [](const Args& in) {
+        const DType dtype = in[0].value().dtype();
+        return autograd::cast(autograd::cast(in[0], dtype == DType::f32 ? DType::f64 : DType::f32), dtype);
+    };
+    const auto unmoved = [](const Values&, const Values& at) { return at[0]; };  // f32 holds the inputs
     const auto sum = [](const Args& in) { return autograd::sum(in[0]); };
     const auto add_broadcast = [](const Args& in) { return autograd::add_broadcast(in[0], in[1]); };
     const auto residual = [](const Args& in) { return autograd::residual(in[0], in[1]); };
@@ -24,6 +31,9 @@ std::vector<OpCase> basic_cases() {
         {"add", "tokens", {"add"}, {{{2, 49, 197}}, {{2, 49, 197}}}, add},
         {"scale", "one", {"scale"}, {{{1}}}, scale},
         {"scale", "tokens", {"scale"}, {{{2, 49, 197}}}, scale},
+        {"scale_by", "one", {"scale_by"}, {{{1}}, constant({1}, 0.0, -1.7)}, scale_by},
+        {"scale_by", "tokens", {"scale_by"}, {{{2, 49, 197}}, constant({1}, 0.0, 0.3)}, scale_by},
+        {"cast", "there and back", {"cast"}, {{{31, 49}}}, other_dtype_and_back, nullptr, unmoved},
         {"sum", "one", {"sum", "scale_by"}, {{{1}}}, sum},
         {"sum", "tokens", {"sum", "scale_by"}, {{{2, 49, 197}, 1.0, 0.3}}, sum},
         {"reshape",
@@ -134,8 +144,8 @@ std::vector<OpCase> token_cases() {
 const std::vector<OpCase>& op_cases() {
     static const std::vector<OpCase> cases = [] {
         std::vector<OpCase> all;
-        for (std::vector<OpCase> some :
-             {basic_cases(), norm_cases(), matmul_cases(), token_cases(), quantizer_op_cases()}) {
+        for (std::vector<OpCase> some : {basic_cases(), norm_cases(), matmul_cases(), token_cases(),
+                                         quantizer_op_cases(), code_op_cases(), block_op_cases()}) {
             std::move(some.begin(), some.end(), std::back_inserter(all));
         }
         return all;

@@ -41,7 +41,12 @@ struct OpCase {
 /// All rows.
 const std::vector<OpCase>& op_cases();
 
-/// The rows of the quantizers (op_cases_quant.cpp), which op_cases() includes.
+// What op_cases() takes from other files.
+/// The quantizers (op_cases_quant.cpp).
 std::vector<OpCase> quantizer_op_cases();
+/// Codes, and linear layers that multiply them (op_cases_codes.cpp).
+std::vector<OpCase> code_op_cases();
+/// The fused passes of a block (op_cases_block.cpp).
+std::vector<OpCase> block_op_cases();
 
 }  // namespace vvtq::tests

@@ -1,8 +1,7 @@
-// The quantizers' rows of the op table, with each op's formula written out a second time (specification
-// sections 1 and 5).
-#include <algorithm>
+// The quantizers' rows of the op table.
 #include <cmath>
 
+#include "tests/frozen.h"
 #include "tests/op_cases.h"
 
 namespace vvtq::tests {
@@ -13,42 +12,14 @@ using engine::CodeRange;
 using engine::Shape;
 using Args = std::vector<Variable>;
 
-constexpr double kClearance = 0.02;  // least distance to a kink
-
-/// Moves x so that v = (x - o) / a stays clear of all multiples of 1/2, where codes change or clamping sets
-/// in.
-void clear_of_ties(std::vector<double>& x, double a, double o) {
-    for (double& value : x) {
-        const double v = (value - o) / a;
-        const double kink = std::nearbyint(2.0 * v) / 2.0;
-        if (std::abs(v - kink) < kClearance) {
-            value = o + a * (kink + (v < kink ? -kClearance : kClearance));
-        }
+/// The step of a row whose inputs are x, alpha, beta (at its place, or -1) and at the end g.
+FrozenStep step_of(const Values& base, const Values& at, CodeRange range, int beta) {
+    FrozenStep step = frozen_step(range, base[1][0], at[1][0], base.back()[0]);
+    if (beta >= 0) {
+        step.base_beta = base[static_cast<size_t>(beta)][0];
+        step.beta = at[static_cast<size_t>(beta)][0];
     }
-}
-
-double clamp_to(CodeRange range, double v) {
-    return std::clamp(v, static_cast<double>(range.low), static_cast<double>(range.high));
-}
-
-/// alpha with its distance from the base multiplied by the gradient scale: turns g dL/dalpha into a true
-/// derivative.
-double scaled_step(double base, double at, double g) { return base + g * (at - base); }
-
-/// y with q - v frozen where v is in range, q frozen elsewhere. beta: its place among the inputs, or -1.
-std::vector<double> frozen_lsq(const Values& base, const Values& at, CodeRange range, int beta) {
-    const double a0 = base[1][0];
-    const double a = scaled_step(a0, at[1][0], base.back()[0]);
-    const double o0 = beta < 0 ? 0.0 : base[static_cast<size_t>(beta)][0];
-    const double o = beta < 0 ? 0.0 : at[static_cast<size_t>(beta)][0];
-    std::vector<double> y(at[0].size());
-    for (size_t i = 0; i < y.size(); ++i) {
-        const double v0 = (base[0][i] - o0) / a0;
-        const double clamped = clamp_to(range, v0);
-        const double q = std::nearbyint(clamped);
-        y[i] = clamped == v0 ? ((at[0][i] - o) / a + (q - v0)) * a + o : q * a + o;
-    }
-    return y;
+    return step;
 }
 
 OpCase lsq_case(const std::string& label, const Shape& shape, CodeRange range, double step, bool offset) {
@@ -68,7 +39,7 @@ OpCase lsq_case(const std::string& label, const Shape& shape, CodeRange range, d
     };
     row.place = [offset](Values& in) { clear_of_ties(in[0], in[1][0], offset ? in[2][0] : 0.0); };
     row.frozen = [range, offset](const Values& base, const Values& at) {
-        return frozen_lsq(base, at, range, offset ? 2 : -1);
+        return frozen_lsq(base[0], at[0], step_of(base, at, range, offset ? 2 : -1));
     };
     return row;
 }
@@ -113,37 +84,6 @@ OpCase binary_case(const std::string& label, const Shape& shape, bool per_column
     return row;
 }
 
-/// mean((y - u)^2) + sum of the bins' variances, y and the bins frozen.
-std::vector<double> frozen_bin_regularizer(const Values& base, const Values& at, CodeRange range) {
-    const std::vector<double>& w0 = base[0];
-    const double a0 = base[1][0];
-    const double a = scaled_step(a0, at[1][0], base[2][0]);
-    std::vector<std::vector<double>> bins(static_cast<size_t>(range.count()));
-    double loss = 0;
-    for (size_t i = 0; i < w0.size(); ++i) {
-        const double v0 = w0[i] / a0;
-        const double clamped = clamp_to(range, v0);
-        const double q = std::nearbyint(clamped);
-        const double u = clamped == v0 ? at[0][i] : clamped * a;
-        loss += (q * a0 - u) * (q * a0 - u) / static_cast<double>(w0.size());
-        bins[static_cast<size_t>(q - range.low)].push_back(u);
-    }
-    for (const std::vector<double>& bin : bins) {
-        if (bin.size() < 2) {
-            continue;
-        }
-        const auto n = static_cast<double>(bin.size());
-        double mean = 0;
-        for (const double u : bin) {
-            mean += u / n;
-        }
-        for (const double u : bin) {
-            loss += (u - mean) * (u - mean) / (n - 1);
-        }
-    }
-    return {loss};
-}
-
 OpCase bin_case(const std::string& label, const Shape& shape, int bits) {
     const CodeRange range = CodeRange::signed_bits(bits);
     OpCase row;
@@ -156,7 +96,7 @@ OpCase bin_case(const std::string& label, const Shape& shape, int bits) {
     };
     row.place = [](Values& in) { clear_of_ties(in[0], in[1][0], 0.0); };
     row.frozen = [range](const Values& base, const Values& at) {
-        return frozen_bin_regularizer(base, at, range);
+        return std::vector<double>{frozen_bin_regularizer(base[0], at[0], step_of(base, at, range, -1))};
     };
     return row;
 }

@@ -5,11 +5,13 @@
 // backend: what the rest of the engine sees of this folder.
 #pragma once
 
+#include "engine/device.h"
 #include "engine/kernels.h"
 
 namespace vvtq::engine::cpu {
 
 const Kernels& kernels();
 Pool& pool();
+Runtime& runtime();
 
 }  // namespace vvtq::engine::cpu

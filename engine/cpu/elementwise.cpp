@@ -174,6 +174,61 @@ void scale_samples(In x, In s, In y) {
     });
 }
 
+void take_columns(In z, int64_t first, In s, In t, In bias, In y) {
+    const int64_t rows = y.shape().rows(), cols = y.shape().cols(), width = z.shape().cols();
+    VVTQ_CHECK(z.shape().rows() == rows && z.dtype() == y.dtype() && first >= 0 && first + cols <= width,
+               "columns ", first, "..", first + cols, " of ", z.shape().str());
+    if (bias.defined()) check_size(bias, cols, y.dtype());
+    with_floating(y.dtype(), [&]<typename T>() {
+        const T* pz = z.data<T>();
+        const T* pb = bias.defined() ? bias.data<T>() : nullptr;
+        T* py = y.data<T>();
+        const T factor = (s.defined() ? *s.data<T>() : T{1}) * (t.defined() ? *t.data<T>() : T{1});
+        parallel_chunks(rows, rows_per_chunk(cols), [=](int64_t, int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const T* in = pz + r * width + first;
+                T* out = py + r * cols;
+#pragma omp simd
+                for (int64_t c = 0; c < cols; ++c) out[c] = factor * in[c] + (pb != nullptr ? pb[c] : T{0});
+            }
+        });
+    });
+}
+
+void put_columns(In x, In s, int64_t first, In z) {
+    const int64_t rows = x.shape().rows(), cols = x.shape().cols(), width = z.shape().cols();
+    VVTQ_CHECK(z.shape().rows() == rows && z.dtype() == x.dtype() && first >= 0 && first + cols <= width,
+               "columns ", first, "..", first + cols, " of ", z.shape().str());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T* px = x.data<T>();
+        T* pz = z.data<T>();
+        const T factor = s.defined() ? *s.data<T>() : T{1};
+        parallel_chunks(rows, rows_per_chunk(cols), [=](int64_t, int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+#pragma omp simd
+                for (int64_t c = 0; c < cols; ++c) pz[r * width + first + c] = factor * px[r * cols + c];
+            }
+        });
+    });
+}
+
+void accumulate_outer(In u, In s, In y) {
+    const int64_t rows = u.numel(), cols = y.numel() / std::max<int64_t>(1, rows);
+    check_size(y, rows * cols, u.dtype());
+    check_size(s, 1, u.dtype());
+    with_floating(u.dtype(), [&]<typename T>() {
+        const T *pu = u.data<T>(), *ps = s.data<T>();
+        T* py = y.data<T>();
+        parallel_chunks(rows, rows_per_chunk(cols), [=](int64_t, int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const T value = *ps * pu[r];
+#pragma omp simd
+                for (int64_t c = 0; c < cols; ++c) py[r * cols + c] += value;
+            }
+        });
+    });
+}
+
 void gelu(In x, In y) {
     check_like(x, y);
     with_floating(y.dtype(), [&]<typename T>() {

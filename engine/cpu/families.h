@@ -18,6 +18,9 @@ void scale_by(In x, In s, In y);
 void add_broadcast(In x, In p, In y);
 void residual(In x, In f, In keep, In y);
 void scale_samples(In x, In s, In y);
+void take_columns(In z, int64_t first, In s, In t, In bias, In y);
+void put_columns(In x, In s, int64_t first, In z);
+void accumulate_outer(In u, In s, In y);
 void gelu(In x, In y);
 void gelu_backward(In dy, In x, In dx);
 
@@ -30,18 +33,27 @@ void count_not_finite(In x, In y);
 
 // norm.cpp
 void layer_norm(In x, In gamma, In beta, double eps, In y, In mean, In rstd);
+void layer_norm_apply(In x, In mean, In rstd, In gamma, In beta, In y);
 void layer_norm_backward(In dy, In x, In gamma, In mean, In rstd, In dx, In dgamma, In dbeta);
 void softmax(In x, double s, In y);
 void softmax_backward(In dy, In y, double s, In dx);
+
+// loss.cpp
 void soft_cross_entropy(In z, In p, In loss, In dz);
+void smooth_targets(In labels, double s, In p);
+void count_top(In z, In labels, In counts);
 
 // matmul.cpp
-void linear(In x, In w, In bias, In y);
-void linear_backward_input(In dy, In w, In dx);
-void linear_backward_weight(In dy, In x, In dw);
+void linear(In x, In w, In scale, In bias, In y);
+void linear_backward_input(In dy, In w, In scale, In dx);
+void linear_backward_weight(In dy, In x, In scale, In dw);
 void batched_matmul(const BatchedShape& shape, In a, In b, In y);
 
+// linear_scale.cpp
+void linear_scale(const LsqStep& x, In w, In w_alpha, In bias, In scale, In shifted);
+
 // tokens.cpp
+void normalize_pixels(In x, const float* mean, const float* deviation, In y);
 void patchify(In x, int64_t patch, In y);
 void unpatchify(In y, int64_t patch, In x);
 void prepend_token(In token, In x, In y);
@@ -53,6 +65,7 @@ void scatter_token(In x, int64_t index, In y);
 void lsq(In x, In alpha, In beta, CodeRange range, In y);
 void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, In dalpha, In dbeta);
 void lsq_codes(In x, In alpha, In beta, CodeRange range, In q);
+void raise_steps(const std::vector<Tensor>& alphas);
 void lsq_weight_grad_scale(In w, CodeRange range, In g);
 void lsq_fit_sums(In x, double a, double o, CodeRange range, In sums);
 
@@ -65,7 +78,16 @@ void binary_backward(In dy, In x, In dx);
 void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats);
 void bin_regularizer_backward(In dy, In w, In alpha, CodeRange range, In stats, In g, In dw, In dalpha);
 
+// weights.cpp
+void quantize_weights(const std::vector<WeightItem>& items);
+void quantize_weights_backward(const std::vector<WeightGradientItem>& items, In dreg);
+
+// training.cpp
+void stochastic_depth(In key, In rates, In keep);
+void clip_gradients(const std::vector<AdamwItem>& items, double most, In schedule);
+void halt_unless_finite(In x, In halt);
+
 // adamw.cpp
-void adamw(const std::vector<AdamwItem>& items, const AdamwStep& step);
+void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, In schedule, In halt);
 
 }  // namespace vvtq::engine::cpu

@@ -97,18 +97,36 @@ void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, 
 
 void lsq_codes(In x, In alpha, In beta, CodeRange range, In q) {
     check_step(x, alpha, beta);
-    check_size(q, x.numel(), DType::i32);
+    VVTQ_CHECK(q.numel() == x.numel(), q.shape().str(), " codes for ", x.shape().str());
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
-        int32_t* pq = q.data<int32_t>();
         const Step<T> step(alpha, beta, range);
+        if (q.dtype() == DType::i32) {
+            int32_t* pq = q.data<int32_t>();
+            parallel_chunks(x.numel(), kChunk, [=](int64_t, int64_t begin, int64_t end) {
+                for (int64_t i = begin; i < end; ++i) {
+                    const T code = step.code(px[i]);
+                    pq[i] = static_cast<int32_t>(code == code ? code : T{0});
+                }
+            });
+            return;
+        }
+        T* pq = q.data<T>();
         parallel_chunks(x.numel(), kChunk, [=](int64_t, int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-                const T code = step.code(px[i]);
-                pq[i] = static_cast<int32_t>(code == code ? code : T{0});
-            }
+#pragma omp simd
+            for (int64_t i = begin; i < end; ++i) pq[i] = step.code(px[i]);
         });
     });
+}
+
+void raise_steps(const std::vector<Tensor>& alphas) {
+    for (const Tensor& alpha : alphas) {
+        VVTQ_CHECK(alpha.numel() == 1, "step ", alpha.shape().str());
+        with_floating(alpha.dtype(), [&]<typename T>() {
+            T* a = alpha.data<T>();
+            if (*a < static_cast<T>(kLeastStep)) *a = static_cast<T>(kLeastStep);
+        });
+    }
 }
 
 void lsq_weight_grad_scale(In w, CodeRange range, In g) {

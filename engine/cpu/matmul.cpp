@@ -14,19 +14,19 @@ constexpr int64_t kTiles = 16;      // wanted number of tiles
 constexpr int64_t kTileEdge = 96;   // least rows or columns of a halved tile
 constexpr int64_t kTileAlign = 16;  // tiles start at multiples of the micro-kernel's width
 
-/// y (m, n) = [+=] a . b in row-major order, on the calling thread.
+/// y (m, n) = scale a . b in row-major order, on the calling thread.
 template <typename T>
-void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb,
-          T* y, int64_t ldy) {
+void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, T scale, const T* a, int64_t lda, const T* b,
+          int64_t ldb, T* y, int64_t ldy) {
     const auto transpose_a = ta ? CblasTrans : CblasNoTrans;
     const auto transpose_b = tb ? CblasTrans : CblasNoTrans;
     const auto i = [](int64_t v) { return static_cast<blasint>(v); };
     if constexpr (std::is_same_v<T, float>) {
-        cblas_sgemm(CblasRowMajor, transpose_a, transpose_b, i(m), i(n), i(k), 1.0f, a, i(lda), b, i(ldb),
+        cblas_sgemm(CblasRowMajor, transpose_a, transpose_b, i(m), i(n), i(k), scale, a, i(lda), b, i(ldb),
                     0.0f, y, i(ldy));
     } else {
-        cblas_dgemm(CblasRowMajor, transpose_a, transpose_b, i(m), i(n), i(k), 1.0, a, i(lda), b, i(ldb), 0.0,
-                    y, i(ldy));
+        cblas_dgemm(CblasRowMajor, transpose_a, transpose_b, i(m), i(n), i(k), scale, a, i(lda), b, i(ldb),
+                    0.0, y, i(ldy));
     }
 }
 
@@ -80,9 +80,10 @@ struct Operand {
     bool transposed;
 };
 
-/// y (m, n) = a (m, k) . b (k, n) [+ bias (n)], tile by tile.
+/// y (m, n) = scale a (m, k) . b (k, n) [+ bias (n)], tile by tile.
 template <typename T>
-void tiled_product(Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, const T* bias, T* y) {
+void tiled_product(Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T scale, const T* bias,
+                   T* y) {
     if (m == 0 || n == 0) return;
     const Tiling tile = tiling_of(m, n);
     const int64_t across = (n + tile.cols - 1) / tile.cols;
@@ -93,7 +94,7 @@ void tiled_product(Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, 
         const T* pa = a.data + (a.transposed ? r : r * a.ld);
         const T* pb = b.data + (b.transposed ? c * b.ld : c);
         T* out = y + r * n + c;
-        gemm(a.transposed, b.transposed, rows, cols, k, pa, a.ld, pb, b.ld, out, n);
+        gemm(a.transposed, b.transposed, rows, cols, k, scale, pa, a.ld, pb, b.ld, out, n);
         if (bias == nullptr) return;
         for (int64_t i = 0; i < rows; ++i) {
 #pragma omp simd
@@ -102,35 +103,43 @@ void tiled_product(Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, 
     });
 }
 
+/// The value of a scale, 1 where there is none.
+template <typename T>
+T factor_of(In scale) {
+    return scale.defined() ? *scale.data<T>() : T{1};
+}
+
 }  // namespace
 
-void linear(In x, In w, In bias, In y) {
+void linear(In x, In w, In scale, In bias, In y) {
     const int64_t m = x.shape().rows(), k = x.shape().cols(), n = w.shape().rows();
     VVTQ_CHECK(w.shape().cols() == k && w.dtype() == x.dtype(), x.shape().str(), " . ", w.shape().str(),
                "^T");
     check_size(y, m * n, x.dtype());
     if (bias.defined()) check_size(bias, n, x.dtype());
     with_floating(x.dtype(), [&]<typename T>() {
-        tiled_product<T>({x.data<T>(), k, false}, {w.data<T>(), k, true}, m, n, k,
+        tiled_product<T>({x.data<T>(), k, false}, {w.data<T>(), k, true}, m, n, k, factor_of<T>(scale),
                          bias.defined() ? bias.data<T>() : nullptr, y.data<T>());
     });
 }
 
-void linear_backward_input(In dy, In w, In dx) {
+void linear_backward_input(In dy, In w, In scale, In dx) {
     const int64_t m = dy.shape().rows(), n = dy.shape().cols(), k = w.shape().cols();
     VVTQ_CHECK(w.shape().rows() == n && w.dtype() == dy.dtype(), dy.shape().str(), " . ", w.shape().str());
     check_size(dx, m * k, dy.dtype());
     with_floating(dy.dtype(), [&]<typename T>() {
-        tiled_product<T>({dy.data<T>(), n, false}, {w.data<T>(), k, false}, m, k, n, nullptr, dx.data<T>());
+        tiled_product<T>({dy.data<T>(), n, false}, {w.data<T>(), k, false}, m, k, n, factor_of<T>(scale),
+                         nullptr, dx.data<T>());
     });
 }
 
-void linear_backward_weight(In dy, In x, In dw) {
+void linear_backward_weight(In dy, In x, In scale, In dw) {
     const int64_t m = dy.shape().rows(), n = dy.shape().cols(), k = x.shape().cols();
     VVTQ_CHECK(x.shape().rows() == m && x.dtype() == dy.dtype(), dy.shape().str(), "^T . ", x.shape().str());
     check_size(dw, n * k, dy.dtype());
     with_floating(dy.dtype(), [&]<typename T>() {
-        tiled_product<T>({dy.data<T>(), n, true}, {x.data<T>(), k, false}, n, k, m, nullptr, dw.data<T>());
+        tiled_product<T>({dy.data<T>(), n, true}, {x.data<T>(), k, false}, n, k, m, factor_of<T>(scale),
+                         nullptr, dw.data<T>());
     });
 }
 
@@ -163,8 +172,9 @@ void batched_matmul(const BatchedShape& shape, In a, In b, In y) {
             return index / shape.inner * layout.outer + index % shape.inner * layout.inner;
         };
         parallel_products(count, [&](int64_t index) {
-            gemm(shape.a.transposed, shape.b.transposed, shape.m, shape.n, shape.k, pa + at(shape.a, index),
-                 shape.a.ld, pb + at(shape.b, index), shape.b.ld, py + at(shape.y, index), shape.y.ld);
+            gemm(shape.a.transposed, shape.b.transposed, shape.m, shape.n, shape.k, T{1},
+                 pa + at(shape.a, index), shape.a.ld, pb + at(shape.b, index), shape.b.ld,
+                 py + at(shape.y, index), shape.y.ld);
         });
     });
 }

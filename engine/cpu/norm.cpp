@@ -1,30 +1,15 @@
-// norm: passes over rows: LayerNorm, softmax, cross-entropy.
+// norm: passes over rows: LayerNorm, softmax.
 #include <cmath>
 
 #include "engine/cpu/families.h"
 #include "engine/cpu/parallel.h"
+#include "engine/cpu/rows.h"
 #include "engine/cpu/vector_math.h"
 
 namespace vvtq::engine::cpu {
 namespace {
 
 constexpr int64_t kGradientChunks = 32;  // partial sums of dgamma and dbeta
-
-template <typename T>
-T sum_row(const T* x, int64_t n) {
-    T total = 0;
-#pragma omp simd reduction(+ : total)
-    for (int64_t i = 0; i < n; ++i) total += x[i];
-    return total;
-}
-
-template <typename T>
-T max_row(const T* x, int64_t n) {
-    T top = x[0];
-#pragma omp simd reduction(max : top)
-    for (int64_t i = 1; i < n; ++i) top = x[i] > top ? x[i] : top;
-    return top;
-}
 
 }  // namespace
 
@@ -51,6 +36,29 @@ void layer_norm(In x, In gamma, In beta, double eps, In y, In mean, In rstd) {
                 for (int64_t i = 0; i < cols; ++i) out[i] = (in[i] - mu) * inverse * pg[i] + pb[i];
                 pm[r] = mu;
                 pr[r] = inverse;
+            }
+        });
+    });
+}
+
+void layer_norm_apply(In x, In mean, In rstd, In gamma, In beta, In y) {
+    check_like(x, y);
+    const int64_t rows = x.shape().rows(), cols = x.shape().cols();
+    check_size(mean, rows, x.dtype());
+    check_size(rstd, rows, x.dtype());
+    check_size(gamma, cols, x.dtype());
+    check_size(beta, cols, x.dtype());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T *px = x.data<T>(), *pm = mean.data<T>(), *pr = rstd.data<T>();
+        const T *pg = gamma.data<T>(), *pb = beta.data<T>();
+        T* py = y.data<T>();
+        parallel_chunks(rows, rows_per_chunk(cols), [=](int64_t, int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const T mu = pm[r], inverse = pr[r];
+#pragma omp simd
+                for (int64_t i = 0; i < cols; ++i) {
+                    py[r * cols + i] = (px[r * cols + i] - mu) * inverse * pg[i] + pb[i];
+                }
             }
         });
     });
@@ -149,46 +157,6 @@ void softmax_backward(In dy, In y, double s, In dx) {
                 for (int64_t i = 0; i < cols; ++i) out[i] = factor * p[i] * (g[i] - dot);
             }
         });
-    });
-}
-
-void soft_cross_entropy(In z, In p, In loss, In dz) {
-    check_like(z, p);
-    check_like(z, dz);
-    check_size(loss, 1, z.dtype());
-    const int64_t rows = z.shape().rows(), cols = z.shape().cols();
-    with_floating(z.dtype(), [&]<typename T>() {
-        const T *pz = z.data<T>(), *pp = p.data<T>();
-        T* pdz = dz.data<T>();
-        const T scale_rows = T{1} / static_cast<T>(rows);
-        std::vector<double> losses(static_cast<size_t>(rows));
-        parallel_chunks(rows, rows_per_chunk(cols), [&](int64_t, int64_t begin, int64_t end) {
-            for (int64_t r = begin; r < end; ++r) {
-                const T *in = pz + r * cols, *target = pp + r * cols;
-                T* out = pdz + r * cols;
-                const T top = max_row(in, cols);
-                T total = 0, mass = 0;
-#pragma omp simd reduction(+ : total, mass)
-                for (int64_t i = 0; i < cols; ++i) {
-                    const T e = exp_of(in[i] - top);
-                    out[i] = e;
-                    total += e;
-                    mass += target[i];
-                }
-                const T log_total = std::log(total) + top;
-                const T inverse = T{1} / total;
-                T row_loss = 0;
-#pragma omp simd reduction(+ : row_loss)
-                for (int64_t i = 0; i < cols; ++i) {
-                    row_loss += target[i] * (log_total - in[i]);
-                    out[i] = (out[i] * inverse * mass - target[i]) * scale_rows;
-                }
-                losses[static_cast<size_t>(r)] = static_cast<double>(row_loss);
-            }
-        });
-        double total = 0;
-        for (double value : losses) total += value;
-        *loss.data<T>() = static_cast<T>(total / static_cast<double>(rows));
     });
 }
 

@@ -44,6 +44,26 @@ void for_each_picture(int64_t batch, F&& f) {
 
 }  // namespace
 
+void normalize_pixels(In x, const float* mean, const float* deviation, In y) {
+    const Shape& shape = x.shape();
+    VVTQ_CHECK(shape.rank() == 4 && shape[1] == 3 && x.dtype() == DType::u8,
+               "pixels (B, 3, S, S) of u8 wanted, not ", shape.str());
+    VVTQ_CHECK(y.numel() == x.numel(), y.shape().str(), " from ", shape.str());
+    const int64_t size = shape[2] * shape[3];
+    with_floating(y.dtype(), [&]<typename T>() {
+        const uint8_t* px = x.data<uint8_t>();
+        T* py = y.data<T>();
+        parallel_chunks(shape[0] * 3, 1, [=](int64_t plane, int64_t, int64_t) {
+            T value[256];
+            for (int i = 0; i < 256; ++i) {
+                value[i] = (static_cast<T>(i) / T{255} - static_cast<T>(mean[plane % 3])) /
+                           static_cast<T>(deviation[plane % 3]);
+            }
+            for (int64_t i = plane * size; i < (plane + 1) * size; ++i) py[i] = value[px[i]];
+        });
+    });
+}
+
 void patchify(In x, int64_t patch, In y) {
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();

@@ -23,31 +23,39 @@ nn::ModelConfig small_config() {
     return config;
 }
 
-apps::StepInput input_for(const nn::ModelConfig& config) {
-    apps::StepInput input;
-    std::vector<double> pixels;
-    for (int i = 0; i < 2 * 3 * 8 * 8; ++i)
-        pixels.push_back(golden_uniform("pixels", static_cast<uint64_t>(i)) - 0.5);
-    input.pictures = engine::Tensor::from(pixels, {2, 3, config.img_size, config.img_size}, DType::f32);
-    input.labels = {1, 7};
-    input.lr = 1e-3;
-    return input;
+/// Two pictures, of the classes 1 and 7.
+data::Batch small_batch() {
+    data::Batch batch;
+    batch.size = 2;
+    batch.image_size = 8;
+    batch.targets = {1, 7};
+    for (uint64_t i = 0; i < 2 * 3 * 8 * 8; ++i)
+        batch.pixels.push_back(static_cast<uint8_t>(256 * golden_uniform("pixels", i)));
+    return batch;
 }
+
+apps::DeviceBatch loaded_batch() {
+    apps::DeviceBatch place(engine::Device::cpu, 2, 8, 10, false);
+    place.load(small_batch());
+    return place;
+}
+
+apps::StepRates small_rates() { return {.lr = 1e-3}; }
 
 /// A quantized model after one step, and what its checkpoint says.
 struct Trained {
     nn::ModelConfig config = small_config();
+    apps::DeviceBatch batch = loaded_batch();
     std::unique_ptr<nn::Model> model = nn::make_model(config, DType::f32, 3);
     std::unique_ptr<nn::Adamw> optimizer;
     apps::CheckpointInfo info;
 
     Trained() {
         apps::attach_quantizers(*model, {3, 3, false, false});
-        const apps::StepInput input = input_for(config);
         quant::calibrate_weights(*model);
-        quant::calibrate_activations(*model, input.pictures);
+        quant::calibrate_activations(*model, batch.pictures(DType::f32));
         optimizer = std::make_unique<nn::Adamw>(model->parameters(), nn::AdamwOptions{});
-        apps::training_step(*model, *optimizer, input);
+        step(*model, *optimizer);
         info.command = "train";
         info.model = config;
         info.quantized = true;
@@ -58,6 +66,12 @@ struct Trained {
         info.best_acc1 = 200.0 / 3;
         info.dataset = 0xFFFFFFFFFFFFFFFFU;
         info.labels = 17;
+    }
+
+    apps::StepResult step(nn::Model& of, nn::Adamw& by) const {
+        apps::TrainingStep training(of, by, batch, {});
+        training.submit(small_rates());
+        return training.take();
     }
 };
 
@@ -89,9 +103,7 @@ TEST_CASE("a checkpoint brings back parameters, moments and the place in the run
     apps::save_checkpoint(scratch / "b", info, *model, optimizer);
     CHECK(bytes_of(scratch / "a") == bytes_of(scratch / "b"));
     // Both go on alike: steps are ready and moments are those of the first.
-    const apps::StepInput input = input_for(t.config);
-    CHECK(apps::training_step(*t.model, *t.optimizer, input).loss ==
-          apps::training_step(*model, optimizer, input).loss);
+    CHECK(t.step(*t.model, *t.optimizer).loss == t.step(*model, optimizer).loss);
     apps::save_checkpoint(scratch / "a", info, *t.model, *t.optimizer);
     apps::save_checkpoint(scratch / "b", info, *model, optimizer);
     CHECK(bytes_of(scratch / "a") == bytes_of(scratch / "b"));
@@ -181,7 +193,7 @@ TEST_CASE("hostile checkpoints are refused before anything large is built") {
     t.info.model.num_heads = 3;  // does not divide the width, and no shape tells
     apps::save_checkpoint(path, t.info, *t.model, *t.optimizer);
     const apps::Checkpoint odd(path, "--resume");
-    const auto build = [&] { apps::make_model(o, t.info.model, &odd); };
+    const auto build = [&] { apps::make_model(o, t.info.model, &odd, apps::pick_compute(o.run)); };
     CHECK(refuses(path, build));
     CHECK(refuses("--num-heads", build));
 }
@@ -244,7 +256,11 @@ TEST_CASE("a parameter that is not finite is named") {
         return false;
     };
     CHECK(names([&] { apps::check_state_finite(*t.model, *t.optimizer); }));
-    CHECK(names([&] { apps::training_step(*t.model, *t.optimizer, input_for(t.config)); }));
+    apps::TrainingStep training(*t.model, *t.optimizer, t.batch, {});
+    training.submit(small_rates());
+    const apps::StepResult result = training.take();
+    CHECK(result.halt == 1);
+    CHECK(names([&] { training.explain(small_rates(), result); }));
 }
 
 TEST_CASE("a moment that is not finite is named") {

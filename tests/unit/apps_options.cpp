@@ -3,6 +3,8 @@
 
 #include <fstream>
 
+#include "apps/model_setup.h"
+#include "engine/device.h"
 #include "tests/catch.h"
 #include "tests/unit/data_support.h"
 
@@ -115,20 +117,69 @@ TEST_CASE("flags that cannot be honoured are refused by name") {
                                                          {"--use-offset"},
                                                          {"--bitops-scaler", "1"},
                                                          {"--show-bit-state"},
-                                                         {"--gpu", "0"},
                                                          {"--decay-rate", "0.2"},
                                                          {"--decay-epochs", "3"},
                                                          {"--cooldown-epochs", "0"},
                                                          {"--patience-epochs", "1"},
                                                          {"--lr-noise-pct", "0.5"},
                                                          {"--lr-noise-std", "0.5"},
-                                                         {"--precision", "tf32"},
-                                                         {"--precision", "bf16"}};
+                                                         {"--precision", "fp16"},
+                                                         {"--precision", "BF16"},
+                                                         {"--gpu", "-2"},
+                                                         {"--gpu", "1024"},
+                                                         {"--gpu", "first"},
+                                                         {"--gpu", "0", "--device", "cpu"}};
     for (auto line : lines) {
         const std::string flag = line[0];
         INFO(flag);
         line.insert(line.begin(), "train");
         CHECK(refuses(flag, [&] { parse_options(line); }));
+    }
+}
+
+TEST_CASE("which device and precision there are is settled behind the flags") {
+    const auto parsed = [](std::vector<std::string> flags) {
+        flags.insert(flags.begin(), "train");
+        return parse_options(flags);
+    };
+    const auto plain = parsed({});
+    CHECK(plain->run.device == "auto");
+    CHECK(plain->run.precision == "auto");
+    CHECK(plain->run.gpu == -1);
+    CHECK_FALSE(plain->run.no_graph);
+    CHECK(parsed({"--gpu", "3"})->run.gpu == 3);
+    CHECK(parsed({"--no-graph"})->run.no_graph);
+
+    const auto refused = [&](const std::string& name, const std::vector<std::string>& flags) {
+        const auto o = parsed(flags);
+        return refuses(name, [&] { apps::pick_compute(o->run); });
+    };
+    CHECK(refused("--precision: bf16", {"--device", "cpu", "--precision", "bf16"}));
+    CHECK(refused("--precision: tf32", {"--device", "cpu", "--precision", "tf32"}));
+
+    const auto picked = [&](const std::string& precision) {
+        const auto o = parsed({"--device", "cpu", "--precision", precision});
+        const apps::Compute compute = apps::pick_compute(o->run);
+        CHECK(compute.device == engine::Device::cpu);
+        CHECK(compute.dtype == compute.parameters);
+        CHECK(o->course().at("precision") == (precision == "auto" ? "fp32" : precision));
+        return compute.dtype;
+    };
+    CHECK(picked("auto") == engine::DType::f32);
+    CHECK(picked("fp32") == engine::DType::f32);
+    CHECK(picked("fp64") == engine::DType::f64);
+    const auto automatic = parsed({"--precision", "fp64"});
+    CHECK(apps::pick_compute(automatic->run).device == engine::Device::cpu);  // a GPU has no fp64 here
+    CHECK(automatic->run.device == "cpu");
+    CHECK_FALSE(engine::tf32_allowed());
+    if (engine::is_available(engine::Device::cuda)) {
+        CHECK(refused("--precision: fp64", {"--device", "cuda", "--precision", "fp64"}));
+    } else {
+        const auto nothing = parsed({});
+        CHECK(apps::pick_compute(nothing->run).device == engine::Device::cpu);
+        CHECK(nothing->run.device == "cpu");
+        CHECK(refused("--device", {"--device", "cuda"}));
+        CHECK(refused("--precision: bf16", {"--precision", "bf16"}));
     }
 }
 

@@ -202,7 +202,8 @@ TEST_CASE("kernels: sign(0) is 0, and gradients pass up to |x| = 1", "[kernels]"
 }
 
 TEST_CASE("kernels: adamw, several parameters and steps", "[kernels]") {
-    const AdamwStep first{5e-4, 0.9, 0.999, 1e-8, 0.05, 1, 1.0};
+    const AdamwRates rates{0.9, 0.999, 1e-8, 0.05};
+    constexpr double kRate = 5e-4;
     for (const DType dtype : {DType::f32, DType::f64}) {
         std::vector<AdamwItem> items;
         std::vector<std::vector<double>> p, m, v;
@@ -214,25 +215,25 @@ TEST_CASE("kernels: adamw, several parameters and steps", "[kernels]") {
             items.push_back({vector_of(p.back(), dtype), Tensor({n}, dtype), Tensor::zeros({n}, dtype),
                              Tensor::zeros({n}, dtype), n != 31});
         }
+        const Tensor halt = vector_of({0}, DType::i32);
         for (int64_t t = 1; t <= 3; ++t) {
-            AdamwStep step = first;
-            step.step = t;
-            step.grad_scale = t == 2 ? 0.25 : 1.0;
+            const double gradient_scale = t == 2 ? 0.25 : 1.0;
+            const double correction1 = 1 - std::pow(0.9, t), correction2 = 1 - std::pow(0.999, t);
             for (size_t k = 0; k < sizes.size(); ++k) {
                 const std::vector<double> g = exact("g" + std::to_string(t), sizes[k], 0.3);
                 cpu().copy(vector_of(g, dtype), items[k].g);
                 for (size_t i = 0; i < g.size(); ++i) {
-                    const double gradient = step.grad_scale * g[i];
+                    const double gradient = gradient_scale * g[i];
                     m[k][i] = 0.9 * m[k][i] + 0.1 * gradient;
                     v[k][i] = 0.999 * v[k][i] + 0.001 * gradient * gradient;
-                    const double mean = m[k][i] / (1 - std::pow(0.9, t));
-                    const double square = v[k][i] / (1 - std::pow(0.999, t));
-                    p[k][i] *= sizes[k] == 31 ? 1.0 : 1 - step.lr * step.weight_decay;
-                    p[k][i] -= step.lr * mean / (std::sqrt(square) + step.eps);
+                    p[k][i] *= sizes[k] == 31 ? 1.0 : 1 - kRate * rates.weight_decay;
+                    p[k][i] -= kRate * m[k][i] / correction1 / (std::sqrt(v[k][i] / correction2) + rates.eps);
                 }
             }
-            cpu().adamw(items, step);
+            cpu().adamw(items, rates,
+                        vector_of({kRate, correction1, correction2, gradient_scale}, DType::f64), halt);
         }
+        CHECK(halt.item() == 0);
         const double tolerance = dtype == DType::f32 ? 1e-6 : 1e-14;
         for (size_t k = 0; k < sizes.size(); ++k) {
             INFO(sizes[k] << " " << name_of(dtype));

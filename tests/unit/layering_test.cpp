@@ -23,8 +23,9 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"tests", {"engine", "autograd", "nn", "quant", "data", "apps", "tests"}},
 };
 
-/// The engine's files that pick a device's pool and kernel table.
-const std::set<std::string> kBackendChoosers = {"engine/memory.cpp", "engine/kernels.cpp"};
+/// The engine's files that pick a device's pool, kernel table and runtime.
+const std::set<std::string> kBackendChoosers = {"engine/memory.cpp", "engine/kernels.cpp",
+                                                "engine/device.cpp"};
 
 bool starts_with(const std::string& text, const std::string& start) { return text.rfind(start, 0) == 0; }
 
@@ -97,6 +98,8 @@ TEST_CASE("layering: the check sees forbidden includes", "[layering]") {
     CHECK(faults("engine/cpu/lsq.cpp", "#include \"engine/cuda/backend.h\"\n") == 1);
     CHECK(faults("engine/tensor.cpp", "#include \"engine/cpu/parallel.h\"\n") == 1);
     CHECK(faults("engine/kernels.cpp", "#include \"engine/cpu/backend.h\"\n") == 0);
+    CHECK(faults("engine/device.cpp", "#include \"engine/cuda/backend.h\"\n") == 0);
+    CHECK(faults("engine/composed.cpp", "#include \"engine/cuda/backend.h\"\n") == 1);
     CHECK(faults("apps/train.cpp", "#  include <cuda_runtime.h>\n") == 1);
     CHECK(faults("engine/cuda/lsq.cu", "#include <cuda_runtime.h>\n") == 0);
     CHECK(faults("quant/lsq.cpp", "#include \"lsq.h\"\n") == 1);  // includes are rooted at the repository

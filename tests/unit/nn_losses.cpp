@@ -34,26 +34,42 @@ TEST_CASE("soft cross-entropy is the mean over rows of -p . log_softmax(z)") {
 TEST_CASE("hard cross-entropy gives the label 1 - s + s/K and every other class s/K") {
     const Variable z(logits_2x3());
     const Tensor p = Tensor::from({0.1, 0.1, 0.8, 0.1, 0.8, 0.1}, {2, 3}, DType::f64);
-    CHECK(cross_entropy(z, {2, 1}, 0.3).value().item() ==
+    CHECK(cross_entropy(z, label_tensor({2, 1}, 3), 0.3).value().item() ==
           Approx(nn::soft_cross_entropy(z, p).value().item()).epsilon(1e-14));
-    CHECK(cross_entropy(z, {2, 1}, 0.0).value().item() ==
+    CHECK(cross_entropy(z, label_tensor({2, 1}, 3), 0.0).value().item() ==
           Approx(-0.5 * (log_softmax(0.5, -1, 2, 2) + log_softmax(0, 3, -0.5, 3))).epsilon(1e-14));
-    CHECK_THROWS_AS(cross_entropy(z, {3, 1}, 0.0), engine::Error);
-    CHECK_THROWS_AS(cross_entropy(z, {-1, 1}, 0.0), engine::Error);
-    CHECK_THROWS_AS(cross_entropy(z, {1}, 0.0), engine::Error);
-    CHECK_THROWS_AS(cross_entropy(z, {1, 1}, std::nan("")), engine::Error);
+    CHECK_THROWS_AS(cross_entropy(z, label_tensor({3, 1}, 4), 0.0), engine::Error);
+    CHECK_THROWS_AS(label_tensor({3, 1}, 3), engine::Error);
+    CHECK_THROWS_AS(label_tensor({-1, 1}, 3), engine::Error);
+    CHECK_THROWS_AS(cross_entropy(z, label_tensor({1}, 3), 0.0), engine::Error);
+    CHECK_THROWS_AS(cross_entropy(z, label_tensor({1, 1}, 3), std::nan("")), engine::Error);
 }
 
-TEST_CASE("top-k counts labels among the k largest; the lower index wins a tie") {
+TEST_CASE("top counts: labels that are the largest logit, and among the 5 largest") {
     const double nan = std::numeric_limits<double>::quiet_NaN();
-    const Tensor z = Tensor::from({3, 1, 2, 5, 5, 5, nan, 1, 2}, {3, 3}, DType::f64);
-    CHECK(count_top_k(z, {0, 0, 2}, 1) == 2);
-    CHECK(count_top_k(z, {2, 1, 2}, 1) == 0);
-    CHECK(count_top_k(z, {2, 1, 2}, 2) == 3);
-    CHECK(count_top_k(z, {1, 2, 2}, 2) == 1);
-    CHECK(count_top_k(z, {1, 2, 0}, 1) == 0);
-    CHECK(count_top_k(z, {1, 2, 0}, 3) == 3);
-    CHECK_THROWS_AS(count_top_k(z, {1, 2, 3}, 1), engine::Error);
+    const auto counts = [](const Tensor& z, const std::vector<int>& labels) {
+        const std::vector<double> found = count_top(z, label_tensor(labels, z.shape()[1])).to_vector();
+        return std::pair(found[0], found[1]);
+    };
+    using Counts = std::pair<double, double>;
+    // with three classes the second count is of all rows but those with NaN
+    const Tensor few = Tensor::from({3, 1, 2, 5, 5, 5, nan, 1, 2}, {3, 3}, DType::f64);
+    CHECK(counts(few, {0, 0, 2}) == Counts{2, 2});
+    CHECK(counts(few, {2, 1, 0}) == Counts{0, 2});
+    CHECK(counts(few, {1, 2, 1}) == Counts{0, 2});
+    // the lower index wins a tie
+    const Tensor z = Tensor::from({9, 8, 7, 6, 5, 4, 3,   //
+                                   1, 1, 1, 1, 1, 1, 1,   //
+                                   0, 1, 2, 3, 4, 5, 6,   //
+                                   2, 7, 2, 7, 2, 7, 2},  //
+                                  {4, 7}, DType::f64);
+    CHECK(counts(z, {0, 0, 6, 1}) == Counts{4, 4});
+    CHECK(counts(z, {1, 1, 5, 3}) == Counts{0, 4});
+    CHECK(counts(z, {4, 4, 2, 2}) == Counts{0, 4});
+    CHECK(counts(z, {5, 5, 1, 4}) == Counts{0, 0});
+    CHECK(counts(z, {6, 6, 0, 6}) == Counts{0, 0});
+    CHECK_THROWS_AS(count_top(z, label_tensor({0, 0, 0}, 7)), engine::Error);
+    CHECK_THROWS_AS(count_top(few, label_tensor({1, 2, 3}, 4)), engine::Error);
 }
 
 TEST_CASE("the learning rate warms up on a line and then follows a half cosine") {

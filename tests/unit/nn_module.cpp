@@ -76,14 +76,18 @@ TEST_CASE("a filled slot adds its parameters under its own path, a weight's unde
 }
 
 TEST_CASE("a quantizer computes in the scope of its path") {
+    LayerNorm norm(4, 1e-6, DType::f64);
     Mlp mlp(4, 8, DType::f64);
     Twice tree;
+    tree.add("norm", norm);
     tree.add("mlp", mlp);
-    slot_at(tree, "mlp.fc2").fill(std::make_unique<Marker>(DType::f64));
-    slot_at(tree, "mlp.quant1").fill(std::make_unique<Marker>(DType::f64));
-    mlp.forward(Variable(Tensor::full({1, 2, 4}, 0.25, DType::f64)));
+    for (const char* path : {"mlp.fc2", "mlp.quant1", "mlp.quant2"})
+        slot_at(tree, path).fill(std::make_unique<Marker>(DType::f64));
+    const Variable x(Tensor::full({1, 2, 4}, 0.25, DType::f64));
+    mlp.forward(norm.forward({x, {}, {}}, mlp, mlp.quant1()).n);
     CHECK(dynamic_cast<Marker*>(slot_at(tree, "mlp.fc2").get())->last_scope == "mlp.fc2");
     CHECK(dynamic_cast<Marker*>(slot_at(tree, "mlp.quant1").get())->last_scope == "mlp.quant1");
+    CHECK(dynamic_cast<Marker*>(slot_at(tree, "mlp.quant2").get())->last_scope == "mlp.quant2");
     CHECK(autograd::Scope::current().empty());
 }
 

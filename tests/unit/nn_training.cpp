@@ -36,8 +36,9 @@ Outcome train(int steps, quant::BitWidths bits, int threads, uint64_t seed) {
     engine::Random random(seed);
     for (double& pixel : pixels) pixel = random.normal();
     const Tensor pictures = Tensor::from(pixels, {kBatch, 3, 28, 28}, DType::f32);
-    std::vector<int> labels(kBatch);
-    for (int& label : labels) label = static_cast<int>(random.below(10));
+    std::vector<int> classes(kBatch);
+    for (int& label : classes) label = static_cast<int>(random.below(10));
+    const Tensor labels = label_tensor(classes, 10);
 
     quant::attach(*model, bits);
     quant::calibrate_weights(*model);
@@ -47,8 +48,9 @@ Outcome train(int steps, quant::BitWidths bits, int threads, uint64_t seed) {
     Outcome outcome;
     for (int step = 0; step < steps; ++step) {
         optimizer.clear_grad();
-        const Variable loss =
-            cross_entropy(model->forward(pictures, static_cast<uint64_t>(step)), labels, 0.1);
+        quant::regularize(*model, true);
+        const Variable logits = model->forward(pictures, random_key(static_cast<uint64_t>(step)));
+        const Variable loss = cross_entropy(logits, labels, 0.1);
         outcome.losses.push_back(loss.value().item());
         autograd::add(loss, autograd::scale(quant::bin_regularizer(*model).total, 0.005)).backward();
         optimizer.step(1e-3);

@@ -97,7 +97,7 @@ TEST_CASE("a model trains at every width, one bit included") {
             attach(*model, {.weights = bits, .activations = bits});
             calibrate_weights(*model);
             calibrate_activations(*model, small_pictures(dtype));
-            const Variable logits = model->forward(small_pictures(dtype), 1);
+            const Variable logits = model->forward(small_pictures(dtype), nn::random_key(1));
             autograd::soft_cross_entropy(logits, Tensor::full({2, 5}, 0.2, dtype)).backward();
             for (const nn::NamedParameter& p : model->parameters()) {
                 INFO(p.name << " at " << bits << " bits");

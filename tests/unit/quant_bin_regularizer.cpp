@@ -38,13 +38,20 @@ double term_of(const std::vector<double>& w, double a, CodeRange range) {
     return distance + variances;
 }
 
+/// The regularizer of a forward pass that was asked for it.
+BinRegularizer regularizer_of(nn::Model& model) {
+    regularize(model, true);
+    model.forward(tests::small_pictures(), nn::random_key(0));
+    return bin_regularizer(model);
+}
+
 }  // namespace
 
 TEST_CASE("every layer's term is the formula's, in module order, and the total their sum") {
     const auto model = small_model();
     attach(*model, {.weights = 2, .activations = 4});
     calibrate_weights(*model);
-    const BinRegularizer found = bin_regularizer(*model);
+    const BinRegularizer found = regularizer_of(*model);
     REQUIRE(found.layers.size() == 2 * 6 + 2);
     CHECK(found.layers.front().first == "patch_embed.proj");
     CHECK(found.layers[1].first == "blocks.0.attn.proj_q");
@@ -58,7 +65,7 @@ TEST_CASE("every layer's term is the formula's, in module order, and the total t
         INFO(path);
         REQUIRE(found.layers[seen].first == path);
         CHECK(expected > 0);
-        CHECK(found.layers[seen].second.value().item() == Approx(expected).epsilon(1e-12));
+        CHECK(found.layers[seen].second.item() == Approx(expected).epsilon(1e-12));
         total += expected;
         ++seen;
     }
@@ -70,7 +77,7 @@ TEST_CASE("the gradient goes to weights and steps, and to no step that is fixed"
         const auto model = small_model();
         attach(*model, {.weights = 2, .activations = 4, .fixed_scale = fixed});
         calibrate_weights(*model);
-        bin_regularizer(*model).total.backward();
+        regularizer_of(*model).total.backward();
         size_t weights = 0, steps = 0;
         for (const nn::NamedParameter& p : model->parameters()) {
             if (!p.parameter.grad().defined()) continue;
@@ -91,7 +98,7 @@ TEST_CASE("weights in the middle of their bins cost nothing") {
         Variable w = slot->weight();
         w.set_value((*slot)(w).value());
     }
-    CHECK(bin_regularizer(*model).total.value().item() == 0.0);
+    CHECK(regularizer_of(*model).total.value().item() == 0.0);
 }
 
 TEST_CASE("without LSQ weights there is no regularizer") {
@@ -101,7 +108,18 @@ TEST_CASE("without LSQ weights there is no regularizer") {
     CHECK(bin_regularizer(*model).total.value().dtype() == DType::f64);
     CHECK_FALSE(bin_regularizer(*model).total.requires_grad());
     attach(*model, {.weights = 1, .activations = 1});
-    CHECK(bin_regularizer(*model).layers.size() == 2);  // the two of 8 bits
+    CHECK(regularizer_of(*model).layers.size() == 2);  // the two of 8 bits
+}
+
+TEST_CASE("a forward pass that was not asked for the regularizer has none") {
+    const auto model = small_model();
+    attach(*model, {.weights = 2, .activations = 4});
+    const auto ask = [&] { bin_regularizer(*model); };
+    tests::message_of(engine::Fault::internal, ask);
+    CHECK(regularizer_of(*model).layers.size() == 14);
+    regularize(*model, false);
+    model->forward(tests::small_pictures(), nn::random_key(0));
+    tests::message_of(engine::Fault::internal, ask);
 }
 
 TEST_CASE("the regularizer's weight rises from nothing at a quarter to 0.01 at the end") {

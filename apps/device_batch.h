@@ -1,0 +1,40 @@
+// device_batch: a batch of pictures and what they should be, at fixed places of a device.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "data/loader.h"
+#include "engine/device.h"
+#include "nn/module.h"
+
+namespace vvtq::apps {
+
+/// Batches are copied beside the kernels that still work on the one before; kernels enqueued after `load` see
+/// the new one, always at the same addresses.
+class DeviceBatch {
+  public:
+    /// Up to `size` pictures (3, S, S), S = image_size, with distributions over `classes` where `soft`.
+    DeviceBatch(engine::Device device, int64_t size, int64_t image_size, int64_t classes, bool soft);
+
+    /// Enqueues the copy of a batch of at most `size` pictures. Throws where a label is not within
+    /// 0..classes-1.
+    void load(const data::Batch& batch);
+
+    int64_t size() const { return size_; }
+    /// The pictures of the latest batch, normalized: (B, 3, S, S) of `dtype`.
+    nn::Tensor pictures(engine::DType dtype) const;
+    /// Labels (B) i32.
+    nn::Tensor labels() const;
+    /// Distributions (B, classes) of `dtype`; undefined where none are carried.
+    nn::Tensor soft_targets(engine::DType dtype) const;
+
+  private:
+    int64_t most_, image_size_, classes_;
+    int64_t size_ = 0;  // of the latest batch
+    nn::Tensor pixels_, labels_, soft_;
+    std::unique_ptr<engine::Upload> to_pixels_, to_labels_, to_soft_;
+};
+
+}  // namespace vvtq::apps

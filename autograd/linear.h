@@ -1,0 +1,48 @@
+// linear: the products of linear layers on codes, shared by ops_linear.cpp and ops_block.cpp.
+#pragma once
+
+#include "autograd/ops.h"
+
+namespace vvtq::autograd {
+
+/// What a product's backward keeps of an operand: its codes, or how to compute them anew.
+class Kept {
+  public:
+    explicit Kept(const Quantized& x) : again_(x.again) {
+        if (!again_) q_ = x.q.value();
+    }
+    Tensor get() const { return again_ ? again_() : q_; }
+
+  private:
+    std::function<Tensor()> again_;
+    Tensor q_;
+};
+
+/// A linear layer's forward product and its gradients, on tensors.
+class LinearProduct {
+  public:
+    /// Throws Error(Fault::internal) where the shapes do not fit.
+    LinearProduct(const Quantized& x, const Quantized& w, const Variable& bias);
+
+    /// y (R, O) of x's dtype from codes x (R, K).
+    Tensor forward(const Tensor& x) const;
+    /// Gradient of x (R, K) from dy (R, O).
+    Tensor input_gradient(const Tensor& dy) const;
+    /// Gradient of w (O, K), of master dtype, from dy and the codes x; dbias (O) where x has an offset.
+    Tensor weight_gradient(const Tensor& dy, const Tensor& x, const Tensor& dbias) const;
+    /// Gradient of the bias (O): column sums of dy.
+    Tensor bias_gradient(const Tensor& dy) const;
+
+    bool needs_bias_gradient() const { return x_beta_.defined(); }
+    int64_t outputs() const { return w_.shape()[0]; }
+    int64_t inputs() const { return w_.shape()[1]; }
+
+  private:
+    Tensor w_;  // codes of x's dtype
+    Tensor w_alpha_, x_alpha_, x_beta_, bias_;
+};
+
+/// (..., C) as (R, C).
+Tensor as_rows(const Tensor& x);
+
+}  // namespace vvtq::autograd

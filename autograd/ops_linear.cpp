@@ -1,0 +1,78 @@
+// Linear layers on plain or quantized tensors.
+#include "autograd/linear.h"
+
+namespace vvtq::autograd {
+
+using engine::kernels;
+using engine::master_of;
+using engine::Shape;
+
+Tensor as_rows(const Tensor& x) { return x.reshape({x.shape().rows(), x.shape().cols()}); }
+
+LinearProduct::LinearProduct(const Quantized& x, const Quantized& w, const Variable& bias)
+    : w_(w.q.value().to(x.q.value().dtype())),
+      w_alpha_(w.alpha),
+      x_alpha_(x.alpha),
+      x_beta_(x.beta),
+      bias_(bias.defined() ? bias.value() : Tensor()) {
+    // x: (..., K), w: (O, K), bias: (O)
+    VVTQ_CHECK(w_.shape().rank() == 2 && x.q.shape().cols() == inputs(), "x ", x.q.shape().str(), ", w ",
+               w_.shape().str());
+    VVTQ_CHECK(!bias.defined() || bias.shape() == Shape({outputs()}), "w ", w_.shape().str(), ", bias ",
+               bias.shape().str());
+}
+
+Tensor LinearProduct::forward(const Tensor& x) const {
+    const Tensor rows = as_rows(x);
+    const Tensor y({rows.shape()[0], outputs()}, x.dtype(), x.device());
+    const auto& kernel = kernels(y.device());
+    const bool other_dtype = bias_.defined() && bias_.dtype() != y.dtype();
+    if (!x_alpha_.defined() && !w_alpha_.defined() && !other_dtype) {
+        kernel.linear(rows, w_, {}, bias_, y);
+        return y;
+    }
+    const Tensor scale({1}, master_of(y.dtype()), y.device());
+    const Tensor shifted({outputs()}, y.dtype(), y.device());
+    kernel.linear_scale({x_alpha_, x_beta_, {}, {}}, w_, w_alpha_, bias_, scale, shifted);
+    kernel.linear(rows, w_, scale, shifted, y);
+    return y;
+}
+
+Tensor LinearProduct::input_gradient(const Tensor& dy) const {
+    const Tensor dx({dy.shape()[0], inputs()}, dy.dtype(), dy.device());
+    kernels(dy.device()).linear_backward_input(dy, w_, w_alpha_, dx);
+    return dx;
+}
+
+Tensor LinearProduct::weight_gradient(const Tensor& dy, const Tensor& x, const Tensor& dbias) const {
+    const auto& kernel = kernels(dy.device());
+    const Tensor dw({outputs(), inputs()}, master_of(dy.dtype()), dy.device());
+    kernel.linear_backward_weight(dy, as_rows(x), x_alpha_, dw);
+    if (x_beta_.defined())
+        kernel.accumulate_outer(dbias, x_beta_, dw);  // the offset's part: beta sum_r dy_ro
+    return dw;
+}
+
+Tensor LinearProduct::bias_gradient(const Tensor& dy) const {
+    const Tensor dbias({outputs()}, master_of(dy.dtype()), dy.device());
+    kernels(dy.device()).sum_rows(dy, dbias);
+    return dbias;
+}
+
+Variable linear(const Quantized& x, const Quantized& w, const Variable& bias) {
+    const LinearProduct product(x, w, bias);
+    std::vector<int64_t> sizes = x.q.shape().vec();
+    sizes.back() = product.outputs();
+    const Tensor y = product.forward(x.q.value()).reshape(Shape(sizes));
+    return record("linear", y, {x.q, w.q, bias},
+                  [product, codes = Kept(x), x_shape = x.q.shape()](const Tensor& dy, Gradients& dx) {
+                      const Tensor rows = as_rows(dy);
+                      const bool biased = dx.wanted(2) || (dx.wanted(1) && product.needs_bias_gradient());
+                      const Tensor dbias = biased ? product.bias_gradient(rows) : Tensor();
+                      if (dx.wanted(0)) dx.set(0, product.input_gradient(rows).reshape(x_shape));
+                      if (dx.wanted(1)) dx.set(1, product.weight_gradient(rows, codes.get(), dbias));
+                      if (dx.wanted(2)) dx.set(2, dbias);
+                  });
+}
+
+}  // namespace vvtq::autograd

@@ -1,0 +1,38 @@
+# Looks for a CUDA toolkit and, where there is one, turns the CUDA backend on. Sets VVTQ_HAS_CUDA and VVTQ_CUDA_SUMMARY.
+set(VVTQ_HAS_CUDA OFF)
+set(VVTQ_CUDA_SUMMARY "off")
+if(VVTQ_CUDA STREQUAL "off" OR VVTQ_SANITIZE)
+  return()
+endif()
+
+find_package(CUDAToolkit 13 QUIET)
+if(NOT CUDAToolkit_FOUND OR NOT TARGET CUDA::cublasLt)
+  if(VVTQ_CUDA STREQUAL "on")
+    message(FATAL_ERROR "VVTQ_CUDA=on, but no CUDA toolkit 13 with cuBLAS was found; set CUDAToolkit_ROOT")
+  endif()
+  set(VVTQ_CUDA_SUMMARY "not found")
+  return()
+endif()
+
+# The GPUs of this machine, else Ampere (and, from its PTX, everything later) and Hopper.
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+                  OUTPUT_VARIABLE capabilities ERROR_QUIET RESULT_VARIABLE failed)
+  string(REGEX MATCHALL "[0-9]+\\.[0-9]+" capabilities "${capabilities}")
+  if(NOT failed EQUAL 0 OR NOT capabilities)
+    set(architectures 80 90a-real)
+  else()
+    list(REMOVE_DUPLICATES capabilities)
+    list(TRANSFORM capabilities REPLACE "\\." "" OUTPUT_VARIABLE architectures)
+    list(TRANSFORM architectures REPLACE "^90$" "90a")
+    list(TRANSFORM architectures APPEND "-real")
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "GPU architectures to compile for")
+endif()
+set(CMAKE_CUDA_COMPILER "${CUDAToolkit_NVCC_EXECUTABLE}" CACHE FILEPATH "nvcc")
+enable_language(CUDA)
+# CMake 3.25 does not know that nvcc 13 speaks C++20, so the flag is given by hand.
+add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-Xcompiler=-Wall,-Wextra,-Wshadow,-Werror;--Werror=all-warnings>")
+set(VVTQ_HAS_CUDA ON)
+list(JOIN CMAKE_CUDA_ARCHITECTURES "," architectures)
+set(VVTQ_CUDA_SUMMARY "${CUDAToolkit_VERSION} (sm ${architectures})")

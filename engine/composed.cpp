@@ -1,0 +1,170 @@
+#include "engine/composed.h"
+
+namespace vvtq::engine::composed {
+namespace {
+
+using In = const Tensor&;
+
+/// y = q a + o, or x itself without a step.
+Tensor quantized(In x, const LsqStep& step) {
+    if (!step.defined()) return x;
+    const Tensor y = x.like();
+    kernels(x.device()).lsq(x, step.alpha, step.beta, step.range, y);
+    return y;
+}
+
+void codes_of(In x, const LsqStep& step, In q) {
+    if (step.defined()) {
+        kernels(x.device()).lsq_codes(x, step.alpha, step.beta, step.range, q);
+    } else {
+        kernels(x.device()).copy(x, q);
+    }
+}
+
+/// dx from dy; dalpha, dbeta as well, undefined ones are left out.
+Tensor through_quantizer(In dy, In x, const LsqStep& step, In dalpha, In dbeta = {}) {
+    const auto& kernel = kernels(x.device());
+    if (!step.defined()) {
+        if (dalpha.defined()) kernel.fill(0.0, dalpha);
+        return dy;
+    }
+    const Tensor dx = x.like();
+    kernel.lsq_backward(dy, x, step.alpha, step.beta, step.range, step.g, dx,
+                        dalpha.defined() ? dalpha : step.alpha.like(),
+                        dbeta.defined() || !step.beta.defined() ? dbeta : step.beta.like());
+    return dx;
+}
+
+/// Sizes of attention, and its products' layouts: tokens are (B, N, H D), scores (B, H, N, N).
+struct Sizes {
+    int64_t batch, heads, tokens, width;
+
+    explicit Sizes(In z, const AttentionSteps& steps) : heads(steps.heads) {
+        const Shape& shape = z.shape();
+        VVTQ_CHECK(shape.rank() == 3 && heads > 0 && shape[2] % (3 * heads) == 0, "z ", shape.str(), ", ",
+                   heads, " heads");
+        batch = shape[0];
+        tokens = shape[1];
+        width = shape[2] / (3 * heads);
+    }
+    int64_t channels() const { return heads * width; }
+    Tensor new_tokens(In z) const { return {{batch, tokens, channels()}, z.dtype(), z.device()}; }
+    Tensor new_scores(In z) const { return {{batch, heads, tokens, tokens}, z.dtype(), z.device()}; }
+    MatrixLayout of_tokens(bool transposed = false) const {
+        return {tokens * channels(), width, channels(), transposed};
+    }
+    MatrixLayout of_scores(bool transposed = false) const {
+        return {heads * tokens * tokens, tokens * tokens, tokens, transposed};
+    }
+    /// (N, N) = a (N, D) . b^T
+    BatchedShape to_scores() const {
+        return {batch, heads, tokens, tokens, width, of_tokens(), of_tokens(true), of_scores()};
+    }
+    /// (N, D) = a (N, N) or its transpose . b (N, D)
+    BatchedShape to_tokens(bool transposed = false) const {
+        return {batch, heads, tokens, width, tokens, of_scores(transposed), of_tokens(), of_tokens()};
+    }
+};
+
+/// What attention computes on the way to its output.
+struct Forward {
+    Tensor y[3];      // (B, N, C) q, k, v before their quantizers
+    Tensor value[3];  // behind them
+    Tensor p, pq;     // (B, H, N, N) softmax, quantized
+
+    Forward(In z, const AttentionSteps& steps, const Sizes& sizes) {
+        const auto& kernel = kernels(z.device());
+        const LsqStep* const quantizers[3] = {&steps.q, &steps.k, &steps.v};
+        for (int t = 0; t < 3; ++t) {
+            y[t] = sizes.new_tokens(z);
+            kernel.take_columns(z, t * sizes.channels(), steps.input_alpha, steps.weight_alpha[t],
+                                steps.bias[t], y[t]);
+            value[t] = quantized(y[t], *quantizers[t]);
+        }
+        const Tensor scores = sizes.new_scores(z);
+        kernel.batched_matmul(sizes.to_scores(), value[0], value[1], scores);
+        p = scores.like();
+        kernel.softmax(scores, steps.scale, p);
+        pq = quantized(p, steps.probability);
+    }
+};
+
+}  // namespace
+
+void residual_norm(In x, In f, In keep, In gamma, In beta, double eps, const LsqStep& step, In y, In q,
+                   In mean, In rstd) {
+    const auto& kernel = kernels(x.device());
+    if (f.defined()) kernel.residual(x, f, keep, y);
+    const Tensor n = step.defined() ? x.like() : q;
+    kernel.layer_norm(f.defined() ? y : x, gamma, beta, eps, n, mean, rstd);
+    if (step.defined()) codes_of(n, step, q);
+}
+
+void residual_norm_backward(In dq, In dy, In y, In keep, In gamma, In beta, In mean, In rstd,
+                            const LsqStep& step, In dx, In df, In dgamma, In dbeta, In dalpha) {
+    const auto& kernel = kernels(y.device());
+    Tensor dn = dq;
+    if (step.defined()) {
+        const Tensor n = y.like();
+        kernel.layer_norm_apply(y, mean, rstd, gamma, beta, n);
+        dn = through_quantizer(dq, n, step, dalpha);
+    }
+    kernel.layer_norm_backward(dn, y, gamma, mean, rstd, dx, dgamma, dbeta);
+    if (dy.defined()) kernel.accumulate_add(dy, dx);
+    if (df.defined()) kernel.scale_samples(dx, keep, df);
+}
+
+void gelu_quantize(In z, const LsqStep& step, In q) {
+    const auto& kernel = kernels(z.device());
+    const Tensor h = step.defined() ? z.like() : q;
+    kernel.gelu(z, h);
+    if (step.defined()) codes_of(h, step, q);
+}
+
+void gelu_quantize_backward(In dq, In z, const LsqStep& step, In dz, In q, In dalpha, In dbeta, In dbias) {
+    const auto& kernel = kernels(z.device());
+    const Tensor h = step.defined() ? z.like() : q;
+    kernel.gelu(z, h);
+    if (step.defined()) codes_of(h, step, q);
+    kernel.gelu_backward(through_quantizer(dq, h, step, dalpha, dbeta), z, dz);
+    kernel.sum_rows(dz, dbias);
+}
+
+void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
+    const Sizes sizes(z, steps);
+    const auto& kernel = kernels(z.device());
+    const Forward forward(z, steps, sizes);
+    kernel.batched_matmul(sizes.to_tokens(), forward.pq, forward.value[2], o);
+    if (codes.defined()) codes_of(o, steps.output, codes);
+    if (lse.defined()) kernel.fill(0.0, lse);  // attention_backward takes the softmax anew
+}
+
+void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In, In dz, In dbias, In dalphas) {
+    const Sizes sizes(z, steps);
+    const auto& kernel = kernels(z.device());
+    const Forward forward(z, steps, sizes);
+    const auto dalpha = [&](int64_t i) { return dalphas.slice(i, i + 1); };  // q, k, v, probability, output
+    const Tensor d_out = through_quantizer(dy, o, steps.output, dalpha(4));
+
+    const Tensor ds = sizes.new_scores(z);
+    {
+        const Tensor dpq = sizes.new_scores(z);
+        kernel.batched_matmul(sizes.to_scores(), d_out, forward.value[2], dpq);
+        const Tensor dp = through_quantizer(dpq, forward.p, steps.probability, dalpha(3));
+        kernel.softmax_backward(dp, forward.p, steps.scale, ds);
+    }
+    Tensor d_value[3] = {sizes.new_tokens(z), sizes.new_tokens(z), sizes.new_tokens(z)};
+    kernel.batched_matmul(sizes.to_tokens(), ds, forward.value[1], d_value[0]);
+    kernel.batched_matmul(sizes.to_tokens(true), ds, forward.value[0], d_value[1]);
+    kernel.batched_matmul(sizes.to_tokens(true), forward.pq, d_out, d_value[2]);
+
+    const LsqStep* const quantizers[3] = {&steps.q, &steps.k, &steps.v};
+    const int64_t channels = sizes.channels();
+    for (int64_t t = 0; t < 3; ++t) {
+        const Tensor d = through_quantizer(d_value[t], forward.y[t], *quantizers[t], dalpha(t));
+        kernel.sum_rows(d, dbias.slice(t * channels, (t + 1) * channels));
+        kernel.put_columns(d, steps.weight_alpha[t], t * channels, dz);
+    }
+}
+
+}  // namespace vvtq::engine::composed

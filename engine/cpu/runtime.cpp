@@ -1,0 +1,73 @@
+// runtime: the CPU as a device: its memory is the host's, and its work is done when a call returns.
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+#include "engine/check.h"
+#include "engine/cpu/backend.h"
+#include "engine/process.h"
+
+namespace vvtq::engine::cpu {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+class HostEvent final : public Event {
+  public:
+    void record() override { at_ = Clock::now(); }
+    void wait() override {}
+    double since(const Event& earlier) override {
+        const auto& other = dynamic_cast<const HostEvent&>(earlier);
+        return std::chrono::duration<double, std::milli>(at_ - other.at_).count();
+    }
+
+  private:
+    Clock::time_point at_{};
+};
+
+class HostUpload final : public Upload {
+  public:
+    explicit HostUpload(void* target) : target_(target) {}
+    void* host() override { return target_; }
+    void send() override {}
+
+  private:
+    void* target_;
+};
+
+class HostRuntime final : public Runtime {
+  public:
+    std::string description() const override { return concat("CPU, ", threads(), " threads"); }
+    size_t free_memory() const override {
+        return static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    }
+    void synchronize() override {}
+    void upload(const void* host, void* device, size_t bytes) override { copy(host, device, bytes); }
+    void download(const void* device, void* host, size_t bytes) override { copy(device, host, bytes); }
+    void enqueue_download(const void* device, void* host, size_t bytes) override {
+        copy(device, host, bytes);
+    }
+    void* allocate_host(size_t bytes) override { return pool().allocate(bytes); }
+    void release_host(void* memory, size_t bytes) noexcept override { pool().release(memory, bytes); }
+    std::unique_ptr<Event> make_event() override { return std::make_unique<HostEvent>(); }
+    std::unique_ptr<Upload> make_upload(void* device, size_t) override {
+        return std::make_unique<HostUpload>(device);
+    }
+    std::unique_ptr<Graph> record_graph(const std::function<void()>&) override { return nullptr; }
+
+  private:
+    static void copy(const void* from, void* to, size_t bytes) {
+        if (bytes > 0) std::memcpy(to, from, bytes);
+    }
+};
+
+}  // namespace
+
+Runtime& runtime() {
+    static HostRuntime instance;
+    return instance;
+}
+
+}  // namespace vvtq::engine::cpu

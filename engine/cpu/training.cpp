@@ -1,0 +1,46 @@
+// training: what a step needs beside the model: draws, clipping, and noticing what is not finite.
+#include <cmath>
+
+#include "engine/cpu/families.h"
+#include "engine/cpu/parallel.h"
+#include "engine/random.h"
+
+namespace vvtq::engine::cpu {
+
+void stochastic_depth(In key, In rates, In keep) {
+    check_size(key, 1, DType::i64);
+    const int64_t rows = rates.numel(), samples = keep.shape().cols();
+    check_size(keep, rows * samples, keep.dtype());
+    const auto seed = static_cast<uint64_t>(*key.data<int64_t>());
+    with_floating(keep.dtype(), [&]<typename T>() {
+        for (int64_t r = 0; r < rows; ++r) {
+            const double rate = rates.data<double>()[r];
+            for (int64_t b = 0; b < samples; ++b) {
+                Random random(mix_key({seed, static_cast<uint64_t>(r), static_cast<uint64_t>(b)}));
+                keep.data<T>()[r * samples + b] =
+                    random.uniform() < rate ? T{0} : static_cast<T>(1.0 / (1.0 - rate));
+            }
+        }
+    });
+}
+
+void clip_gradients(const std::vector<AdamwItem>& items, double most, In schedule) {
+    check_size(schedule, 4, DType::f64);
+    double total = 0;
+    for (const AdamwItem& item : items) {
+        const Tensor squares(Shape{1}, DType::f64);
+        sum_squares(item.g, squares);
+        total += *squares.data<double>();
+    }
+    const double norm = std::sqrt(total);
+    schedule.data<double>()[3] = norm > most ? most / norm : 1.0;
+}
+
+void halt_unless_finite(In x, In halt) {
+    check_size(halt, 1, DType::i32);
+    const Tensor bad(Shape{1}, DType::i64);
+    count_not_finite(x, bad);
+    if (*bad.data<int64_t>() != 0) *halt.data<int32_t>() |= 1;
+}
+
+}  // namespace vvtq::engine::cpu

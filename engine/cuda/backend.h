@@ -1,0 +1,19 @@
+// engine/cuda/: the kernel table of NVIDIA GPUs, one file per family of kernels as in engine/cpu/. cuBLASLt
+// multiplies. Everything runs on one stream, so memory may be given back to the pool as soon as its last
+// kernel is enqueued. The only folder that includes a CUDA header.
+//
+// backend: what the rest of the engine sees of this folder.
+#pragma once
+
+#include "engine/device.h"
+#include "engine/kernels.h"
+
+namespace vvtq::engine::cuda {
+
+/// Throws Error(Fault::input) in one line where there is no GPU, its driver is too old, or it is not
+/// supported.
+const Kernels& kernels();
+Pool& pool();
+Runtime& runtime();
+
+}  // namespace vvtq::engine::cuda

@@ -1,0 +1,141 @@
+// norm: passes over rows: LayerNorm (as residual_norm without branch and quantizer), softmax.
+#include <algorithm>
+
+#include "engine/cuda/device.cuh"
+#include "engine/cuda/families.h"
+
+namespace vvtq::engine::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kHeld = 8;  // values of a row that a lane holds in registers
+
+/// e^x to the accuracy that T deserves
+template <typename T>
+__device__ float exp_of(float x) {
+    return sizeof(T) == 2 ? __expf(x) : expf(x);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    apply(const T* x, const float* mean, const float* rstd, const float* gamma, const float* beta, int64_t n,
+          int64_t cols, T* y) {
+    for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n;
+         i += int64_t{gridDim.x} * kThreads) {
+        const int64_t r = i / cols, c = i - r * cols;
+        y[i] = from_float<T>(normalized(to_float(x[i]), mean[r], rstd[r], gamma[c], beta[c]));
+    }
+}
+
+/// The values of a row that one lane of its warp has: in registers where Held, else read again at each use.
+template <typename T, bool Held>
+struct Row {
+    const T* x;
+    const int64_t cols;
+    const int lane;
+    float values[Held ? kHeld : 1];
+
+    __device__ Row(const T* row, int64_t count, int own_lane) : x(row), cols(count), lane(own_lane) {
+        if constexpr (Held) {
+#pragma unroll
+            for (int i = 0; i < kHeld; ++i) {
+                if (lane + 32 * i < cols) values[i] = to_float(x[lane + 32 * i]);
+            }
+        }
+    }
+    /// f(column, value)
+    template <typename F>
+    __device__ void each(F&& f) const {
+        if constexpr (Held) {
+#pragma unroll
+            for (int i = 0; i < kHeld; ++i) {
+                if (lane + 32 * i < cols) f(lane + 32 * i, values[i]);
+            }
+        } else {
+            for (int64_t c = lane; c < cols; c += 32) f(c, to_float(x[c]));
+        }
+    }
+};
+
+template <typename T, bool Held>
+__global__ void __launch_bounds__(kThreads)
+    softmax_rows(const T* x, float s, int64_t rows, int64_t cols, T* y) {
+    int64_t r = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+    for (; r < rows; r += int64_t{gridDim.x} * kWarps) {
+        const Row<T, Held> row(x + r * cols, cols, threadIdx.x % 32);
+        float top = -INFINITY;
+        row.each([&](int64_t, float v) { top = fmaxf(top, s * v); });
+        top = warp_max(top);
+        float total = 0.0f;
+        row.each([&](int64_t, float v) { total += exp_of<T>(s * v - top); });
+        const float inverse = 1.0f / warp_sum(total);
+        T* out = y + r * cols;
+        row.each([&](int64_t c, float v) { out[c] = from_float<T>(exp_of<T>(s * v - top) * inverse); });
+    }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    softmax_backward_rows(const T* dy, const T* y, float s, int64_t rows, int64_t cols, T* dx) {
+    const int lane = threadIdx.x % 32;
+    int64_t r = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+    for (; r < rows; r += int64_t{gridDim.x} * kWarps) {
+        const T *g = dy + r * cols, *p = y + r * cols;
+        T* out = dx + r * cols;
+        float dot = 0.0f;
+        for (int64_t c = lane; c < cols; c += 32) dot += to_float(g[c]) * to_float(p[c]);
+        dot = warp_sum(dot);
+        for (int64_t c = lane; c < cols; c += 32) {
+            out[c] = from_float<T>(s * to_float(p[c]) * (to_float(g[c]) - dot));
+        }
+    }
+}
+
+unsigned grid_of(int64_t blocks) {
+    return static_cast<unsigned>(std::min<int64_t>(blocks, gpu().multiprocessors * int64_t{64}));
+}
+
+}  // namespace
+
+void layer_norm(In x, In gamma, In beta, double eps, In y, In mean, In rstd) {
+    residual_norm(x, {}, {}, gamma, beta, eps, {}, {}, y, mean, rstd);
+}
+
+void layer_norm_apply(In x, In mean, In rstd, In gamma, In beta, In y) {
+    check_like(x, y);
+    const int64_t rows = x.shape().rows(), cols = x.shape().cols(), n = x.numel();
+    check_size(gamma, cols, DType::f32);
+    check_size(beta, cols, DType::f32);
+    check_size(mean, rows, DType::f32);
+    check_size(rstd, rows, DType::f32);
+    with_activation(x.dtype(), [&]<typename T>() {
+        launch(apply<T>, grid_of(ceil_div(n, kThreads)), kThreads, 0, pointer<T>(x), pointer<float>(mean),
+               pointer<float>(rstd), pointer<float>(gamma), pointer<float>(beta), n, cols, pointer<T>(y));
+    });
+}
+
+void layer_norm_backward(In dy, In x, In gamma, In mean, In rstd, In dx, In dgamma, In dbeta) {
+    residual_norm_backward(dy, {}, x, {}, gamma, {}, mean, rstd, {}, dx, {}, dgamma, dbeta, {});
+}
+
+void softmax(In x, double s, In y) {
+    check_like(x, y);
+    const int64_t rows = x.shape().rows(), cols = x.shape().cols();
+    with_activation(x.dtype(), [&]<typename T>() {
+        launch(cols <= 32 * kHeld ? softmax_rows<T, true> : softmax_rows<T, false>,
+               grid_of(ceil_div(rows, kWarps)), kThreads, 0, pointer<T>(x), s, rows, cols, pointer<T>(y));
+    });
+}
+
+void softmax_backward(In dy, In y, double s, In dx) {
+    check_like(dy, dx);
+    check_like(y, dx);
+    const int64_t rows = y.shape().rows(), cols = y.shape().cols();
+    with_activation(y.dtype(), [&]<typename T>() {
+        launch(softmax_backward_rows<T>, grid_of(ceil_div(rows, kWarps)), kThreads, 0, pointer<T>(dy),
+               pointer<T>(y), s, rows, cols, pointer<T>(dx));
+    });
+}
+
+}  // namespace vvtq::engine::cuda

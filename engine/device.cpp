@@ -1,0 +1,41 @@
+#include "engine/device.h"
+
+#include "engine/check.h"
+#include "engine/cpu/backend.h"
+#ifdef VVTQ_HAS_CUDA
+#include "engine/cuda/backend.h"
+#endif
+
+namespace vvtq::engine {
+namespace {
+
+int gpu_index = 0;
+bool tf32 = false;
+
+}  // namespace
+
+Runtime& runtime(Device device) {
+    if (device == Device::cpu) return cpu::runtime();
+#ifdef VVTQ_HAS_CUDA
+    return cuda::runtime();
+#else
+    input_error("--device cuda: this build has no CUDA backend; use --device cpu");
+#endif
+}
+
+bool is_available(Device device) {
+    try {
+        runtime(device);
+        return true;
+    } catch (const Error&) {
+        return false;
+    }
+}
+
+void choose_gpu(int index) { gpu_index = index; }
+int chosen_gpu() { return gpu_index; }
+
+void allow_tf32(bool on) { tf32 = on; }
+bool tf32_allowed() { return tf32; }
+
+}  // namespace vvtq::engine

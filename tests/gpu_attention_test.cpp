@@ -1,0 +1,211 @@
+// The attention kernels on the GPU against their composition (engine/composed.h), which is run in f32 on the
+// same values.
+#include <algorithm>
+#include <cmath>
+
+#include "engine/composed.h"
+#include "tests/catch.h"
+#include "tests/gpu_support.h"
+
+using namespace vvtq;
+using namespace vvtq::tests;
+using engine::AttentionSteps;
+using engine::CodeRange;
+using engine::DType;
+using engine::LsqStep;
+using engine::Shape;
+using engine::Tensor;
+
+namespace {
+
+constexpr double kG = 0.37;
+constexpr double kInputAlpha = 0.1;
+const char* const kSteps[] = {"q", "k", "v", "probability", "output"};
+
+double tolerance_of(DType dtype) { return dtype == DType::bf16 ? 2e-2 : 1e-5; }
+
+struct Case {
+    int64_t batch, tokens, heads, width;
+    bool projections, quantized, biased;  // steps of x and w; quantizers
+    int64_t channels() const { return heads * width; }
+    std::string str(DType dtype) const {
+        return engine::concat(engine::name_of(dtype), " B ", batch, " N ", tokens, " H ", heads, " D ", width,
+                              projections ? " codes" : "", quantized ? " quantized" : "",
+                              biased ? " biased" : "");
+    }
+};
+
+double weight_alpha(size_t t) { return 0.05 + 0.01 * static_cast<double>(t); }
+
+AttentionSteps steps_of(const Case& c) {
+    const auto one = [](double value) { return gpu_vector({value}, DType::f32); };
+    const auto step = [&](CodeRange range, double alpha) -> LsqStep {
+        return {one(alpha), {}, range, one(kG)};
+    };
+    const auto n = static_cast<double>(c.tokens);
+    AttentionSteps steps{};
+    steps.heads = c.heads;
+    steps.scale = 1.0 / std::sqrt(static_cast<double>(c.width));
+    for (size_t t = 0; t < 3; ++t) {
+        if (c.projections) steps.weight_alpha[t] = one(weight_alpha(t));
+        if (c.biased) {
+            const auto bias = exact_fill(DType::f32, engine::concat("bias", t), c.channels(), 0.5);
+            steps.bias[t] = gpu_vector(bias, DType::f32);
+        }
+    }
+    if (c.projections) steps.input_alpha = one(kInputAlpha);
+    if (c.quantized) {
+        const CodeRange four = CodeRange::signed_bits(4);
+        steps.q = step(four, 0.23);
+        steps.k = step(four, 0.29);
+        steps.v = step(four, 0.26);
+        steps.probability = step(CodeRange::unsigned_bits(4), 0.8 / n);
+        steps.output = step(four, 0.6 / std::sqrt(n));
+    }
+    return steps;
+}
+
+struct Gradients {
+    Tensor dz, dbias, dalphas;
+    Gradients(const Tensor& z, int64_t channels)
+        : dz(z.like()), dbias({3 * channels}, DType::f32, kGpu), dalphas({5}, DType::f32, kGpu) {}
+};
+
+/// Columns first .. first + count of a matrix with `width` columns.
+std::vector<double> columns(const Tensor& x, int64_t width, int64_t first, int64_t count) {
+    const std::vector<double> all = x.to_vector();
+    std::vector<double> some;
+    for (size_t row = 0; row < all.size(); row += static_cast<size_t>(width)) {
+        const auto begin = all.begin() + static_cast<std::ptrdiff_t>(row) + first;
+        some.insert(some.end(), begin, begin + count);
+    }
+    return some;
+}
+
+struct Report {
+    Worst outputs, gradients, steps;
+
+    /// Against ||expected||, but at least 1e-3 of `whole`: with one token q and k have no gradient.
+    void check(const std::string& what, const std::vector<double>& x, const std::vector<double>& expected,
+               double whole, DType dtype, const std::string& where, Worst& worst) {
+        const double floor = 1e-3 * whole, norm = l2_norm(expected), factor = norm / std::max(norm, floor);
+        const auto error = [&](const std::vector<double>& values) {
+            if (norm == 0) return l2_norm(values) / floor;
+            return l2_error(values, expected) * factor;
+        };
+        INFO(what << ": " << error(x) << ", norms " << l2_norm(x) << " and " << norm);
+        worst.note(error(x), where + " " + what);
+        CHECK(error(x) <= tolerance_of(dtype));
+        if (norm > floor) CHECK_FALSE(error(scaled(x, 1.05)) <= tolerance_of(dtype));
+    }
+};
+
+void check_attention(const Case& c, DType dtype, Report& report) {
+    const std::string where = c.str(dtype);
+    INFO(where);
+    const int64_t channels = c.channels();
+    const AttentionSteps steps = steps_of(c);
+    const Shape shape{c.batch, c.tokens, 3 * channels}, out{c.batch, c.tokens, channels};
+    const double reach = c.projections ? 1.6 / (kInputAlpha * weight_alpha(1)) : 1.6;
+    const Tensor z = Tensor::from(exact_fill(dtype, "z", shape.numel(), reach), shape, dtype, kGpu);
+    const Tensor o(out, dtype, kGpu), codes = c.quantized ? o.like() : Tensor();
+    const Tensor lse({c.batch, c.heads, c.tokens}, DType::f32, kGpu);
+    on_gpu().attention(z, steps, o, codes, lse);
+
+    const Tensor exact_z = as(DType::f32, z), exact_o(out, DType::f32, kGpu);
+    engine::composed::attention(exact_z, steps, exact_o, {}, {});
+    report.check("o", o.to_vector(), exact_o.to_vector(), 0, dtype, where, report.outputs);
+    CHECK(all_finite(lse.to_vector()));
+    if (c.quantized) {  // of o as it is stored, so that backward finds the same codes
+        const Tensor expected = o.like();
+        on_gpu().lsq_codes(o, steps.output.alpha, {}, steps.output.range, expected);
+        const std::vector<double> q = codes.to_vector(), r = expected.to_vector();
+        CHECK(largest_difference(q, r) <= 1);
+        size_t different = 0;
+        for (size_t i = 0; i < q.size(); ++i) different += q[i] != r[i] ? 1 : 0;
+        INFO(different << " of " << q.size() << " codes differ");
+        CHECK(static_cast<double>(different) <= 1e-3 * static_cast<double>(q.size()));
+        CHECK(l2_norm(q) > 0);
+    }
+    {  // evaluation keeps no row sums
+        const Tensor again = o.like();
+        on_gpu().attention(z, steps, again, {}, {});
+        CHECK(again.to_vector() == o.to_vector());
+    }
+
+    const Tensor dy = Tensor::from(exact_fill(dtype, "dy", out.numel(), 1.0, 0.1), out, dtype, kGpu);
+    const Gradients got(z, channels), exact(exact_z, channels);
+    on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas);
+    engine::composed::attention_backward(as(DType::f32, dy), exact_z, steps, as(DType::f32, o), {}, exact.dz,
+                                         exact.dbias, exact.dalphas);
+    const double whole = l2_norm(exact.dz.to_vector()), whole_bias = l2_norm(exact.dbias.to_vector());
+    const std::vector<double> dalphas = got.dalphas.to_vector(), expected = exact.dalphas.to_vector();
+    for (size_t t = 0; t < 3; ++t) {
+        const auto first = static_cast<int64_t>(t) * channels;
+        const std::vector<double> dz = columns(exact.dz, 3 * channels, first, channels);
+        report.check(engine::concat("dz of ", kSteps[t]), columns(got.dz, 3 * channels, first, channels), dz,
+                     whole, dtype, where, report.gradients);
+        if (t != 1 || c.quantized) {  // else the softmax is blind to the bias of k
+            report.check(engine::concat("dbias of ", kSteps[t]),
+                         got.dbias.slice(first, first + channels).to_vector(),
+                         exact.dbias.slice(first, first + channels).to_vector(), whole_bias, dtype, where,
+                         report.gradients);
+        }
+    }
+    CHECK(all_finite(got.dbias.to_vector()));
+    for (size_t i = 0; i < 5; ++i) {
+        if (!c.quantized) {
+            CHECK(dalphas[i] == 0);
+            continue;
+        }
+        // g sum d (q - v) is of the size of 0.3 g ||d||, even where it happens to be smaller
+        double size = std::abs(expected[i]);
+        if (i < 3) {
+            const auto first = static_cast<int64_t>(i) * channels;
+            const double factor = c.projections ? weight_alpha(i) : 1.0;
+            size =
+                std::max(size, 0.3 * kG / factor * l2_norm(columns(exact.dz, 3 * channels, first, channels)));
+        } else if (i == 4) {
+            size = std::max(size, 0.3 * kG * l2_norm(dy.to_vector()));
+        }
+        const double error = std::abs(dalphas[i] - expected[i]), floor = 1e-6 * kG * l2_norm(dy.to_vector());
+        INFO("dalpha of " << kSteps[i] << ": " << dalphas[i] << ", expected " << expected[i] << ", size "
+                          << size);
+        report.steps.note(error / std::max(size, floor), where + " dalpha of " + kSteps[i]);
+        CHECK(error <= tolerance_of(dtype) * std::max(size, floor));
+    }
+}
+
+void check_all(const std::vector<int64_t>& tokens, const std::vector<int64_t>& widths,
+               const std::vector<int64_t>& heads, DType dtype) {
+    Report report;
+    for (const int64_t n : tokens) {
+        for (const int64_t d : widths) {
+            for (const int64_t h : heads) {
+                check_attention({2, n, h, d, true, true, true}, dtype, report);
+                check_attention({2, n, h, d, false, false, true}, dtype, report);
+                if (h == heads.back()) check_attention({3, n, h, d, true, false, false}, dtype, report);
+                if (h == heads.back()) check_attention({1, n, h, d, false, true, false}, dtype, report);
+            }
+        }
+    }
+    WARN("attention, " << engine::name_of(dtype) << ": outputs " << report.outputs.str() << "; gradients "
+                       << report.gradients.str() << "; steps " << report.steps.str());
+}
+
+}  // namespace
+
+TEST_CASE("gpu fused: attention agrees with its composition", "[gpu]") {
+    if (gpu_missing()) return;
+    check_all({1, 7, 49, 50, 197, 208, 392}, {16, 32, 42, 64}, {1, 2, 3}, DType::bf16);
+}
+
+TEST_CASE("gpu fused: attention in f32", "[gpu]") {
+    if (gpu_missing()) return;
+    check_all({1, 7, 50, 197}, {16, 42, 64}, {2}, DType::f32);
+}
+
+TEST_CASE("gpu fused: attention, small", "[gpu][gpu-ops]") {
+    if (gpu_missing()) return;
+    check_all({1, 7, 50}, {16, 42}, {1, 2}, DType::bf16);
+}

@@ -1,0 +1,218 @@
+// Codes, and all weights at once, on the GPU against the CPU and against the kernels of one weight.
+#include <algorithm>
+#include <cmath>
+
+#include "tests/catch.h"
+#include "tests/golden_inputs.h"
+#include "tests/gpu_support.h"
+
+using namespace vvtq;
+using namespace vvtq::tests;
+using engine::CodeRange;
+using engine::DType;
+using engine::Shape;
+using engine::Tensor;
+using engine::WeightGradientItem;
+using engine::WeightItem;
+
+namespace {
+
+std::vector<CodeRange> all_ranges() {
+    std::vector<CodeRange> ranges;
+    for (const int bits : {2, 3, 4, 8}) {
+        ranges.push_back(CodeRange::signed_bits(bits));
+        ranges.push_back(CodeRange::unsigned_bits(bits));
+    }
+    return ranges;
+}
+
+}  // namespace
+
+TEST_CASE("gpu quantizers: codes are the CPU's, up to rounding at ties", "[gpu][gpu-ops]") {
+    if (gpu_missing()) return;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+        for (const CodeRange range : all_ranges()) {
+            for (const bool offset : {false, true}) {
+                INFO(engine::name_of(dtype) << " " << range.low << ".." << range.high << " " << offset);
+                const double a = static_cast<float>(0.9 / range.count()), o = offset ? -0.25 : 0.0;
+                std::vector<double> x = exact_fill(dtype, "codes", 100000, 0.8, 0.1 + o);
+                for (int k = 0; k < 64; ++k) {  // ties, and both sides of them
+                    const double tie = static_cast<float>(o + a * (range.low + k % range.count() + 0.5));
+                    x[static_cast<size_t>(k)] = rounded_to(dtype, {tie * (1 + (k / 16 - 1) * 1e-7)})[0];
+                }
+                const Tensor alpha = gpu_vector({a}, DType::f32);
+                const Tensor beta = offset ? gpu_vector({o}, DType::f32) : Tensor();
+                std::vector<std::vector<double>> results;
+                for (const DType code : {DType::i32, DType::f32, DType::bf16}) {
+                    const Tensor q({100000}, code, kGpu);
+                    on_gpu().lsq_codes(gpu_vector(x, dtype), alpha, beta, range, q);
+                    results.push_back(q.to_vector());
+                }
+                CHECK(results[0] == results[1]);
+                CHECK(results[0] == results[2]);
+                int wrong = 0, at_ties = 0;
+                for (size_t i = 0; i < x.size(); ++i) {
+                    const double v = (x[i] - o) / a;
+                    const double q = std::nearbyint(
+                        std::clamp(v, static_cast<double>(range.low), static_cast<double>(range.high)));
+                    if (results[0][i] == q) continue;
+                    const double to_tie = std::abs(v - std::floor(v) - 0.5);
+                    const bool tie = to_tie <= 1e-6 * std::max(1.0, std::abs(v));
+                    (tie && std::abs(results[0][i] - q) == 1 ? at_ties : wrong) += 1;
+                }
+                INFO(at_ties << " at ties");
+                CHECK(wrong == 0);
+                CHECK(at_ties <= 64);
+            }
+        }
+    }
+}
+
+TEST_CASE("gpu quantizers: NaN in means NaN out, and steps are taken as at least 1e-4", "[gpu][gpu-ops]") {
+    if (gpu_missing()) return;
+    const double nan = std::nan("");
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+        const Tensor y({3}, dtype, kGpu);
+        const CodeRange range = CodeRange::signed_bits(2);
+        on_gpu().lsq(gpu_vector({0.1, nan, 0.1}, dtype), gpu_vector({0.1}, DType::f32), {}, range, y);
+        CHECK(std::isfinite(y.to_vector()[0]));
+        CHECK(std::isnan(y.to_vector()[1]));
+        on_gpu().lsq_codes(gpu_vector({0.1, nan, 0.1}, dtype), gpu_vector({0.1}, DType::f32), {}, range, y);
+        CHECK(std::isnan(y.to_vector()[1]));
+        on_gpu().gelu_quantize(gpu_vector({0.1, nan, 0.1}, dtype),
+                               {gpu_vector({0.1}, DType::f32), {}, range, {}}, y);
+        CHECK(std::isnan(y.to_vector()[1]));
+        CHECK(std::isfinite(y.to_vector()[2]));
+        const Tensor x = gpu_vector(exact_fill(dtype, "tiny", 197, 3e-4), dtype), expected = x.like(),
+                     z = x.like();
+        on_gpu().lsq(x, gpu_vector({1e-4}, DType::f32), {}, range, expected);
+        for (const double step : {0.0, 1e-9, -0.3}) {
+            on_gpu().lsq(x, gpu_vector({step}, DType::f32), {}, range, z);
+            CHECK(z.to_vector() == expected.to_vector());
+        }
+    }
+}
+
+TEST_CASE("gpu quantizers: sums for start values and gradient scales", "[gpu][gpu-ops]") {
+    if (gpu_missing()) return;
+    for (const CodeRange range : all_ranges()) {
+        for (const int64_t n : {1, 31, 197, 40000, 589824}) {
+            INFO(range.low << ".." << range.high << ", " << n);
+            const Tensor x = gpu_vector(exact_fill(DType::f32, "fit", n, 0.7), DType::f32);
+            const Tensor sums({3}, DType::f64, kGpu), expected({3}, DType::f64);
+            const double o = range.low < 0 ? 0.0 : -0.2;
+            on_gpu().lsq_fit_sums(x, 1.3 / range.count(), o, range, sums);
+            on_cpu().lsq_fit_sums(as_f64(x), 1.3 / range.count(), o, range, expected);
+            CHECK(l2_error(sums.to_vector(), expected.to_vector()) <= 1e-12);
+            const Tensor g({1}, DType::f32, kGpu), exact({1}, DType::f64);
+            on_gpu().lsq_weight_grad_scale(x, range, g);
+            on_cpu().lsq_weight_grad_scale(as_f64(x), range, exact);
+            CHECK(l2_error(g.to_vector(), exact.to_vector()) <= 1e-6);
+        }
+    }
+}
+
+namespace {
+
+/// More weights than one launch takes, of several sizes and bits, on the GPU and in f64 on the CPU.
+struct Weights {
+    std::vector<WeightItem> gpu, cpu;
+
+    Weights(int count, DType codes, bool regularized) {
+        const std::vector<Shape> shapes = {{1, 1}, {31, 49}, {49, 31}, {64, 64}, {192, 197}, {3, 5}};
+        for (int k = 0; k < count; ++k) {
+            const Shape shape = k == 7 ? Shape{768, 192} : shapes[static_cast<size_t>(k) % shapes.size()];
+            const CodeRange range = CodeRange::signed_bits(k % 7 == 6 ? 8 : 2 + k % 3);
+            WeightItem item;
+            item.w = Tensor::from(exact_fill(DType::f32, engine::concat("w", k), shape.numel(), 0.7), shape,
+                                  DType::f32, kGpu);
+            item.alpha = gpu_vector({1.1 / range.count()}, DType::f32);
+            item.range = range;
+            item.codes = Tensor(shape, codes, kGpu);
+            item.g = Tensor({1}, DType::f32, kGpu);
+            if (regularized) {
+                item.reg = item.g.like();
+                item.stats = Tensor({range.count(), 3}, DType::f64, kGpu);
+            }
+            gpu.push_back(item);
+            WeightItem exact{as_f64(item.w),
+                             as_f64(item.alpha),
+                             range,
+                             Tensor(shape, DType::f64),
+                             Tensor({1}, DType::f64),
+                             {},
+                             {}};
+            if (regularized) {
+                exact.reg = exact.g.like();
+                exact.stats = Tensor({range.count(), 3}, DType::f64);
+            }
+            cpu.push_back(exact);
+        }
+        on_gpu().quantize_weights(gpu);
+        on_cpu().quantize_weights(cpu);
+    }
+};
+
+}  // namespace
+
+TEST_CASE("gpu quantizers: all weights at once equal one after the other", "[gpu][gpu-ops]") {
+    if (gpu_missing()) return;
+    Worst g, reg, stats;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+        for (const bool regularized : {false, true}) {
+            const Weights weights(300, dtype, regularized);
+            for (size_t k = 0; k < weights.gpu.size(); ++k) {
+                const WeightItem &item = weights.gpu[k], &exact = weights.cpu[k];
+                const std::string name = engine::concat("weight ", k, " ", item.w.shape().str());
+                INFO(name << " " << engine::name_of(dtype) << " " << regularized);
+                const Tensor codes = item.codes.like();
+                on_gpu().lsq_codes(item.w, item.alpha, {}, item.range, codes);
+                CHECK(item.codes.to_vector() == codes.to_vector());
+                CHECK(item.codes.to_vector() == exact.codes.to_vector());
+                g.note(l2_error(item.g.to_vector(), exact.g.to_vector()), name);
+                CHECK(l2_error(item.g.to_vector(), exact.g.to_vector()) <= 1e-6);
+                if (!regularized) continue;
+                const Tensor one_reg = item.reg.like(), one_stats = item.stats.like();
+                on_gpu().bin_regularizer(item.w, item.alpha, item.range, one_reg, one_stats);
+                CHECK(l2_error(item.reg.to_vector(), one_reg.to_vector()) <= 1e-5);
+                CHECK(l2_error(item.stats.to_vector(), one_stats.to_vector()) <= 1e-5);
+                reg.note(l2_error(item.reg.to_vector(), exact.reg.to_vector()), name);
+                stats.note(l2_error(item.stats.to_vector(), exact.stats.to_vector()), name);
+                CHECK(l2_error(item.reg.to_vector(), exact.reg.to_vector()) <= 1e-5);
+                CHECK(l2_error(item.stats.to_vector(), exact.stats.to_vector()) <= 1e-5);
+            }
+        }
+    }
+    WARN("weights: g " << g.str() << "; regularizer " << reg.str() << "; its sums " << stats.str());
+}
+
+TEST_CASE("gpu quantizers: gradients of all weights at once", "[gpu][gpu-ops]") {
+    if (gpu_missing()) return;
+    Worst dw, dalpha;
+    const Weights weights(300, DType::bf16, true);
+    const Tensor dreg = gpu_vector({0.37}, DType::f32);
+    for (const bool regularized : {false, true}) {
+        std::vector<WeightGradientItem> gpu, cpu;
+        for (size_t k = 0; k < weights.gpu.size(); ++k) {
+            const WeightItem &item = weights.gpu[k], &exact = weights.cpu[k];
+            const auto values = exact_fill(DType::f32, engine::concat("dy", k), item.w.numel(), 1.0, 0.1);
+            const bool used = k % 11 != 5, times_alpha = k % 2 == 1;
+            const Tensor dy = used ? Tensor::from(values, item.w.shape(), DType::f32, kGpu) : Tensor();
+            gpu.push_back({item.w, item.alpha, item.range, item.g, item.stats, dy, times_alpha, item.w.like(),
+                           item.alpha.like()});
+            cpu.push_back({exact.w, exact.alpha, exact.range, exact.g, exact.stats,
+                           used ? as_f64(dy) : Tensor(), times_alpha, exact.w.like(), exact.alpha.like()});
+        }
+        on_gpu().quantize_weights_backward(gpu, regularized ? dreg : Tensor());
+        on_cpu().quantize_weights_backward(cpu, regularized ? as_f64(dreg) : Tensor());
+        for (size_t k = 0; k < gpu.size(); ++k) {
+            const std::string name = engine::concat("weight ", k, " ", gpu[k].w.shape().str());
+            INFO(name << (regularized ? " with regularizer" : ""));
+            dw.note(l2_error(gpu[k].dw.to_vector(), cpu[k].dw.to_vector()), name);
+            dalpha.note(l2_error(gpu[k].dalpha.to_vector(), cpu[k].dalpha.to_vector()), name);
+            CHECK(l2_error(gpu[k].dw.to_vector(), cpu[k].dw.to_vector()) <= 1e-5);
+            CHECK(l2_error(gpu[k].dalpha.to_vector(), cpu[k].dalpha.to_vector()) <= 1e-5);
+        }
+    }
+    WARN("gradients of weights: dw " << dw.str() << "; dalpha " << dalpha.str());
+}
