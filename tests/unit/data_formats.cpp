@@ -137,3 +137,32 @@ TEST_CASE("damaged PPM files are refused by name", "[data][bad-input]") {
         CHECK(refuses("some.ppm", [&] { decode_image(Bytes(text.begin(), text.end()), "some.ppm"); }));
     }
 }
+
+TEST_CASE("parts of a damaged JPEG are refused or decoded, never worse", "[data][bad-input]") {
+    engine::Random random(12);
+    JpegReader reader;
+    Canvas canvas;
+    int decoded = 0;
+    for (const char* name : {"picture_422.jpg", "picture_progressive.jpg", "picture_restart.jpg"}) {
+        const Bytes whole = read_file(own_picture(name), "");
+        for (int trial = 0; trial < 150; ++trial) {
+            Bytes broken = whole;
+            for (int hit = 0; hit < 3; ++hit) {
+                broken[2 + random.below(trial % 2 == 0 ? 700 : broken.size() - 4)] =
+                    static_cast<uint8_t>(random.bits());
+            }
+            try {
+                reader.open(broken, name);
+                const int top = static_cast<int>(random.below(static_cast<uint64_t>(reader.height())));
+                const int left = static_cast<int>(random.below(static_cast<uint64_t>(reader.width())));
+                const Box box{top, left, 1 + (reader.height() - top) / 2, 1 + (reader.width() - left) / 2};
+                reader.decode(box, canvas);
+                CHECK(canvas.box.height >= box.height);
+                ++decoded;
+            } catch (const engine::Error& error) {
+                CHECK(error.fault() == engine::Fault::input);
+            }
+        }
+    }
+    CHECK(decoded > 50);
+}
