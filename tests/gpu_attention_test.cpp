@@ -99,10 +99,10 @@ std::vector<double> columns(const Tensor& x, int64_t width, int64_t first, int64
 struct Report {
     Worst outputs, gradients, steps;
 
-    /// Against ||expected||, but at least 1e-3 of `whole`: with one token q and k have no gradient.
+    /// Against ||expected||, but at least `floor`.
     void check(const std::string& what, const std::vector<double>& x, const std::vector<double>& expected,
-               double whole, DType dtype, const std::string& where, Worst& worst) {
-        const double floor = 1e-3 * whole, norm = l2_norm(expected), factor = norm / std::max(norm, floor);
+               double floor, DType dtype, const std::string& where, Worst& worst) {
+        const double norm = l2_norm(expected), factor = norm / std::max(norm, floor);
         const auto error = [&](const std::vector<double>& values) {
             if (norm == 0) return l2_norm(values) / floor;
             return l2_error(values, expected) * factor;
@@ -170,19 +170,22 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas);
     engine::composed::attention_backward(exactly(dy), exact_z, exact_steps, exactly(o), {}, exact.dz,
                                          exact.dbias, exact.dalphas);
+    // With one token q and k have no gradient, and what is left of p (dp - sum p dp) in bf16 is a share of
+    // dp: an H200 gave 2e-4 of the whole in dz, 3e-4 in dbias, 7e-5 of g ||dy|| in dalpha.
+    const double share = c.tokens == 1 ? 0.05 : 1e-3;
     const double whole = l2_norm(exact.dz.to_vector()), whole_bias = l2_norm(exact.dbias.to_vector());
     const std::vector<double> dalphas = got.dalphas.to_vector(), expected = exact.dalphas.to_vector();
     for (size_t t = 0; t < 3; ++t) {
         const auto first = static_cast<int64_t>(t) * channels;
         const std::vector<double> dz = columns(exact.dz, 3 * channels, first, channels);
         report.check(engine::concat("dz of ", kSteps[t]), columns(got.dz, 3 * channels, first, channels), dz,
-                     whole, dtype, where, report.gradients);
+                     share * whole, dtype, where, report.gradients);
         // a column sum, that of k of terms that cancel: the softmax is blind to it but for what is clipped
         const double terms = l2_norm(dz) / (c.projections ? weight_alpha(t) : 1.0);
         report.check_sum(engine::concat("dbias of ", kSteps[t]),
                          got.dbias.slice(first, first + channels).to_vector(),
                          exact.dbias.slice(first, first + channels).to_vector(),
-                         std::max(terms, 1e-3 * whole_bias), dtype, where);
+                         std::max(terms, share * whole_bias), dtype, where);
     }
     CHECK(all_finite(got.dbias.to_vector()));
     for (size_t i = 0; i < 5; ++i) {
@@ -200,7 +203,8 @@ void check_attention(const Case& c, DType dtype, Report& report) {
         } else if (i == 4) {
             size = std::max(size, 0.3 * kG * l2_norm(dy.to_vector()));
         }
-        const double error = std::abs(dalphas[i] - expected[i]), floor = 1e-6 * kG * l2_norm(dy.to_vector());
+        const double error = std::abs(dalphas[i] - expected[i]),
+                     floor = (c.tokens == 1 ? 1e-2 : 1e-6) * kG * l2_norm(dy.to_vector());
         INFO("dalpha of " << kSteps[i] << ": " << dalphas[i] << ", expected " << expected[i] << ", size "
                           << size);
         report.steps.note(error / std::max(size, floor), where + " dalpha of " + kSteps[i]);

@@ -157,6 +157,11 @@ std::vector<double> norms_of_terms(const OpCase& row, const Values& in, const st
     return squares;
 }
 
+double l2_distance(std::vector<double> a, const std::vector<double>& b) {
+    for (size_t i = 0; i < a.size(); ++i) a[i] -= b[i];
+    return l2_norm(a);
+}
+
 /// How far one tensor of a row is from the reference.
 struct Check {
     std::function<double(const std::vector<double>&, const std::vector<double>&)> error;
@@ -177,11 +182,14 @@ void check_row(const OpCase& row, const OpResult& result, const OpResult& refere
         INFO("gradient of input " << i << " " << row.inputs[i].shape.str());
         const auto &gradient = result.gradients[i], &expected = reference.gradients[i];
         REQUIRE(gradient.size() == expected.size());
-        if (l2_norm(expected) <= 1e-9 * largest) {  // zero but for rounding
-            CHECK(l2_norm(gradient) <= check.tolerance * largest);
+        // Zero but for rounding; where codes move, also sums that all but cancel: softmax is blind to the
+        // bias of k but for clipped values (an H200 gave 0.26 of that one's own norm).
+        const bool moved = kHiddenRounding.count(row.op) != 0 && check.tolerance == kGainTolerance;
+        if (l2_norm(expected) <= (moved ? 0.05 : 1e-9) * largest) {
+            CHECK(l2_distance(gradient, expected) <= check.tolerance * largest);
             continue;
         }
-        if (kHiddenRounding.count(row.op) != 0 && expected.size() == 1 && check.tolerance == kGainTolerance) {
+        if (moved && expected.size() == 1) {
             CHECK(all_finite(gradient));
             continue;
         }
