@@ -52,6 +52,7 @@ uint64_t settings_hash(const Options& options, int64_t image_size, const data::S
     for (double value : {options.labels.min_crop_area, options.labels.max_crop_area, options.data.hflip}) {
         hash.add(flag_text(value));
     }
+    hash.add(options.run.device);
     hash.add(options.run.precision);
     hash.add(static_cast<uint64_t>(options.data.batch_size));  // sums of other shapes may round differently
     hash.add(reference != nullptr ? reference->content_hash() : 0);

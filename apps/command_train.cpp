@@ -177,6 +177,7 @@ int command_train(Options& options) {
     make_folder(options.run.save_dir);  // nothing is written before all input was found good
     log.open(log_path(options));
     log_notes(log, notes);
+    log.line("=> " + engine::runtime(compute.device).description() + ", " + options.run.precision);
     if (!best.empty()) {
         copy_file(best, path_in(options.run.save_dir, kBestCheckpoint));
     }

@@ -20,10 +20,6 @@ void copy_bytes(const void* from, void* to, size_t bytes) {
     }
 }
 
-std::unique_ptr<engine::Upload> upload_to(const nn::Tensor& t) {
-    return engine::runtime(t.device()).make_upload(t.raw(), t.bytes());
-}
-
 }  // namespace
 
 DeviceBatch::DeviceBatch(engine::Device device, int64_t size, int64_t image_size, int64_t classes, bool soft)
@@ -32,11 +28,11 @@ DeviceBatch::DeviceBatch(engine::Device device, int64_t size, int64_t image_size
       classes_(classes),
       pixels_({size, 3, image_size, image_size}, engine::DType::u8, device),
       labels_({size}, engine::DType::i32, device),
-      to_pixels_(upload_to(pixels_)),
-      to_labels_(upload_to(labels_)) {
+      to_pixels_(engine::upload_to(pixels_)),
+      to_labels_(engine::upload_to(labels_)) {
     if (!soft) return;
     soft_ = nn::Tensor({size, classes}, engine::DType::f32, device);
-    to_soft_ = upload_to(soft_);
+    to_soft_ = engine::upload_to(soft_);
 }
 
 void DeviceBatch::load(const data::Batch& batch) {

@@ -10,6 +10,7 @@
 #include "apps/readback.h"
 #include "autograd/ops.h"
 #include "nn/losses.h"
+#include "quant/bin_regularizer.h"
 
 namespace vvtq::apps {
 namespace {
@@ -41,6 +42,7 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
     Readback results(compute.device);
     Meter time("Time", "%6.3f"), losses("Loss", "%.4e"), top1("Acc@1", "%6.2f"), top5("Acc@5", "%6.2f");
     model.train(false);
+    quant::regularize(model, false);
     const autograd::NoGrad off_tape;
     loader.start(0);
     Stopwatch watch;

@@ -39,7 +39,7 @@ std::string command_of(const std::vector<std::string>& arguments) {
     std::string command = "vvtq";
     for (const std::string& word : arguments) {
         if (word != "pretrain" && word != "softlabel" && word != "train" && word != "bench" &&
-            word != "step" && word != "loader") {
+            word != "step" && word != "op" && word != "loader") {
             break;
         }
         command += " ";
@@ -57,6 +57,9 @@ int main(int argc, char** argv) {
     try {
         const auto options = vvtq::apps::parse_options(arguments);
         return run(*options);
+    } catch (const vvtq::engine::OutOfMemory& error) {
+        std::cerr << command << ": error: " << error.what() << "; use a smaller --batch-size" << std::endl;
+        return 2;
     } catch (const vvtq::engine::Error& error) {
         std::cerr << command << ": error: " << error.what() << std::endl;
         return error.fault() == vvtq::engine::Fault::input ? 2 : 1;

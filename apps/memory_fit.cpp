@@ -40,10 +40,16 @@ void refuse_batch(nn::Model& model, nn::Adamw& optimizer, const Compute& compute
     engine::Runtime& runtime = engine::runtime(compute.device);
     optimizer.clear_grad();
     const auto free = static_cast<double>(runtime.free_memory());
-    peak_of(model, optimizer, compute, regularize, kSmall);  // workspaces of the first step count once
-    const double small = peak_of(model, optimizer, compute, regularize, kSmall);
-    const double each =
-        (peak_of(model, optimizer, compute, regularize, kLarger) - small) / (kLarger - kSmall);
+    double small = 0, each = 0;
+    try {
+        peak_of(model, optimizer, compute, regularize, kSmall);  // workspaces of the first step count once
+        small = peak_of(model, optimizer, compute, regularize, kSmall);
+        each = (peak_of(model, optimizer, compute, regularize, kLarger) - small) / (kLarger - kSmall);
+    } catch (const engine::OutOfMemory&) {
+        engine::input_error("--batch-size ", batch_size, ": not even ", int64_t{kLarger},
+                            " pictures fit into the ", gibibytes(free), " GiB that ", runtime.description(),
+                            " has free: use a smaller model");
+    }
     const double fixed = small - kSmall * each;
     const auto fits = static_cast<int64_t>((kMargin * free - fixed) / each);
     const double needed = fixed + each * static_cast<double>(batch_size);

@@ -44,6 +44,10 @@ Compute pick_compute(RunFlags& run) {
     engine::runtime(device);  // says why where it is not there
     if (run.precision == "auto") run.precision = device == Device::cuda ? "bf16" : "fp32";
     if (device == Device::cpu && (run.precision == "bf16" || run.precision == "tf32")) {
+        if (!run.resume.empty()) {
+            engine::input_error("--resume: ", run.resume, " was trained in ", run.precision,
+                                ", which needs --device cuda; --finetune takes its weights alone");
+        }
         engine::input_error("--precision: ", run.precision,
                             " needs --device cuda; on the CPU use fp32 or fp64");
     }

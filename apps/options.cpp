@@ -115,7 +115,7 @@ void Options::adopt_course(const std::map<std::string, std::string>& saved, cons
         if (!flag.course || !wanted || value == saved.end()) {
             continue;
         }
-        if (!flag.given) {
+        if (!flag.given || (flag.name == "--precision" && flag.get() == "auto")) {
             if (!flag.set(value->second)) {
                 engine::input_error(checkpoint, ": value '", value->second, "' of ", flag.name,
                                     " in its metadata is damaged; name another file");

@@ -6,7 +6,11 @@ namespace vvtq::apps {
 
 Readback::~Readback() {
     for (; !waiting_.empty(); waiting_.pop_front()) {
-        waiting_.front().copied->wait();
+        try {
+            waiting_.front().copied->wait();
+        } catch (const engine::Error&) {
+            // the device is lost; who works on it says so
+        }
         spare_.push_back(std::move(waiting_.front()));
     }
     for (Slot& slot : spare_) engine::runtime(device_).release_host(slot.host, slot.bytes);

@@ -151,7 +151,7 @@ void Trainer::account(const Pass& pass, Meters& meters) {
     const int64_t behind = static_cast<int64_t>(step_->pending());
     const int64_t index = info_.batch - behind, step = info_.step - behind;  // of the step that is read
     in_step_ = true;
-    accounted_ = step;
+    reading_ = step;
     const StepResult result = step_->take();
     if (result.halt != 0) {
         data::Loader& batches = loader(pass.crops);
@@ -164,7 +164,6 @@ void Trainer::account(const Pass& pass, Meters& meters) {
     in_step_ = false;
     meters.update(result, place_->size());
     meters.time.update(meters.watch.lap());
-    accounted_ = step + 1;
     if (index % options_.run.print_freq == 0) {
         report(pass, index, loader(pass.crops).batches(), step + 1,
                learning_rate(options_.optimizer, pass.epoch), meters);
@@ -174,10 +173,12 @@ void Trainer::account(const Pass& pass, Meters& meters) {
 Outcome Trainer::run_pass(const Pass& pass) {
     data::Loader& batches = loader(pass.crops);
     batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
-    if (step_ == nullptr) {
+    if (place_ == nullptr) {
         place_ =
             std::make_unique<DeviceBatch>(compute_.device, options_.data.batch_size, model_.config().img_size,
                                           model_.config().num_classes, has_soft_targets(options_, data_));
+    }
+    if (step_ == nullptr) {
         step_ = std::make_unique<TrainingStep>(
             model_, optimizer_, *place_,
             StepOptions{compute_.dtype, options_.labels.smoothing, !options_.run.no_graph});
@@ -202,6 +203,8 @@ Outcome Trainer::run_pass(const Pass& pass) {
     }
     while (step_->pending() > 0) account(pass, meters);
     check_state_finite(model_, optimizer_);
+    optimizer_.clear_grad();
+    step_.reset();  // what its graph holds serves the evaluation
     const auto accuracy =
         evaluate(model_, *data_.evaluation, evaluation_loader(options_, model_.config().img_size), compute_,
                  log_, options_.run.print_freq);
@@ -258,7 +261,7 @@ Outcome Trainer::run() {
         }
         const int epoch = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options_.optimizer.epochs;
         engine::run_error("epoch ", epoch, in_step_ ? ", step " : ", after step ",
-                          info_.step + (in_step_ ? 1 : 0), ": ", error.what(), "; ",
+                          in_step_ ? reading_ + 1 : info_.step, ": ", error.what(), "; ",
                           last_checkpoint_.empty() ? "there is no checkpoint yet"
                                                    : last_checkpoint_ + " holds the last good state");
     }

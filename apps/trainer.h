@@ -66,7 +66,7 @@ class Trainer {
     std::unique_ptr<TrainingStep> step_;
     std::vector<Pass> passes_;
     size_t next_pass_ = 0;
-    int64_t accounted_ = 0;  // steps whose results were read
+    int64_t reading_ = 0;  // the step whose result is being read
     bool in_step_ = false;
     std::string last_checkpoint_;                     // empty before the first
     std::unique_ptr<data::Loader> single_, several_;  // made when first needed

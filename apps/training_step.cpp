@@ -34,10 +34,6 @@ void send(engine::Upload& upload, T value) {
     upload.send();
 }
 
-std::unique_ptr<engine::Upload> upload_to(const nn::Tensor& t) {
-    return engine::runtime(t.device()).make_upload(t.raw(), t.bytes());
-}
-
 }  // namespace
 
 TrainingStep::TrainingStep(nn::Model& model, nn::Adamw& optimizer, const DeviceBatch& batch,
@@ -54,8 +50,8 @@ TrainingStep::TrainingStep(nn::Model& model, nn::Adamw& optimizer, const DeviceB
     loss_ = nn::Tensor({1}, master, device);
     regularizer_ = nn::Tensor({1}, master, device);
     counts_ = nn::Tensor({2}, engine::DType::i64, device);
-    to_key_ = upload_to(key_);
-    to_lambda_ = upload_to(lambda_);
+    to_key_ = engine::upload_to(key_);
+    to_lambda_ = engine::upload_to(lambda_);
 }
 
 nn::Variable TrainingStep::loss_of(const nn::Variable& logits) const {
@@ -98,9 +94,12 @@ void TrainingStep::submit(const StepRates& rates) {
     }
     if (graph_ == nullptr && options_.graph && eager_ >= kEagerSteps) {
         optimizer_.clear_grad();
+        graph_batch_ = batch_.size();
         graph_ = engine::runtime(loss_.device()).record_graph([&] { compute(rates.regularize); });
     }
     if (graph_ != nullptr) {
+        VVTQ_CHECK(batch_.size() == graph_batch_, "a batch of ", batch_.size(), " for steps of ",
+                   graph_batch_);
         graph_->replay();
     } else {
         compute(rates.regularize);
@@ -117,7 +116,7 @@ StepResult TrainingStep::take() {
 
 void TrainingStep::explain(const StepRates& rates, const StepResult& bad) {
     const bool loss = !std::isfinite(bad.loss);
-    if (!loss && std::isfinite(bad.regularizer)) {
+    if ((bad.halt & 1) == 0) {
         for (const nn::NamedParameter& p : model_.parameters()) {
             if (p.parameter.value().numel() == 1 && !is_finite(p.parameter.value())) {
                 engine::run_error(p.name, " is not finite after the update", kRemedy);

@@ -67,7 +67,8 @@ class TrainingStep {
     std::unique_ptr<engine::Upload> to_key_, to_lambda_;
     std::unique_ptr<engine::Graph> graph_;
     bool graph_regularizes_ = false;
-    int eager_ = 0;  // steps since the kind of step changed
+    int64_t graph_batch_ = 0;  // pictures it was recorded with
+    int eager_ = 0;            // steps since the kind of step changed
     Readback results_;
 };
 

@@ -2,6 +2,7 @@
 
 #include "engine/check.h"
 #include "engine/cpu/backend.h"
+#include "engine/tensor.h"
 #ifdef VVTQ_HAS_CUDA
 #include "engine/cuda/backend.h"
 #endif
@@ -21,6 +22,10 @@ Runtime& runtime(Device device) {
 #else
     input_error("--device cuda: this build has no CUDA backend; use --device cpu");
 #endif
+}
+
+std::unique_ptr<Upload> upload_to(const Tensor& target) {
+    return runtime(target.device()).make_upload(target.raw(), target.bytes());
 }
 
 bool is_available(Device device) {

@@ -10,6 +10,8 @@
 
 namespace vvtq::engine {
 
+class Tensor;
+
 /// A marked place in a device's work.
 class Event {
   public:
@@ -68,6 +70,9 @@ class Runtime {
 
 /// Throws Error(Fault::input), one line, where this build or machine has no such device.
 Runtime& runtime(Device device);
+
+/// An upload to the memory of a tensor, on its device; the tensor must outlive it.
+std::unique_ptr<Upload> upload_to(const Tensor& target);
 
 /// Whether the device can be used; `kernels` and `runtime` say why it cannot.
 bool is_available(Device device);

@@ -190,7 +190,7 @@ struct Kernels {
     // q in its own dtype: any floating one, or i32
     Entry<void(T x, T alpha, T beta, CodeRange range, T q)> lsq_codes;
     Entry<void(const std::vector<Tensor>& alphas)>
-        raise_steps;  // alpha = max(alpha, 1e-4), in place; each (1)
+        raise_steps;  // alpha = max(alpha, 1e-4) where finite, in place; each (1)
     // g (1) = 1 / sqrt(sum |w| Qp)
     Entry<void(T w, CodeRange range, T g)> lsq_weight_grad_scale;
     // q taken at step a and offset o: sums (3) f64 = {sum (x - o) q, sum q q, sum (x - a q)}
@@ -238,7 +238,7 @@ struct Kernels {
     // (r, b) from Random(mix_key({key, r, b})).uniform() < rate_r
     Entry<void(T key, T rates, T keep)> stochastic_depth;
     // schedule (4) f64: learning rate, 1 - beta1^step, 1 - beta2^step, gradient scale. Sets the last one to
-    // min(1, most / norm), norm the l2 norm of all gradients
+    // min(1, most / norm), 1 where the norm is not finite; norm the l2 norm of all gradients
     Entry<void(const std::vector<AdamwItem>& items, double most, T schedule)> clip_gradients;
     // halt (1) i32: bit 0 is set where x has values that are not finite
     Entry<void(T x, T halt)> halt_unless_finite;

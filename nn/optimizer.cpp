@@ -35,7 +35,7 @@ Adamw::Adamw(std::vector<NamedParameter> parameters, const AdamwOptions& options
     const auto device = parameters_.empty() ? engine::Device::cpu : exp_avg_[0].device();
     schedule_ = Tensor::zeros({4}, engine::DType::f64, device);
     halt_ = Tensor::from({0}, {1}, engine::DType::i32, device);
-    to_schedule_ = engine::runtime(device).make_upload(schedule_.raw(), schedule_.bytes());
+    to_schedule_ = engine::upload_to(schedule_);
 }
 
 void Adamw::step(double lr) {

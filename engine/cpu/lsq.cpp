@@ -124,7 +124,7 @@ void raise_steps(const std::vector<Tensor>& alphas) {
         VVTQ_CHECK(alpha.numel() == 1, "step ", alpha.shape().str());
         with_floating(alpha.dtype(), [&]<typename T>() {
             T* a = alpha.data<T>();
-            if (*a < static_cast<T>(kLeastStep)) *a = static_cast<T>(kLeastStep);
+            if (std::isfinite(*a) && *a < static_cast<T>(kLeastStep)) *a = static_cast<T>(kLeastStep);
         });
     }
 }

@@ -33,7 +33,7 @@ void clip_gradients(const std::vector<AdamwItem>& items, double most, In schedul
         total += *squares.data<double>();
     }
     const double norm = std::sqrt(total);
-    schedule.data<double>()[3] = norm > most ? most / norm : 1.0;
+    schedule.data<double>()[3] = std::isfinite(norm) && norm > most ? most / norm : 1.0;
 }
 
 void halt_unless_finite(In x, In halt) {

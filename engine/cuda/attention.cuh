@@ -79,7 +79,7 @@ struct Quantizer : Step {
 
 /// From products of a projection to codes, with the step folded into the scale of the products (as
 /// QuickStep): without a quantizer v is the value itself and no v is clipped or rounded.
-struct Projection {
+struct alignas(16) Projection {
     float weight, slope, unit, rounding;  // unit: 1 / a
     float middle, reach;                  // in(v): |v - middle| <= reach
     uint32_t low, high;                   // twice, as bf16
@@ -123,8 +123,8 @@ __device__ float through_probability(float e, float w, float high) {
 
 // --- M matrices (rows, D) of bf16 in shared memory, side by side: row r of all of them, then row r + 1.
 // Columns are permuted within groups of 8 W: an accumulator (16, 8) gives a lane two columns, and those of W
-// accumulators side by side are 2 W neighbours for it. Sixteen-byte pieces are permuted by the number of their
-// row, so that the eight rows that one phase of ldmatrix reads lie in different banks.
+// accumulators side by side are 2 W neighbours for it. Sixteen-byte pieces are permuted by the number of
+// their row, so that the eight rows that one phase of ldmatrix reads lie in different banks.
 
 using Words = Pack<uint32_t, 4>;  // eight columns
 
@@ -152,8 +152,9 @@ struct Matrices {
     }
 };
 
-/// How the threads of a block share the pieces of a matrix: consecutive lanes take the pieces of a row, a warp
-/// takes blocks of 8 or 16 rows in `steps` steps. All its lanes have a row below a multiple of 16, or none.
+/// How the threads of a block share the pieces of a matrix: consecutive lanes take the pieces of a row, a
+/// warp takes blocks of 8 or 16 rows in `steps` steps. All its lanes have a row below a multiple of 16, or
+/// none.
 template <int D>
 struct Share {
     static constexpr int pieces = D / 8;
@@ -182,9 +183,12 @@ template <bool whole, int n>
 __device__ Pack<uint32_t, n / 2> load_columns(const bf16* from, int count, bool paired) {
     Pack<uint32_t, n / 2> y;
     if constexpr (whole) {
+        if (count > 0) {
+            y = *reinterpret_cast<const Pack<uint32_t, n / 2>*>(from);
+        } else {
 #pragma unroll
-        for (uint32_t& pair : y.at) pair = 0;
-        if (count > 0) y = *reinterpret_cast<const Pack<uint32_t, n / 2>*>(from);
+            for (uint32_t& pair : y.at) pair = 0;
+        }
     } else {
 #pragma unroll
         for (int i = 0; i < n; i += 2) {
@@ -233,7 +237,7 @@ __device__ void await_copies() {
 /// pieces of its Share, not permuted yet.
 template <int D, int M, bool whole>
 __device__ void fetch(const AttentionArguments& s, const bf16* from, int ld, int rows,
-                      const Matrices<D, M>& to, int t) {
+                      const Matrices<D, M>& matrices, int t) {
     constexpr int kBatch = 4;
     const Share<D> share(s.width);
     if (share.idle()) return;
@@ -243,7 +247,7 @@ __device__ void fetch(const AttentionArguments& s, const bf16* from, int ld, int
         for (int u = 0; u < kBatch; ++u) {
             const int row = share.row(turn, u);
             if (row >= rows) break;
-            Words& piece = to.piece(t, row, share.turn(u), share.piece);
+            Words& piece = matrices.piece(t, row, share.turn(u), share.piece);
             const bool real = row < s.tokens;
             const bf16* const source = real ? from + row * static_cast<int64_t>(ld) : from;
             if constexpr (whole) {
@@ -254,10 +258,10 @@ __device__ void fetch(const AttentionArguments& s, const bf16* from, int ld, int
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const bool some = real && i * 2 < share.count;
-                    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(
-                                     shared_address(&piece.at[i])),
-                                 "l"(some ? source + i * 2 : from), "r"(some ? 4 : 0)
-                                 : "memory");
+                    asm volatile(
+                        "cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(&piece.at[i])),
+                        "l"(some ? source + i * 2 : from), "r"(some ? 4 : 0)
+                        : "memory");
                 }
             } else {
                 piece = load_columns<false, 8>(source, real ? share.count : 0, false);
@@ -265,20 +269,22 @@ __device__ void fetch(const AttentionArguments& s, const bf16* from, int ld, int
         }
     }
 }
-/// Of products z of q, k or v (t) of one head; its own group of copies.
+/// Where the products of q, k or v (t) of a head begin.
+__device__ inline const bf16* products_of(const AttentionArguments& s, int t, int sample, int head) {
+    return s.z + (static_cast<int64_t>(sample) * s.tokens * 3 + t) * s.channels() + head * s.width;
+}
+/// Fetches the products of q, k or v (t) to matrix `to`; its own group of copies.
 template <int D, int M, bool whole>
 __device__ void fetch_products(const AttentionArguments& s, int t, int sample, int head, int rows,
-                               const Matrices<D, M>& to) {
-    const int ld = 3 * s.channels();
-    const int64_t first = static_cast<int64_t>(sample) * s.tokens * ld + t * s.channels() + head * s.width;
-    fetch<D, M, whole>(s, s.z + first, ld, rows, to, t);
+                               const Matrices<D, M>& matrices, int to) {
+    fetch<D, M, whole>(s, products_of(s, t, sample, head), 3 * s.channels(), rows, matrices, to);
     commit_copies();
 }
 
-/// Makes codes of the products that this thread fetched; rows N..rows stay zeros.
+/// Makes codes of the products that this thread fetched to matrix `to`; rows N..rows stay zeros.
 template <int D, int M>
 __device__ void make_codes(const AttentionArguments& s, int t, int head, int rows,
-                           const Matrices<D, M>& matrices) {
+                           const Matrices<D, M>& matrices, int to) {
     constexpr int kBatch = 4;
     const Share<D> share(s.width);
     const Projection projection(s, t);
@@ -293,7 +299,7 @@ __device__ void make_codes(const AttentionArguments& s, int t, int head, int row
 #pragma unroll
         for (int u = 0; u < kBatch; ++u) {
             const int row = share.row(turn, u);
-            if (row < rows && !share.idle()) x[u] = matrices.piece(t, row, share.turn(u), share.piece);
+            if (row < rows && !share.idle()) x[u] = matrices.piece(to, row, share.turn(u), share.piece);
         }
         __syncwarp();  // the lanes of a row exchange their places
 #pragma unroll
@@ -308,7 +314,7 @@ __device__ void make_codes(const AttentionArguments& s, int t, int head, int row
                     x[u].at[i] = projection.codes(low, high);
                 }
             }
-            matrices.scatter(t, row, share.turn(u), share.piece, x[u]);
+            matrices.scatter(to, row, share.turn(u), share.piece, x[u]);
         }
     }
 }
@@ -328,10 +334,6 @@ struct Columns {
 // --- launching
 
 AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& steps);
-
-/// Tiles of 16 rows that a warp works on at a time.
-template <int D>
-inline constexpr int kTiles = D <= 64 ? 2 : 1;
 
 /// Calls f.operator()<D>() with the least compiled D that holds a head of `width` columns; false if none
 /// does.
@@ -358,18 +360,35 @@ bool with_width(int64_t width, F&& f) {
 /// Lets a kernel's blocks have `shared` bytes each, as many of them on a multiprocessor as its memory holds.
 template <typename Kernel>
 void allow_memory(Kernel* kernel, size_t shared) {
-    VVTQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(shared)));
+    VVTQ_CUDA(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
     VVTQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                    cudaSharedmemCarveoutMaxShared));
 }
 
-/// Whether a multiprocessor holds two blocks of so many bytes; each takes 1024 more.
-inline bool two_fit(size_t shared) { return 2 * (shared + 1024) <= gpu().shared_memory + 1024; }
+/// Warps of a block and its bytes of shared memory.
+struct Plan {
+    int warps;
+    size_t shared;
+};
 
-/// Warps of a block for so many units of work, in the fewest turns.
-inline int warps_for(int64_t units, int most) {
-    return static_cast<int>(ceil_div(units, ceil_div(units, most)));
+/// A plan for so many units of work, one to a warp and turn: that which has most of them under way on a
+/// multiprocessor with registers for `most` warps, in many small blocks where there is a choice.
+template <typename Memory>
+Plan plan_for(int64_t units, int most, const Memory& memory_of) {
+    Plan best{};
+    int64_t best_blocks = 0, best_turns = 1;
+    for (int blocks = 4; blocks >= 1; --blocks) {
+        const int64_t turns = ceil_div(units, most / blocks);
+        const int warps = static_cast<int>(ceil_div(units, turns));
+        const size_t shared = memory_of(warps), reserved = 1024;  // for each block
+        if (blocks > 1 && blocks * (shared + reserved) > gpu().shared_memory + reserved) continue;
+        if (blocks * best_turns <= best_blocks * turns) continue;
+        best = {warps, shared};
+        best_blocks = blocks;
+        best_turns = turns;
+    }
+    return best;
 }
 
 }  // namespace vvtq::engine::cuda

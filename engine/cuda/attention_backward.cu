@@ -9,7 +9,7 @@ namespace {
 /// nothing: end = 0.
 template <int D>
 struct Unit {
-    static constexpr int tiles = kTiles<D>;
+    static constexpr int tiles = kBackwardTiles<D>;
     int row[tiles], end[tiles];  // first row; rows that count are below
 
     __device__ Unit(int number, int rows, int tokens) {
@@ -34,12 +34,12 @@ struct Room {
 };
 
 /// Gradient of a unit's query rows; completes their delta. `x` is divided by scale a_p a_v a_k. Returns the
-/// thread's part of sum w dPq in(w) / a_v. With f = w (dw - estimate) and E = sum_j w_j k_j, the exact gradient
-/// is sum_j f_j k_j - (delta - estimate) E: one pass over the keys gives delta and the gradient.
+/// thread's part of sum w dPq in(w) / a_v. With f = w (dw - estimate) and E = sum_j w_j k_j, the exact
+/// gradient is sum_j f_j k_j - (delta - estimate) E: one pass over the keys gives delta and the gradient.
 template <int D, bool quantized>
 __device__ float query_gradient(const Room<D>& room, float step, const Unit<D>& unit, int keys, int tokens,
-                                Accumulator (&x)[kTiles<D>][D / 8]) {
-    constexpr int tiles = kTiles<D>;
+                                Accumulator (&x)[kBackwardTiles<D>][D / 8]) {
+    constexpr int tiles = kBackwardTiles<D>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const Left<D, 4, tiles> q(room.straight, kQ, unit.row), d(room.straight, kD, unit.row);
     float shift[tiles][2], estimate[tiles][2], delta[tiles][2];
@@ -100,6 +100,7 @@ __device__ float query_gradient(const Room<D>& room, float step, const Unit<D>& 
     }
     float passed = 0.0f;
     if constexpr (quantized) {
+        __syncwarp();  // four lanes have read each row of `query`, one of them overwrites it
 #pragma unroll
         for (int i = 0; i < tiles * 2; ++i) {
             const int r = i / 2, half = i % 2;
@@ -121,8 +122,9 @@ __device__ float query_gradient(const Room<D>& room, float step, const Unit<D>& 
 /// Gradients of a unit's rows of keys, divided by scale a_p a_v a_q, and of values, divided by a_p.
 template <int D, bool quantized>
 __device__ void key_gradient(const Room<D>& room, const Unit<D>& unit, int queries,
-                             Accumulator (&dk)[kTiles<D>][D / 8], Accumulator (&dv)[kTiles<D>][D / 8]) {
-    constexpr int tiles = kTiles<D>;
+                             Accumulator (&dk)[kBackwardTiles<D>][D / 8],
+                             Accumulator (&dv)[kBackwardTiles<D>][D / 8]) {
+    constexpr int tiles = kBackwardTiles<D>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const Left<D, 4, tiles> k(room.straight, kK, unit.row), v(room.straight, kV, unit.row);
     clear_all(dk);
@@ -161,13 +163,16 @@ __device__ void key_gradient(const Room<D>& room, const Unit<D>& unit, int queri
 }
 
 template <int D>
-inline constexpr int kWarps = D == 16 ? 16 : D == 32 ? 12 : 8;  // a multiprocessor has registers for
+inline constexpr int kWarps = D <= 32   ? 16
+                              : D <= 48 ? 14
+                              : D <= 64 ? 12
+                                        : 8;  // a multiprocessor has registers for
 
 /// Bytes of shared memory for so many rows and warps.
 template <int D>
 size_t backward_memory(int64_t rows, int warps) {
     return static_cast<size_t>(rows) * (Matrices<D, 4>::pitch * sizeof(bf16) + sizeof(QueryRow)) +
-           static_cast<size_t>(warps) * (3 * D + 5) * sizeof(float);
+           sizeof(Projections<D>) + static_cast<size_t>(warps) * (3 * D + 5) * sizeof(float);
 }
 
 template <int D, bool quantized, bool whole>
@@ -180,53 +185,59 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
     const int sample = static_cast<int>(blockIdx.x) / s.heads, head = static_cast<int>(blockIdx.x) % s.heads;
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     const int warps = static_cast<int>(blockDim.x) / 32;
-    float* const bias_sums = reinterpret_cast<float*>(query + rows);  // (warps, 3, D)
-    float* const step_sums = bias_sums + warps * 3 * D;               // (warps, 5)
+    auto* const projections = reinterpret_cast<Projections<D>*>(query + rows);
+    float* const bias_sums = reinterpret_cast<float*>(projections + 1);  // (warps, 3, D)
+    float* const step_sums = bias_sums + warps * 3 * D;                  // (warps, 5)
 
     fetch<D, 4, whole>(s, b.dy + head_at(s, sample, head), s.channels(), rows, matrices, kD);
     commit_copies();
-    fetch_products<D, 4, whole>(s, kQ, sample, head, rows, matrices);
-    fetch_products<D, 4, whole>(s, kK, sample, head, rows, matrices);
-    fetch_products<D, 4, whole>(s, kV, sample, head, rows, matrices);
+    fetch_products<D, 4, whole>(s, kQ, sample, head, rows, matrices, kQ);
+    fetch_products<D, 4, whole>(s, kK, sample, head, rows, matrices, kK);
+    fetch_products<D, 4, whole>(s, kV, sample, head, rows, matrices, kV);
     const Quantizer probability(s.probability);
     const float a_q = s.step[0].load().a, a_k = s.step[1].load().a, a_v = s.step[2].load().a;
     const Scores scores(s, s.step[0].load(), s.step[1].load(), probability);
     for (int i = static_cast<int>(threadIdx.x); i < warps * 3 * D; i += static_cast<int>(blockDim.x)) {
         bias_sums[i] = 0.0f;
     }
+    for (int i = static_cast<int>(threadIdx.x); i < rows; i += static_cast<int>(blockDim.x)) {
+        const float* const lse = b.lse + static_cast<int64_t>(blockIdx.x) * s.tokens;
+        query[i].shift = i < s.tokens ? scores.shift(lse[i]) : 0.0f;
+    }
+    projections->load(s, head);
     float sums[5] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-    sums[4] = load_gradient<D, whole>(b, scores, a_v, sample, head, rows, matrices, kD, query);
+    sums[4] = load_gradient<D, whole>(b, s.step[2].load().inverse, sample, head, rows, matrices, kD, query);
     await_copies<2>();
-    make_codes<D, 4>(s, kQ, head, rows, matrices);
+    make_codes<D, 4>(s, kQ, head, rows, matrices, kQ);
     await_copies<1>();
-    make_codes<D, 4>(s, kK, head, rows, matrices);
+    make_codes<D, 4>(s, kK, head, rows, matrices, kK);
     await_copies<0>();
-    make_codes<D, 4>(s, kV, head, rows, matrices);
+    make_codes<D, 4>(s, kV, head, rows, matrices, kV);
     __syncthreads();
 
     const Room<D> room{query, Reader<D, 4>::straight(matrices), Reader<D, 4>::crossed(matrices), scores,
                        probability.high};
     float* const bias_sum = bias_sums + warp * 3 * D;
     const float factor = s.scale * probability.a * a_v;
-    const int units = (rows / 16 + kTiles<D> - 1) / kTiles<D>;
+    const int units = (rows / 16 + kBackwardTiles<D> - 1) / kBackwardTiles<D>;
     for (int number = warp; number < units; number += warps) {
         const Unit<D> unit(number, rows, s.tokens);
-        Accumulator dq[kTiles<D>][D / 8];
+        Accumulator dq[kBackwardTiles<D>][D / 8];
         sums[3] -= query_gradient<D, quantized>(room, probability.a, unit, rows, s.tokens, dq);
-        const Finished f =
-            finish_rows<D, whole>(b, matrices, kQ, sample, head, unit.row, unit.end, dq, factor * a_k, bias_sum);
+        const Finished f = finish_rows<D, whole>(b, matrices, *projections, kQ, sample, head, unit.row,
+                                                 unit.end, dq, factor * a_k, bias_sum);
         sums[0] += factor * a_k * (f.coded - f.passed);
     }
     __syncthreads();
     for (int number = warp; number < units; number += warps) {
         const Unit<D> unit(number, rows, s.tokens);
-        Accumulator dk[kTiles<D>][D / 8], dv[kTiles<D>][D / 8];
+        Accumulator dk[kBackwardTiles<D>][D / 8], dv[kBackwardTiles<D>][D / 8];
         key_gradient<D, quantized>(room, unit, rows, dk, dv);
-        const Finished f =
-            finish_rows<D, whole>(b, matrices, kK, sample, head, unit.row, unit.end, dk, factor * a_q, bias_sum + D);
+        const Finished f = finish_rows<D, whole>(b, matrices, *projections, kK, sample, head, unit.row,
+                                                 unit.end, dk, factor * a_q, bias_sum + D);
         sums[1] += factor * a_q * (f.coded - f.passed);
-        const Finished g =
-            finish_rows<D, whole>(b, matrices, kV, sample, head, unit.row, unit.end, dv, probability.a, bias_sum + 2 * D);
+        const Finished g = finish_rows<D, whole>(b, matrices, *projections, kV, sample, head, unit.row,
+                                                 unit.end, dv, probability.a, bias_sum + 2 * D);
         sums[2] += probability.a * (g.coded - g.passed);
         sums[3] += g.coded;  // sum Pq dPq = sum v dv
     }
@@ -319,18 +330,17 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
     bool done = false;
     with_width(s.width, [&]<int D>() {
         const int64_t tiles = ceil_div(s.tokens, 16);
-        const bool two = two_fit(backward_memory<D>(tiles * 16, kWarps<D> / 2));
-        const int warps = warps_for(ceil_div(tiles, kTiles<D>), two ? kWarps<D> / 2 : kWarps<D>);
-        const size_t shared = backward_memory<D>(tiles * 16, warps);
-        if (shared > gpu().shared_memory) return;
+        const Plan plan = plan_for(ceil_div(tiles, kBackwardTiles<D>), kWarps<D>,
+                                   [&](int warps) { return backward_memory<D>(tiles * 16, warps); });
+        if (plan.shared > gpu().shared_memory) return;
         const Tensor bias_parts(Shape{samples, columns}, DType::f32, Device::cuda);
         const Tensor alpha_parts(Shape{blocks, 5}, DType::f32, Device::cuda);
         b.bias_parts = pointer<float>(bias_parts);
         b.alpha_parts = pointer<float>(alpha_parts);
         auto* const kernel = s.vectors && s.width == D ? kernel_for<D, true>(s) : kernel_for<D, false>(s);
-        allow_memory(kernel, shared);
-        launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(warps * 32)), shared,
-               b, tiles * 16);
+        allow_memory(kernel, plan.shared);
+        launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(plan.warps * 32)),
+               plan.shared, b, tiles * 16);
         launch(sum_parts_kernel, dim3(static_cast<unsigned>(ceil_div(columns, 32) + 1)), dim3(kSumThreads), 0,
                b, samples, columns, pointer<float>(dbias), pointer<float>(dalphas));
         done = true;

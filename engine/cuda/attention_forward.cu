@@ -33,18 +33,68 @@ AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& st
 
 namespace {
 
+/// Tiles of 16 rows that a warp works on at a time.
 template <int D>
-inline constexpr int kWarps = D <= 64 ? 14 : 8;  // a multiprocessor has registers for
+inline constexpr int kForwardTiles = 1;
+template <int D>
+inline constexpr int kWarps = D <= 64 ? 16 : 8;  // a multiprocessor has registers for
+
+/// Codes of query rows from row `row` as left factors, straight from the products.
+template <int D, bool whole>
+__device__ Left<D, 2, kForwardTiles<D>> load_queries(const AttentionArguments& s, int sample, int head,
+                                                     int row) {
+    using At = Columns<D>;
+    constexpr int lines = kForwardTiles<D> * 2, words = At::count / 2;
+    const int lane = static_cast<int>(threadIdx.x) % 32, ld = 3 * s.channels();
+    const bf16* const from = products_of(s, 0, sample, head);
+    Pack<uint32_t, words> z[lines][At::groups];
+#pragma unroll
+    for (int line = 0; line < lines; ++line) {
+        const int at = row + line * 8 + lane / 4;
+#pragma unroll
+        for (int group = 0; group < At::groups; ++group) {
+            const int column = At::first(group), count = at < s.tokens ? s.width - column : 0;
+            z[line][group] = load_columns<whole, At::count>(from + static_cast<int64_t>(at) * ld + column,
+                                                            count, s.paired);
+        }
+    }
+    const Projection projection(s, 0);
+    Left<D, 2, kForwardTiles<D>> y;
+#pragma unroll
+    for (int group = 0; group < At::groups; ++group) {
+#pragma unroll
+        for (int i = 0; i < words; ++i) {
+            const int column = At::first(group) + i * 2, tile = At::at(group, i * 2);
+            float offset[2] = {0.0f, 0.0f};
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                if (s.bias[0] != nullptr && (whole || column + j < s.width)) {
+                    offset[j] = s.bias[0][head * s.width + column + j] * projection.unit;
+                }
+            }
+#pragma unroll
+            for (int line = 0; line < lines; ++line) {
+                const uint32_t pair = z[line][group].at[i];
+                const float low = projection.scaled(low_half(pair), offset[0]);
+                const float high = projection.scaled(high_half(pair), offset[1]);
+                const bool real = row + line * 8 + lane / 4 < s.tokens;
+                y.piece[line / 2][tile / 2][tile % 2 * 2 + line % 2] =
+                    real ? projection.codes(low, high) : 0u;
+            }
+        }
+    }
+    return y;
+}
 
 /// Rows of the head of the output, from accumulators.
 template <int D, bool whole>
-__device__ void store_rows(const AttentionArguments& s, const Accumulator (&y)[kTiles<D>][D / 8],
+__device__ void store_rows(const AttentionArguments& s, const Accumulator (&y)[kForwardTiles<D>][D / 8],
                            float factor, int row, int64_t first, bf16* o, bf16* codes) {
     using At = Columns<D>;
     const Quantizer quantizer(s.output);
     const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
-    for (int r = 0; r < kTiles<D> * 2; ++r) {
+    for (int r = 0; r < kForwardTiles<D> * 2; ++r) {
         const int at = row + r * 8 + lane / 4;
         if (at >= s.tokens) continue;
 #pragma unroll
@@ -71,39 +121,34 @@ __device__ void store_rows(const AttentionArguments& s, const Accumulator (&y)[k
     }
 }
 
+enum : int { kK, kV };  // the matrices
+
 template <int D, bool quantized, bool whole>
 __global__ void __launch_bounds__(kWarps<D> * 32, 1)
-    attention_kernel(const AttentionArguments s, int query_rows, int key_rows, bf16* o, bf16* codes,
-                     float* lse) {
-    constexpr int tiles = kTiles<D>;
+    attention_kernel(const AttentionArguments s, int key_rows, bf16* o, bf16* codes, float* lse) {
+    constexpr int tiles = kForwardTiles<D>;
     extern __shared__ __align__(128) unsigned char shared[];
-    const Matrices<D, 3> matrices{reinterpret_cast<bf16*>(shared)};
+    const Matrices<D, 2> matrices{reinterpret_cast<bf16*>(shared)};
     const int sample = static_cast<int>(blockIdx.x) / s.heads, head = static_cast<int>(blockIdx.x) % s.heads;
-    fetch_products<D, 3, whole>(s, 0, sample, head, query_rows, matrices);
-    fetch_products<D, 3, whole>(s, 1, sample, head, key_rows, matrices);
-    fetch_products<D, 3, whole>(s, 2, sample, head, key_rows, matrices);
-    await_copies<2>();
-    make_codes<D, 3>(s, 0, head, query_rows, matrices);
+    fetch_products<D, 2, whole>(s, 1, sample, head, key_rows, matrices, kK);
+    fetch_products<D, 2, whole>(s, 2, sample, head, key_rows, matrices, kV);
     await_copies<1>();
-    make_codes<D, 3>(s, 1, head, key_rows, matrices);
+    make_codes<D, 2>(s, 1, head, key_rows, matrices, kK);
     await_copies<0>();
-    make_codes<D, 3>(s, 2, head, key_rows, matrices);
+    make_codes<D, 2>(s, 2, head, key_rows, matrices, kV);
     __syncthreads();
 
     const Quantizer probability(s.probability);
     const Step step_v = s.step[2].load();
     const Scores scores(s, s.step[0].load(), s.step[1].load(), probability);
-    const Reader<D, 3> straight = Reader<D, 3>::straight(matrices);
-    const Reader<D, 3> crossed = Reader<D, 3>::crossed(matrices);
+    const Reader<D, 2> straight = Reader<D, 2>::straight(matrices);
+    const Reader<D, 2> crossed = Reader<D, 2>::crossed(matrices);
     const uint32_t high = pack(probability.high, probability.high);
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     const int rows = tiles * 16, stride = static_cast<int>(blockDim.x) / 32 * rows;
 
-    for (int row = warp * rows; row < query_rows; row += stride) {
-        int own[tiles];
-#pragma unroll
-        for (int r = 0; r < tiles; ++r) own[r] = row + r * 16;
-        const Left<D, 3, tiles> queries(straight, 0, own);
+    for (int row = warp * rows; row < s.tokens; row += stride) {
+        const Left<D, 2, tiles> queries = load_queries<D, whole>(s, sample, head, row);
         // Every thread first takes the maximum and sum of what it sees itself of its rows.
         float most[tiles][2], sum[tiles][2], shift[tiles][2];
 #pragma unroll
@@ -113,7 +158,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
         }
         for (int key = 0; key < key_rows; key += 16) {
             Accumulator y[tiles][2];
-            queries.times(crossed, 1, key, y);
+            queries.times(crossed, kK, key, y);
             if (key + 16 > s.tokens) {
 #pragma unroll
                 for (int i = 0; i < tiles * 8; ++i) {
@@ -157,7 +202,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
         clear_all(sums);
         for (int key = 0; key < key_rows; key += 16) {
             Accumulator y[tiles][2];
-            queries.times(crossed, 1, key, y);
+            queries.times(crossed, kK, key, y);
             uint32_t p[tiles][4];
 #pragma unroll
             for (int r = 0; r < tiles; ++r) {
@@ -172,7 +217,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
                     to_left(y[r], p[r]);
                 }
             }
-            accumulate<D, 3, tiles>(p, straight, 2, key, sums);
+            accumulate<D, 2, tiles>(p, straight, kV, key, sums);
         }
         const int64_t first = static_cast<int64_t>(sample) * s.tokens * s.channels() + head * s.width;
         store_rows<D, whole>(s, sums, probability.a * step_v.a, row, first, o, codes);
@@ -181,7 +226,8 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
 
 template <int D, bool whole>
 auto* kernel_for(const AttentionArguments& s) {
-    return s.probability.alpha != nullptr ? attention_kernel<D, true, whole> : attention_kernel<D, false, whole>;
+    return s.probability.alpha != nullptr ? attention_kernel<D, true, whole>
+                                          : attention_kernel<D, false, whole>;
 }
 
 }  // namespace
@@ -204,15 +250,14 @@ void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
     bool done = false;
     with_width(s.width, [&]<int D>() {
         const int64_t key_rows = ceil_div(s.tokens, 16) * 16;
-        const int64_t units = ceil_div(s.tokens, kTiles<D> * 16), query_rows = units * kTiles<D> * 16;
-        const size_t shared = static_cast<size_t>(query_rows) * Matrices<D, 3>::pitch * sizeof(bf16);
-        if (shared > gpu().shared_memory) return;
-        const int warps = warps_for(units, two_fit(shared) ? kWarps<D> / 2 : kWarps<D>);
+        const Plan plan = plan_for(ceil_div(s.tokens, kForwardTiles<D> * 16), kWarps<D>, [&](int) {
+            return static_cast<size_t>(key_rows) * Matrices<D, 2>::pitch * sizeof(bf16);
+        });
+        if (plan.shared > gpu().shared_memory) return;
         auto* const kernel = s.vectors && s.width == D ? kernel_for<D, true>(s) : kernel_for<D, false>(s);
-        allow_memory(kernel, shared);
-        launch(kernel, dim3(static_cast<unsigned>(blocks)),
-               dim3(static_cast<unsigned>(warps * 32)), shared, s, query_rows,
-               key_rows, pointer<bf16>(o), pointer<bf16>(codes), pointer<float>(lse));
+        allow_memory(kernel, plan.shared);
+        launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(plan.warps * 32)),
+               plan.shared, s, key_rows, pointer<bf16>(o), pointer<bf16>(codes), pointer<float>(lse));
         done = true;
     });
     if (!done) composed::attention(z, steps, o, codes, lse);

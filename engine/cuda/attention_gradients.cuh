@@ -1,10 +1,14 @@
-// attention_gradients: what attention's backward kernel does row by row: it takes up the gradient of the output
-// and hands out those of q, k and v.
+// attention_gradients: what attention's backward kernel does row by row: it takes up the gradient of the
+// output and hands out those of q, k and v.
 #pragma once
 
 #include "engine/cuda/attention_tiles.cuh"
 
 namespace vvtq::engine::cuda {
+
+/// Tiles of 16 rows that a warp works on at a time.
+template <int D>
+inline constexpr int kBackwardTiles = 1;
 
 /// What backward knows beside the forward problem.
 struct BackwardArguments {
@@ -23,6 +27,25 @@ struct QueryRow {
     float delta;  // sum of P dP over keys, divided by a_v
 };
 
+/// What the three projections of a head are, in shared memory.
+template <int D>
+struct Projections {
+    Projection projection[3];
+    float offset[3][D];  // bias in steps, less the middle of the codes
+
+    __device__ void load(const AttentionArguments& s, int head) {
+#pragma unroll
+        for (int t = 0; t < 3; ++t) {
+            const Projection p(s, t);
+            if (threadIdx.x == 0) projection[t] = p;
+            for (int i = static_cast<int>(threadIdx.x); i < D; i += static_cast<int>(blockDim.x)) {
+                const bool biased = s.bias[t] != nullptr && i < s.width;
+                offset[t][i] = (biased ? s.bias[t][head * s.width + i] * p.unit : 0.0f) - p.middle;
+            }
+        }
+    }
+};
+
 /// Where a head of o and its gradient begins.
 __device__ inline int64_t head_at(const AttentionArguments& s, int sample, int head) {
     return (static_cast<int64_t>(sample) * s.tokens * s.heads + head) * s.width;
@@ -32,8 +55,8 @@ __device__ inline int64_t head_at(const AttentionArguments& s, int sample, int h
 /// sum_j Pq dPq = do . o, which differs from sum_j P dP by what the quantizer of P does. Returns the thread's
 /// part of sum dy (code - in v). Waits for all but the latest three groups of copies.
 template <int D, bool whole>
-__device__ float load_gradient(const BackwardArguments& b, const Scores& scores, float value_step, int sample,
-                               int head, int rows, const Matrices<D, 4>& matrices, int t, QueryRow* query) {
+__device__ float load_gradient(const BackwardArguments& b, float value_unit, int sample, int head, int rows,
+                               const Matrices<D, 4>& matrices, int t, QueryRow* query) {
     constexpr int kBatch = 8;  // loads in flight
     const AttentionArguments& s = b.forward;
     const Share<D> share(s.width);
@@ -42,13 +65,11 @@ __device__ float load_gradient(const BackwardArguments& b, const Scores& scores,
     float coded = 0.0f, passed = 0.0f;
     for (int turn = 0; share.row(turn, 0) < rows; turn += kBatch) {
         Words o[kBatch], dy[kBatch];
-        float lse[kBatch];
 #pragma unroll
         for (int u = 0; u < kBatch; ++u) {
             const int row = share.row(turn, u);
             const int count = row < s.tokens && !share.idle() ? share.count : 0;
             o[u] = load_columns<whole, 8>(from + static_cast<int64_t>(row) * s.channels(), count, s.paired);
-            lse[u] = row < s.tokens ? b.lse[static_cast<int64_t>(blockIdx.x) * s.tokens + row] : 0.0f;
         }
         await_copies<3>();
 #pragma unroll
@@ -85,10 +106,7 @@ __device__ float load_gradient(const BackwardArguments& b, const Scores& scores,
             }
             if (share.idle()) continue;
             matrices.scatter(t, row, share.turn(u), share.piece, dy[u]);
-            if (share.piece == 0) {
-                const bool real = row < s.tokens;
-                query[row] = {real ? scores.shift(lse[u]) : 0.0f, real ? product / value_step : 0.0f};
-            }
+            if (share.piece == 0) query[row].delta = product * value_unit;
         }
     }
     return coded - passed * output.inverse;
@@ -131,26 +149,29 @@ struct Finished {
 /// Gradients dyq = factor * x of rows of quantized q, k or v (t): through the quantizer, out as dz, and into
 /// the sums of the bias. Of tile r, rows row[r].. below end[r] count.
 template <int D, bool whole>
-__device__ Finished finish_rows(const BackwardArguments& b, const Matrices<D, 4>& matrices, int t, int sample,
-                                int head,
-                                const int (&row)[kTiles<D>], const int (&end)[kTiles<D>],
-                                const Accumulator (&x)[kTiles<D>][D / 8], float factor, float* bias_sum) {
+__device__ Finished finish_rows(const BackwardArguments& b, const Matrices<D, 4>& matrices,
+                                const Projections<D>& projections, int t, int sample, int head,
+                                const int (&row)[kBackwardTiles<D>], const int (&end)[kBackwardTiles<D>],
+                                const Accumulator (&x)[kBackwardTiles<D>][D / 8], float factor,
+                                float* bias_sum) {
     using At = Columns<D>;
-    constexpr int lines = kTiles<D> * 2, words = At::count / 2;
+    constexpr int lines = kBackwardTiles<D> * 2, words = At::count / 2;
     const AttentionArguments& s = b.forward;
     const int lane = static_cast<int>(threadIdx.x) % 32, ld = 3 * s.channels();
-    const int64_t base = static_cast<int64_t>(sample) * s.tokens * ld + t * s.channels() + head * s.width;
+    const bf16* const from = products_of(s, t, sample, head);
+    bf16* const to = b.dz + (from - s.z);
     Pack<uint32_t, words> z[lines][At::groups];
 #pragma unroll
-    for (int i = 0; i < lines * At::groups; ++i) {
-        const int line = i / At::groups, group = i % At::groups, column = At::first(group);
+    for (int line = 0; line < lines; ++line) {
         const int at = row[line / 2] + line % 2 * 8 + lane / 4;
-        const int count = at < end[line / 2] ? s.width - column : 0;
-        const bf16* const from = s.z + base + static_cast<int64_t>(at) * ld + column;
-        z[line][group] = load_columns<whole, At::count>(from, count, s.paired);
+        const int place = min(at, s.tokens - 1) * ld;  // rows that do not count are loaded all the same
+#pragma unroll
+        for (int group = 0; group < At::groups; ++group) {
+            const int column = At::first(group), count = whole ? At::count : s.width - column;
+            z[line][group] = load_columns<whole, At::count>(from + place + column, count, s.paired);
+        }
     }
-    const Projection projection(s, t);
-    const float* const bias = s.bias[t] != nullptr ? s.bias[t] + head * s.width : nullptr;
+    const Projection projection = projections.projection[t];
     const float out = projection.weight * factor;
     Finished sum{0.0f, 0.0f};
     float sums[At::groups * At::count];
@@ -159,12 +180,15 @@ __device__ Finished finish_rows(const BackwardArguments& b, const Matrices<D, 4>
         const int column = At::first(group);
         float offset[At::count];
 #pragma unroll
-        for (int i = 0; i < At::count; ++i) {
-            offset[i] = -projection.middle;
-            if (bias != nullptr && (whole || column + i < s.width))
-                offset[i] = fmaf(bias[column + i], projection.unit, offset[i]);
-            sums[group * At::count + i] = 0.0f;
+        for (int i = 0; i < At::count; i += 4) {
+            const float4 four = *reinterpret_cast<const float4*>(&projections.offset[t][column + i]);
+            offset[i] = four.x;
+            offset[i + 1] = four.y;
+            offset[i + 2] = four.z;
+            offset[i + 3] = four.w;
         }
+#pragma unroll
+        for (int i = 0; i < At::count; ++i) sums[group * At::count + i] = 0.0f;
 #pragma unroll
         for (int line = 0; line < lines; ++line) {
             const int at = row[line / 2] + line % 2 * 8 + lane / 4;
@@ -181,20 +205,19 @@ __device__ Finished finish_rows(const BackwardArguments& b, const Matrices<D, 4>
                 float d[2];
 #pragma unroll
                 for (int j = 0; j < 2; ++j) {
-                    const float v = projection.scaled(j == 0 ? low_half(pair) : high_half(pair), offset[i + j]);
+                    const float v =
+                        projection.scaled(j == 0 ? low_half(pair) : high_half(pair), offset[i + j]);
                     d[j] = projection.inside(v) ? gradient[j] : 0.0f;
                     sum.passed = fmaf(d[j], v, sum.passed);
                     sums[group * At::count + i + j] += d[j];
                 }
                 pair = pack(d[0] * out, d[1] * out);
             }
-            store_columns<whole>(s, b.dz + base + static_cast<int64_t>(at) * ld + column, pairs,
-                                 s.width - column);
+            store_columns<whole>(s, to + at * ld + column, pairs, s.width - column);
         }
     }
-#pragma unroll
-    for (const float d : sums) sum.passed = fmaf(projection.middle, d, sum.passed);
     column_sums<At::groups * At::count, 16>(sums, 0, true, [&](int i, float y) {
+        sum.passed = fmaf(projection.middle, y, sum.passed);
         bias_sum[At::first(0) + i / At::count * 4 * At::count + i % At::count] += y * factor;
     });
     return sum;

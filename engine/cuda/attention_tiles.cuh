@@ -75,6 +75,7 @@ template <int D, int M, int tiles>
 struct Left {
     uint32_t piece[tiles][D / 16][4];
 
+    Left() = default;
     __device__ Left(const Reader<D, M>& straight, int t, const int (&row)[tiles]) {
 #pragma unroll
         for (int r = 0; r < tiles; ++r) {

@@ -207,6 +207,11 @@ void check_columns(In whole, int64_t first, In part) {
 
 }  // namespace
 
+cudaError_t has_kernels() {
+    cudaFuncAttributes attributes{};
+    return cudaFuncGetAttributes(&attributes, fill_kernel<uint32_t>);
+}
+
 void fill(double value, In y) {
     if (y.numel() == 0) return;
     VVTQ_CHECK(y.device() == Device::cuda, "a tensor on ", name_of(y.device()));

@@ -93,7 +93,7 @@ struct Steps {
 
 __global__ void raise(const __grid_constant__ Steps steps, int count) {
     const int i = static_cast<int>(blockIdx.x) * kThreads + threadIdx.x;
-    if (i < count && *steps.alpha[i] < 1e-4f) *steps.alpha[i] = 1e-4f;
+    if (i < count && isfinite(*steps.alpha[i]) && *steps.alpha[i] < 1e-4f) *steps.alpha[i] = 1e-4f;
 }
 
 /// partial (grid) = sum |w| of a block's pieces.

@@ -160,7 +160,6 @@ class Multiplier {
         const float constants[2] = {0.0f, 1.0f};
         VVTQ_CUDA(cudaMalloc(&constants_, sizeof constants));
         VVTQ_CUDA(cudaMemcpy(constants_, constants, sizeof constants, cudaMemcpyHostToDevice));
-        VVTQ_CUDA(cudaMalloc(&workspace_, kWorkspace));
     }
 
     void run(const Product& p) {
@@ -180,7 +179,7 @@ class Multiplier {
                       alignments};
         std::unique_ptr<Plan>& plan = plans_[key];
         if (plan == nullptr) plan = std::make_unique<Plan>(handle_, p, compute, alignments);
-        plan->run(handle_, p, constants_, workspace_);
+        plan->run(handle_, p, constants_, workspace_.raw());
     }
 
   private:
@@ -188,7 +187,7 @@ class Multiplier {
                            std::vector<uint32_t>>;
     cublasLtHandle_t handle_ = nullptr;
     float* constants_ = nullptr;  // 0, 1
-    void* workspace_ = nullptr;
+    Tensor workspace_{Shape{static_cast<int64_t>(kWorkspace)}, DType::u8, Device::cuda};
     std::map<Key, std::unique_ptr<Plan>> plans_;
 };
 

@@ -48,7 +48,8 @@ void* DevicePool::from_device(size_t size) {
     gpu();
     void* memory = nullptr;
     cudaError_t status = cudaMalloc(&memory, size);
-    if (status == cudaErrorMemoryAllocation) {
+    if (status == cudaErrorMemoryAllocation &&
+        current_ == kCommon) {  // while recording nothing may be waited for
         cudaGetLastError();
         trim_locked();
         status = cudaMalloc(&memory, size);

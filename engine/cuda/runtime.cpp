@@ -49,6 +49,12 @@ Gpu open_gpu() {
                     properties.minor, ", ", kLeastMajor, ".0 is needed (Ampere or later); use --device cpu");
     }
     if (const cudaError_t wrong = cudaSetDevice(gpu.index); wrong != cudaSuccess) refuse(wrong);
+    if (has_kernels() != cudaSuccess) {
+        cudaGetLastError();
+        input_error("--device cuda: this build has no kernels for ", properties.name, ", compute capability ",
+                    properties.major, '.', properties.minor,
+                    ": build it on this machine, or use --device cpu");
+    }
     gpu.multiprocessors = properties.multiProcessorCount;
     gpu.shared_memory = properties.sharedMemPerBlockOptin;
     VVTQ_CUDA(cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking));
@@ -97,6 +103,8 @@ class GpuUpload final : public Upload {
         for (Slot& slot : slots_) {
             VVTQ_CUDA(cudaMallocHost(&slot.host, std::max<size_t>(1, bytes)));
             slot.device = Tensor({static_cast<int64_t>(bytes)}, DType::u8, Device::cuda);
+            VVTQ_CUDA(
+                cudaEventRecord(slot.used.event, gpu().stream));  // earlier kernels may still use its memory
         }
     }
     ~GpuUpload() override {
@@ -137,22 +145,26 @@ class GpuUpload final : public Upload {
 class GpuGraph final : public Graph {
   public:
     explicit GpuGraph(const std::function<void()>& work) : arena_(device_pool().make_arena()) {
-        // relaxed: the pool may ask for memory while the work is recorded
-        VVTQ_CUDA(cudaStreamBeginCapture(gpu().stream, cudaStreamCaptureModeRelaxed));
         cudaGraph_t graph = nullptr;
         try {
-            const DevicePool::InArena scope(device_pool(), arena_);
-            work();
+            // relaxed: the pool may ask for memory while the work is recorded
+            VVTQ_CUDA(cudaStreamBeginCapture(gpu().stream, cudaStreamCaptureModeRelaxed));
+            try {
+                const DevicePool::InArena scope(device_pool(), arena_);
+                work();
+            } catch (...) {
+                cudaStreamEndCapture(gpu().stream, &graph);
+                cudaGetLastError();
+                throw;
+            }
+            VVTQ_CUDA(cudaStreamEndCapture(gpu().stream, &graph));
+            VVTQ_CUDA(cudaGraphInstantiate(&executable_, graph, 0));
         } catch (...) {
-            cudaStreamEndCapture(gpu().stream, &graph);
             if (graph != nullptr) cudaGraphDestroy(graph);
             device_pool().drop_arena(arena_);
             throw;
         }
-        VVTQ_CUDA(cudaStreamEndCapture(gpu().stream, &graph));
-        const cudaError_t status = cudaGraphInstantiate(&executable_, graph, 0);
         cudaGraphDestroy(graph);
-        check_status(status, "cudaGraphInstantiate");
     }
     ~GpuGraph() override {
         cudaStreamSynchronize(gpu().stream);

@@ -22,6 +22,8 @@ struct Gpu {
     cudaStream_t stream;   // of all kernels
 };
 const Gpu& gpu();
+/// Whether this build has code for the device that is set (all kernels are compiled for the same ones).
+cudaError_t has_kernels();
 
 #ifdef __CUDACC__
 /// Launches on the stream and checks the launch. Arguments are converted to the kernel's parameter types.
