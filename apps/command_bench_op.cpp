@@ -126,7 +126,7 @@ class StepOps {
         add("attention", depth, size(z) + 2 * size(o), products,
             [=, this] { kernel_.attention(z, steps, o, out, lse); });
         add("attention, backward", depth, 2 * size(z) + 2 * size(o), 2.5 * products,
-            [=, this] { kernel_.attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas); });
+            [=, this] { kernel_.attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, {}); });
         if (!low(bits)) return;
         add("attention's output codes again", depth, 2 * size(o), 0,
             [=, this] { kernel_.lsq_codes(o, steps.output.alpha, {}, steps.output.range, codes); });

@@ -135,9 +135,9 @@ void check_attention(const Case& c, DType dtype, Report& report) {
 
     const Tensor dy = Tensor::from(exact_fill(dtype, "dy", out.numel(), 1.0, 0.1), out, dtype, kGpu);
     const Gradients got(z, channels), exact(exact_z, channels);
-    on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas);
+    on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas, {});
     engine::composed::attention_backward(as(DType::f32, dy), exact_z, steps, as(DType::f32, o), {}, exact.dz,
-                                         exact.dbias, exact.dalphas);
+                                         exact.dbias, exact.dalphas, {});
     const double whole = l2_norm(exact.dz.to_vector()), whole_bias = l2_norm(exact.dbias.to_vector());
     const std::vector<double> dalphas = got.dalphas.to_vector(), expected = exact.dalphas.to_vector();
     for (size_t t = 0; t < 3; ++t) {

@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, D <= 64 ? 2 : 1)
 }  // namespace
 
 void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
-    if (z.dtype() != DType::bf16) {
+    if (z.dtype() != DType::bf16 || steps.score_bias.defined() || steps.mask.defined()) {
         composed::attention(z, steps, o, codes, lse);
         return;
     }
