@@ -12,7 +12,6 @@ namespace {
 constexpr std::string_view kOptimizer = "optimizer.";
 
 data::TensorBytes bytes_of(const std::string& name, const nn::Tensor& tensor) {
-    VVTQ_CHECK(tensor.device() == engine::Device::cpu, "tensors of ", engine::name_of(tensor.device()));
     return {name,
             tensor.dtype() == engine::DType::f64 ? "F64" : "F32",
             tensor.shape().vec(),
@@ -69,12 +68,13 @@ void mark_steps_ready(nn::Model& model) {
 void save_checkpoint(const std::string& path, const CheckpointInfo& info, const nn::Model& model,
                      const nn::Adamw& optimizer) {
     std::vector<data::TensorBytes> tensors;
-    for (const nn::NamedParameter& p : model.parameters()) {
-        tensors.push_back(bytes_of(p.name, p.parameter.value()));
-    }
-    for (const auto& [name, moment] : optimizer.state()) {
-        tensors.push_back(bytes_of(std::string(kOptimizer) + name, moment));
-    }
+    std::vector<nn::Tensor> on_host;  // the bytes are written from here
+    const auto add = [&](const std::string& name, const nn::Tensor& tensor) {
+        on_host.push_back(tensor.to(engine::Device::cpu));
+        tensors.push_back(bytes_of(name, on_host.back()));
+    };
+    for (const nn::NamedParameter& p : model.parameters()) add(p.name, p.parameter.value());
+    for (const auto& [name, moment] : optimizer.state()) add(std::string(kOptimizer) + name, moment);
     data::write_safetensors(path, tensors, to_metadata(info));
 }
 

@@ -27,6 +27,8 @@ void add_data(FlagTable& flags, DataFlags& data, bool augments) {
     flags.add("--dataset", data.dataset, "folder, fashion-mnist or cifar10");
     flags.add("-b,--batch-size", data.batch_size, "crops in a batch", true);
     flags.add("-j,--workers", data.workers, "loading threads");
+    flags.add("--on-bad-image", data.on_bad_image,
+              "error, or skip: pictures that cannot be decoded are left out and counted", true);
     if (augments) {
         flags.add("--scale", data.scale, "random crops: range of the area share", true)->expected(2);
         flags.add("--ratio", data.ratio, "random crops: range of width / height", true)->expected(2);
@@ -37,6 +39,28 @@ void add_data(FlagTable& flags, DataFlags& data, bool augments) {
                   "evaluation: share of the shorter side that is kept; 0: 0.875, or 1 for fashion-mnist and "
                   "cifar10");
     }
+}
+
+/// The DeiT recipe; all of it is off by default.
+void add_augmentation(FlagTable& flags, DataFlags& data) {
+    flags.group("Augmentation");
+    flags.add("--train-interpolation", data.train_interpolation, "bilinear, bicubic or random", true);
+    flags.add("--aa", data.auto_augment, "RandAugment, such as rand-m9-mstd0.5-inc1, or none", true);
+    flags.add("--color-jitter", data.color_jitter,
+              "strength of brightness, contrast and saturation; without --aa only", true);
+    flags.add("--reprob", data.erase_probability, "random erasing: probability", true);
+    flags.add("--remode", data.erase_mode, "random erasing: const, rand or pixel", true);
+    flags.add("--recount", data.erase_count, "random erasing: most rectangles in a picture", true);
+    flags.add("--mixup", data.mixup, "mixup: alpha of its beta distribution; 0: none", true);
+    flags.add("--cutmix", data.cutmix, "cutmix: alpha of its beta distribution; 0: none", true);
+    flags.add("--cutmix-minmax", data.cutmix_minmax, "cutmix: range of a rectangle's sides", true)
+        ->expected(2);
+    flags.add("--mixup-prob", data.mixup_probability, "probability of mixup or cutmix", true);
+    flags.add("--mixup-switch-prob", data.mixup_switch_probability, "probability of cutmix where both are on",
+              true);
+    flags.add("--mixup-mode", data.mixup_mode, "who shares a draw: batch, pair or elem", true);
+    flags.add_switch("--repeated-aug,!--no-repeated-aug", data.repeated_augmentation,
+                     "three augmented crops of a picture in a row", true);
 }
 
 void add_optimizer(FlagTable& flags, OptimizerFlags& optimizer) {
@@ -94,6 +118,7 @@ void define_pretrain(FlagTable& flags, Options& o) {
     add_model(flags, o.model, true);
     add_data(flags, o.data, true);
     flags.add("--smoothing", o.labels.smoothing, "label smoothing", true);
+    add_augmentation(flags, o.data);
     add_optimizer(flags, o.optimizer);
     add_run(flags, o.run);
     add_training(flags, o.run);
@@ -106,9 +131,12 @@ void define_train(FlagTable& flags, Options& o) {
     add_model(flags, o.model, true);
     add_data(flags, o.data, true);
     flags.group("Soft labels");
-    flags.add("--softlabel_path", o.labels.path,
-              "label file of `vvtq softlabel`; without it the true classes are used");
-    flags.add("--soft_label_type", o.labels.type, "checked against the label file where it is given");
+    flags.add(
+        "--softlabel_path", o.labels.path,
+        "label file of `vvtq softlabel` or tree of published label files; without it the true classes are "
+        "used");
+    flags.add("--soft_label_type", o.labels.type,
+              "of the files in a tree; checked against a packed file where it is given");
     flags.add("--num_crops", o.labels.num_crops, "crops of each picture in a batch", true);
     flags.add("--smoothing", o.labels.smoothing, "label smoothing, without --softlabel_path", true);
     add_quantizer(flags, o.quantizer);
@@ -126,13 +154,19 @@ void define_train(FlagTable& flags, Options& o) {
 void define_softlabel(FlagTable& flags, Options& o) {
     flags.group("Teacher and labels");
     flags.add("--teacher", o.labels.teacher, "checkpoint of the model that labels");
-    flags.add("--softlabel_path", o.labels.path, "label file to write");
+    flags.add("--softlabel_path", o.labels.path, "label file or, with --form tree, folder to write");
+    flags.add("--form", o.labels.form, "packed: one file; tree: one file of torch.save a picture");
+    flags.add("--reference_path", o.labels.reference, "labels whose crops are taken, instead of drawing any");
+    flags.add("--pack", o.labels.pack,
+              "pack this tree of label files; no teacher is asked. With --data in the order of its pictures");
+    flags.add("--unpack", o.labels.unpack, "write the labels of this packed file as a tree");
     flags.add("--soft_label_type", o.labels.type,
               "ori, hard, smoothing, marginal_smoothing_k5, marginal_smoothing_k10 or marginal_renorm_k5");
     flags.add("--crops-per-image", o.labels.crops_per_image, "labelled crops of every picture");
     flags.add("--min-crop-area", o.labels.min_crop_area, "smallest share of the picture in a crop");
     flags.add("--max-crop-area", o.labels.max_crop_area, "largest share of the picture in a crop");
     add_model(flags, o.model, false);
+    flags.add("--num_classes", o.model.num_classes, "--pack without --data: classes to write down; 0: none");
     add_data(flags, o.data, false);
     flags.add("--hflip", o.data.hflip, "probability of a horizontal flip");
     add_run(flags, o.run);
@@ -161,6 +195,21 @@ void define_bench_op(FlagTable& flags, Options& o) {
     flags.group("Run");
     flags.add("--steps", o.bench.steps, "timed runs of each kernel, after three that are not");
     add_run(flags, o.run);
+}
+
+void define_bench_loader(FlagTable& flags, Options& o) {
+    o.data.batch_size = 512;
+    o.model.img_size = 224;
+    flags.group("Data");
+    flags.add("dir,--data", o.bench.dir, "folder with train/<class>/");
+    flags.add("--dataset", o.data.dataset, "folder, fashion-mnist or cifar10");
+    flags.add("--crops", o.bench.crops, "crops of each picture");
+    flags.add("--img-size", o.model.img_size, "side of a crop");
+    flags.add("-b,--batch-size", o.data.batch_size, "crops in a batch");
+    flags.add("-j,--workers", o.data.workers, "loading threads");
+    flags.group("Run");
+    flags.add("--seconds", o.bench.seconds, "length of the measurement");
+    flags.add("--seed", o.run.seed, "decides which crops are drawn");
 }
 
 /// CLI11's messages can have several lines.
@@ -198,6 +247,8 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
          "time a training step beside its matrix products"},
         {bench, "op", Command::bench_op, define_bench_op,
          "time the kernels of a step one by one, beside the device's ceilings"},
+        {bench, "loader", Command::bench_loader, define_bench_loader,
+         "count the crops a second that pictures in folders give"},
     };
     // Defaults depend on the command, so only the named one gets its flags.
     std::vector<std::string> words(arguments.rbegin(), arguments.rend());  // CLI11 takes them reversed
@@ -215,7 +266,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
     }
     if (table == nullptr && !arguments.empty() && !arguments[0].starts_with("-") && !named(0, "bench")) {
         engine::input_error("unknown command ", arguments[0],
-                            "; commands are pretrain, softlabel, train, bench step, bench op");
+                            "; commands are pretrain, softlabel, train, bench step, bench op, bench loader");
     }
     try {
         app.parse(std::move(words));

@@ -24,4 +24,7 @@ int command_bench_step(Options& options);
 /// `vvtq bench op`: prints one line of JSON for the device's ceilings, then one for each kernel of a step.
 int command_bench_op(Options& options);
 
+/// `vvtq bench loader`: prints one line of JSON.
+int command_bench_loader(const Options& options);
+
 }  // namespace vvtq::apps

@@ -28,6 +28,8 @@ int run(vvtq::apps::Options& options) {
             return vvtq::apps::command_bench_step(options);
         case Command::bench_op:
             return vvtq::apps::command_bench_op(options);
+        case Command::bench_loader:
+            return vvtq::apps::command_bench_loader(options);
     }
     return 1;
 }
@@ -37,7 +39,7 @@ std::string command_of(const std::vector<std::string>& arguments) {
     std::string command = "vvtq";
     for (const std::string& word : arguments) {
         if (word != "pretrain" && word != "softlabel" && word != "train" && word != "bench" &&
-            word != "step") {
+            word != "step" && word != "loader") {
             break;
         }
         command += " ";

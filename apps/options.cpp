@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "data/augment.h"
+#include "data/mixing.h"
 #include "engine/check.h"
 
 namespace vvtq::apps {
@@ -28,6 +30,24 @@ void check_ranges(const Options& o) {
     require(range(o.data.ratio, 100), "--ratio", "two numbers, 0 < low <= high <= 100");
     require(in_range(o.data.hflip, 0, 1), "--hflip", "0..1");
     require(o.data.crop_pct == 0 || in_range(o.data.crop_pct, 0.1, 1), "--crop-pct", "0 or 0.1..1");
+    require(o.data.on_bad_image == "error" || o.data.on_bad_image == "skip", "--on-bad-image",
+            "error or skip");
+    const std::string& interpolation = o.data.train_interpolation;
+    require(interpolation == "bilinear" || interpolation == "bicubic" || interpolation == "random",
+            "--train-interpolation", "bilinear, bicubic or random");
+    data::parse_rand_augment(o.data.auto_augment);
+    data::parse_erase_mode(o.data.erase_mode);
+    data::parse_mix_mode(o.data.mixup_mode);
+    require(in_range(o.data.color_jitter, 0, 10), "--color-jitter", "0..10");
+    require(in_range(o.data.erase_probability, 0, 1), "--reprob", "0..1");
+    require(o.data.erase_count >= 1 && o.data.erase_count <= 100, "--recount", "1..100");
+    require(in_range(o.data.mixup, 0, 1000), "--mixup", "0..1000");
+    require(in_range(o.data.cutmix, 0, 1000), "--cutmix", "0..1000");
+    require(o.data.cutmix_minmax.empty() || range(o.data.cutmix_minmax, 1), "--cutmix-minmax",
+            "two numbers, 0 < low <= high <= 1");
+    require(in_range(o.data.mixup_probability, 0, 1), "--mixup-prob", "0..1");
+    require(in_range(o.data.mixup_switch_probability, 0, 1), "--mixup-switch-prob", "0..1");
+    require(o.labels.form == "packed" || o.labels.form == "tree", "--form", "packed or tree");
     for (const auto& [flag, size] :
          {std::pair{"--img-size", o.model.img_size}, std::pair{"--patch-size", o.model.patch_size},
           std::pair{"--embed-dim", o.model.embed_dim}, std::pair{"--depth", o.model.depth},
@@ -60,6 +80,8 @@ void check_ranges(const Options& o) {
     require(o.run.max_steps >= 0, "--max-steps", "at least 0");
     require(o.run.print_freq >= 1, "--print-freq", "at least 1");
     require(o.bench.steps >= 3 && o.bench.steps <= 100000, "--steps", "3..100000");
+    require(o.bench.crops >= 1 && o.bench.crops <= 500, "--crops", "1..500");
+    require(o.bench.seconds > 0 && o.bench.seconds <= 3600, "--seconds", "above 0 and at most 3600");
     const std::string& device = o.run.device;
     require(device == "auto" || device == "cpu" || device == "cuda", "--device", "auto, cpu or cuda");
     const std::string& precision = o.run.precision;
@@ -122,6 +144,8 @@ const char* name_of(Command command) {
             return "bench step";
         case Command::bench_op:
             return "bench op";
+        case Command::bench_loader:
+            return "bench loader";
         case Command::help:
             break;
     }

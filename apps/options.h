@@ -10,7 +10,7 @@
 
 namespace vvtq::apps {
 
-enum class Command { help, pretrain, softlabel, train, bench_step, bench_op };
+enum class Command { help, pretrain, softlabel, train, bench_step, bench_op, bench_loader };
 
 /// Sizes that are 0 were not asked for: they come from a checkpoint, else from the published model.
 struct ModelFlags {
@@ -33,6 +33,20 @@ struct DataFlags {
     std::vector<double> ratio{3.0 / 4.0, 4.0 / 3.0};
     double hflip = 0.5;
     bool no_aug = false;
+    std::string on_bad_image = "error";
+    std::string train_interpolation = "bilinear";
+    std::string auto_augment = "none";
+    double color_jitter = 0.0;
+    double erase_probability = 0.0;
+    std::string erase_mode = "pixel";
+    int erase_count = 1;
+    double mixup = 0.0;
+    double cutmix = 0.0;
+    std::vector<double> cutmix_minmax;
+    double mixup_probability = 1.0;
+    double mixup_switch_probability = 0.5;
+    std::string mixup_mode = "batch";
+    bool repeated_augmentation = false;
     double crop_pct = 0.0;  // 0: 224/256 of the shorter side, all of it for fashion-mnist and cifar10
 };
 
@@ -45,6 +59,9 @@ struct LabelFlags {
     double min_crop_area = 0.08;
     double max_crop_area = 0.936;
     std::string teacher;
+    std::string form = "packed";
+    std::string reference;
+    std::string pack, unpack;
 };
 
 struct QuantizerFlags {
@@ -85,6 +102,9 @@ struct RunFlags {
 
 struct BenchFlags {
     int steps = 20;
+    std::string dir;
+    int crops = 4;
+    double seconds = 15;
 };
 
 /// One flag of the parsed command.

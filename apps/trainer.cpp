@@ -177,7 +177,7 @@ Outcome Trainer::run_pass(const Pass& pass) {
     if (step_ == nullptr) {
         place_ =
             std::make_unique<DeviceBatch>(compute_.device, options_.data.batch_size, model_.config().img_size,
-                                          model_.config().num_classes, data_.labels.has_value());
+                                          model_.config().num_classes, has_soft_targets(options_, data_));
         step_ = std::make_unique<TrainingStep>(
             model_, optimizer_, *place_,
             StepOptions{compute_.dtype, options_.labels.smoothing, !options_.run.no_graph});

@@ -3,6 +3,7 @@
 #include "apps/device_batch.h"
 
 #include <algorithm>
+#include <iostream>
 
 #include "engine/check.h"
 
@@ -10,26 +11,30 @@ namespace vvtq::apps {
 namespace {
 
 constexpr int64_t kCalibrationPictures = 64;
-constexpr size_t kHashedWhole = size_t{64} << 20;  // larger label files are known by their ends
-constexpr size_t kHashedPart = size_t{1} << 20;
+constexpr int kRepeats = 3;  // of repeated augmentation
+
+data::Augmentation augmentation_of(const Options& options) {
+    const DataFlags& flags = options.data;
+    data::Augmentation augmentation;
+    augmentation.rand_augment = data::parse_rand_augment(flags.auto_augment);
+    augmentation.color_jitter = flags.color_jitter;
+    augmentation.erasing = {flags.erase_probability, data::parse_erase_mode(flags.erase_mode),
+                            flags.erase_count};
+    augmentation.mixing = {flags.mixup,
+                           flags.cutmix,
+                           flags.mixup_probability,
+                           flags.mixup_switch_probability,
+                           data::parse_mix_mode(flags.mixup_mode),
+                           flags.cutmix_minmax};
+    augmentation.smoothing = options.labels.smoothing;
+    augmentation.repeats = flags.repeated_augmentation ? kRepeats : 1;
+    augmentation.random_filter = flags.train_interpolation == "random";
+    return augmentation;
+}
 
 }  // namespace
 
-uint64_t TrainingData::labels_fingerprint() const {
-    if (!labels) {
-        return 0;
-    }
-    const std::span<const uint8_t> bytes = labels->bytes();
-    data::Fnv hash;
-    hash.add(static_cast<uint64_t>(bytes.size()));
-    if (bytes.size() <= kHashedWhole) {
-        hash.add(bytes);
-    } else {
-        hash.add(bytes.first(kHashedPart));
-        hash.add(bytes.last(kHashedPart));
-    }
-    return hash.value();
-}
+uint64_t TrainingData::labels_fingerprint() const { return labels ? labels->content_hash() : 0; }
 
 TrainingData open_training_data(const Options& options) {
     TrainingData data;
@@ -41,15 +46,9 @@ TrainingData open_training_data(const Options& options) {
     data.train = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
     data::require_same_classes(*data.train, *data.evaluation);
     if (!options.labels.path.empty() && !only_measures) {
-        data.labels.emplace(data::SoftLabels::open(options.labels.path));
-        const data::LabelType type = data.labels->header().type;
-        if (options.given("--soft_label_type") && data::parse_label_type(options.labels.type) != type) {
-            engine::input_error("--soft_label_type: ", options.labels.path, " holds labels of type ",
-                                data::label_type_name(type), ", not ", options.labels.type,
-                                "; leave the flag out");
-        }
-        data.labels->require_matches(data.train->fingerprint(), data.train->size(), data.train->classes(),
-                                     data.train->name());
+        data.labels = data::open_soft_labels(options.labels.path, *data.train,
+                                             data::parse_label_type(options.labels.type),
+                                             options.given("--soft_label_type"));
         if (options.labels.num_crops > data.labels->header().crops) {
             engine::input_error("--num_crops: ", options.labels.path, " holds ", data.labels->header().crops,
                                 " crops of each picture; ask for at most as many");
@@ -71,7 +70,21 @@ data::LoaderOptions training_loader(const Options& options, const TrainingData& 
                    options.data.ratio[1]};
     loader.flip_probability = options.data.no_aug ? 0.0 : options.data.hflip;
     loader.num_crops = crops;
+    if (options.data.train_interpolation == "bicubic") {
+        loader.filter = data::Filter::bicubic;
+    }
+    loader.augmentation = augmentation_of(options);
+    set_bad_image(options, loader);
     return loader;
+}
+
+bool has_soft_targets(const Options& options, const TrainingData& data) {
+    return data.labels != nullptr || augmentation_of(options).mixing.active();
+}
+
+void set_bad_image(const Options& options, data::LoaderOptions& loader) {
+    loader.skip_bad = options.data.on_bad_image == "skip";
+    loader.on_skipped = [](const std::string& text) { std::cerr << "vvtq: " << text << std::endl; };
 }
 
 data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size) {
@@ -87,6 +100,7 @@ data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size
     } else {
         loader.shorter_side = 0;  // small pictures are looked at whole
     }
+    set_bad_image(options, loader);
     return loader;
 }
 
@@ -95,7 +109,8 @@ nn::Tensor calibration_pictures(const Options& options, const TrainingData& data
     data::LoaderOptions loader_options = training_loader(options, data, image_size, 1);
     loader_options.batch_size = static_cast<int>(std::min(kCalibrationPictures, data.train->size()));
     loader_options.workers = 0;
-    data::Loader loader(*data.train, loader_options, data.labels ? &*data.labels : nullptr);
+    loader_options.augmentation = {};
+    data::Loader loader(*data.train, loader_options, data.labels.get());
     loader.start(0);
     data::Batch batch;
     VVTQ_CHECK(loader.next(batch), "no batch to calibrate on");

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 
 #include "apps/model_setup.h"
 #include "apps/options.h"
@@ -16,10 +15,9 @@ namespace vvtq::apps {
 struct TrainingData {
     std::unique_ptr<data::Dataset> train;  // null where a checkpoint is only measured
     std::unique_ptr<data::Dataset> evaluation;
-    std::optional<data::SoftLabels> labels;
+    std::unique_ptr<data::SoftLabels> labels;  // null without --softlabel_path
 
-    /// A number that changes with what the label file holds; 0 without one. Of a file above 64 MiB the size
-    /// and the first and last MiB count.
+    /// A number that changes with what the labels hold; 0 without any. Of a large set the ends count.
     uint64_t labels_fingerprint() const;
 };
 
@@ -32,6 +30,12 @@ TrainingData open_training_data(const Options& options);
 /// augmented. A batch holds --batch-size crops; its last picture may give fewer than `crops`.
 data::LoaderOptions training_loader(const Options& options, const TrainingData& data, int64_t image_size,
                                     int crops);
+
+/// Whether training batches carry class distributions: from labels, or from mixup and cutmix.
+bool has_soft_targets(const Options& options, const TrainingData& data);
+
+/// --on-bad-image.
+void set_bad_image(const Options& options, data::LoaderOptions& loader);
 
 /// The evaluation pictures, in order.
 data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size);

@@ -163,6 +163,9 @@ Quantized attention(const Quantized& x, const Projection& q, const Projection& k
                    projection.w.q.shape().str());
         steps.weight_alpha[t] = projection.w.alpha;
         steps.bias[t] = projection.bias.defined() ? projection.bias.value() : Tensor();
+        VVTQ_CHECK(!projection.w.alpha.defined() || projection.w.gradient_times_alpha ||
+                       !projection.w.q.requires_grad(),
+                   "the codes of a projection come from elsewhere than quantize_weights");
         if (projection.w.gradient_times_alpha) *projection.w.gradient_times_alpha = true;
     }
     const auto& kernel = kernels(value.device());

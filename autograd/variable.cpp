@@ -263,10 +263,11 @@ void Variable::backward(Tensor upstream) const {
     const Tensor& y = value();
     if (!upstream.defined()) {
         VVTQ_CHECK(y.numel() == 1, "backward from shape ", y.shape().str(), " needs an upstream gradient");
-        upstream = Tensor::full(y.shape(), 1.0, y.dtype(), y.device());
+        upstream = Tensor::full(y.shape(), 1.0, state_->gradient, y.device());
     }
-    VVTQ_CHECK(upstream.shape() == y.shape() && upstream.dtype() == y.dtype(), "upstream gradient of shape ",
-               upstream.shape().str(), " for a value of shape ", y.shape().str());
+    VVTQ_CHECK(upstream.shape() == y.shape() && upstream.dtype() == state_->gradient,
+               "upstream gradient of shape ", upstream.shape().str(), " for a value of shape ",
+               y.shape().str());
     const void* const given = upstream.raw();
     Walk walk;
     walk.send(Node::edge_to(*this), std::move(upstream));

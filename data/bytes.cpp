@@ -67,9 +67,9 @@ bool is_directory(const std::string& path) {
     return std::filesystem::is_directory(path, ignored);
 }
 
-Bytes read_file(const std::string& path, const std::string& remedy) {
+void read_file(const std::string& path, const std::string& remedy, Bytes& bytes) {
     const OpenFile file(path, remedy);
-    Bytes bytes(file.size());
+    bytes.resize(file.size());
     size_t done = 0;
     while (done < bytes.size()) {
         const ssize_t got = ::read(file.descriptor(), bytes.data() + done, bytes.size() - done);
@@ -81,6 +81,11 @@ Bytes read_file(const std::string& path, const std::string& remedy) {
         done += static_cast<size_t>(got);
     }
     bytes.resize(done);
+}
+
+Bytes read_file(const std::string& path, const std::string& remedy) {
+    Bytes bytes;
+    read_file(path, remedy, bytes);
     return bytes;
 }
 
@@ -146,12 +151,13 @@ void AtomicFile::write(const void* data, size_t size) {
     }
 }
 
-void AtomicFile::commit() {
+void AtomicFile::commit(bool durable) {
     VVTQ_CHECK(descriptor_ >= 0, "'", path_, "' is already committed");
-    if (::fsync(descriptor_) != 0) fail("flush");
+    if (durable && ::fsync(descriptor_) != 0) fail("flush");
     if (::close(std::exchange(descriptor_, -1)) != 0) fail("close");
     if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename");
     temporary_.clear();
+    if (!durable) return;
     // The rename itself lasts only once the directory is flushed; some file systems refuse this, harmlessly.
     const std::string directory = std::filesystem::path(path_).parent_path().string();
     const int descriptor = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_CLOEXEC);

@@ -23,6 +23,8 @@ bool is_directory(const std::string& path);
 
 /// A whole file in memory. Errors: input_error with the path, the system's reason and `remedy`.
 Bytes read_file(const std::string& path, const std::string& remedy);
+/// The same into memory that is used again.
+void read_file(const std::string& path, const std::string& remedy, Bytes& bytes);
 
 /// A file mapped read-only; the pages come in as they are touched. Move-only.
 class MappedFile {
@@ -52,7 +54,8 @@ class AtomicFile {
     ~AtomicFile();
 
     void write(const void* data, size_t size);
-    void commit();
+    /// Without `durable` the file is not flushed: for many small files that can be made again.
+    void commit(bool durable = true);
 
   private:
     [[noreturn]] void fail(const char* action) const;

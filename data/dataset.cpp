@@ -31,19 +31,10 @@ class MemoryDataset : public Dataset {
         return split_name_ + digits;
     }
 
-    Image picture(int64_t index) const override {
+    void open(int64_t index, PictureReader& reader) const override {
         VVTQ_CHECK(index >= 0 && index < size(), index);
         const uint8_t* from = pixels_.data() + picture_bytes() * static_cast<size_t>(index);
-        Image image{height_, width_, {}};
-        if (channels_ == 3) {
-            image.rgb.assign(from, from + picture_bytes());
-            return image;
-        }
-        image.rgb.resize(picture_bytes() * 3);
-        for (size_t i = 0; i < picture_bytes(); ++i) {
-            for (size_t c = 0; c < 3; ++c) image.rgb[3 * i + c] = from[i];
-        }
-        return image;
+        reader.show(height_, width_, channels_, from);
     }
 
     uint64_t fingerprint() const override {
@@ -79,6 +70,12 @@ std::string plain_or_gz(const std::string& path) {
 }
 
 }  // namespace
+
+Image Dataset::picture(int64_t index) const {
+    PictureReader reader;
+    open(index, reader);
+    return reader.whole();
+}
 
 Dataset::Dataset(std::string name, std::vector<std::string> class_names, std::vector<int> labels)
     : name_(std::move(name)), class_names_(std::move(class_names)), labels_(std::move(labels)) {
@@ -130,6 +127,10 @@ std::unique_ptr<Dataset> open_fashion_mnist(const std::string& dir, Split split)
 
 std::unique_ptr<Dataset> open_dataset(const std::string& kind, const std::string& dir, Split split) {
     if (kind == "fashion-mnist") return open_fashion_mnist(dir, split);
+    if (kind == "cifar10") {
+        const std::string binary = cifar10_binary_folder(dir);
+        if (!binary.empty()) return open_cifar10_binary(binary, split);
+    }
     if (kind == "folder" || kind == "cifar10") return open_folder(kind, dir, split);
     engine::input_error("--dataset ", printable(kind), ": unknown; use folder, fashion-mnist or cifar10");
 }

@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "data/idx.h"
-#include "data/image.h"
+#include "data/picture_reader.h"
 
 namespace vvtq::data {
 
 enum class Split { train, evaluation };
 
-/// A sequence of pictures with labels. picture() may be called from several threads.
+/// A sequence of pictures with labels. open() and picture() may be called from several threads.
 class Dataset {
   public:
     virtual ~Dataset() = default;
@@ -27,8 +27,10 @@ class Dataset {
 
     /// A name of the picture that does not change: "train/cat/0001.png", "train/00012".
     virtual std::string id(int64_t index) const = 0;
-    /// The picture in RGB. Errors: input_error naming the file where it cannot be decoded.
-    virtual Image picture(int64_t index) const = 0;
+    /// Opens the picture in `reader`. Errors: input_error naming the file where it cannot be decoded.
+    virtual void open(int64_t index, PictureReader& reader) const = 0;
+    /// The whole picture in RGB. Errors likewise.
+    Image picture(int64_t index) const;
     /// FNV-1a over kind, count, class names, ids, labels, and the pixels in memory or the sizes of the
     /// picture files: the same for the same data in any directory.
     virtual uint64_t fingerprint() const = 0;
@@ -45,9 +47,11 @@ class Dataset {
 /// Opens a data set.
 ///   kind            dir holds
 ///   "folder"        train/<class>/<picture>; val/ or test/ likewise for evaluation (val/ where both exist).
-///                   Pictures are .jpg, .jpeg, .png, .bmp in any case; links are followed; classes are sorted
-///                   by name
-///   "cifar10"       the same, with exactly ten classes
+///                   Found as by torchvision's ImageFolder: classes sorted by name, pictures at any depth
+///                   below, links followed, .jpg, .jpeg, .png, .bmp, .ppm and .pgm in any case. .tif and .webp,
+///                   which torchvision takes too, are an error here
+///   "cifar10"       the binary batches, there or in cifar-10-batches-bin/, else as "folder", with exactly ten
+///                   classes
 ///   "fashion-mnist" {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz; empty: where Debian's
 ///   package
 ///                   puts them
@@ -65,6 +69,9 @@ void require_same_classes(const Dataset& train, const Dataset& evaluation);
 
 /// The parts of open_dataset.
 std::unique_ptr<Dataset> open_folder(const std::string& kind, const std::string& dir, Split split);
+/// Where below `dir` the binary batches lie; empty where they do not.
+std::string cifar10_binary_folder(const std::string& dir);
+std::unique_ptr<Dataset> open_cifar10_binary(const std::string& dir, Split split);
 std::unique_ptr<Dataset> open_fashion_mnist(const std::string& dir, Split split);
 
 }  // namespace vvtq::data

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cctype>
 #include <filesystem>
+#include <initializer_list>
 
 #include "data/dataset.h"
 #include "engine/check.h"
@@ -14,10 +15,10 @@ namespace fs = std::filesystem;
 
 constexpr const char* kLayout = "folders hold train/<class>/<picture>, and val/ or test/ likewise";
 
-bool is_picture(const fs::path& path) {
-    std::string extension = path.extension().string();
-    for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    return extension == ".jpg" || extension == ".jpeg" || extension == ".png" || extension == ".bmp";
+bool ends_with_any(std::string name, std::initializer_list<const char*> endings) {
+    for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return std::any_of(endings.begin(), endings.end(),
+                       [&](const char* each) { return name.ends_with(each); });
 }
 
 struct Listing {
@@ -27,45 +28,73 @@ struct Listing {
     std::vector<uint64_t> sizes;  // of the files, in bytes
 };
 
-// Entries of a directory, sorted; `wanted` chooses.
-template <typename Wanted>
-std::vector<std::string> sorted_names(const fs::path& directory, Wanted wanted) {
-    std::vector<std::string> names;
-    std::error_code error;
+struct Names {
+    std::vector<std::string> directories, others;  // sorted
+};
+
+Names names_in(const fs::path& directory) {
+    Names names;
+    std::error_code error, ignored;
     fs::directory_iterator entries(directory, error);
     for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
-        const std::string name = entries->path().filename().string();
-        if (name[0] != '.' && wanted(*entries)) names.push_back(name);
+        auto& list = entries->is_directory(ignored) ? names.directories : names.others;
+        list.push_back(entries->path().filename().string());
     }
     if (error) {
         engine::input_error("cannot list '", printable(directory.string()), "' (", error.message(),
                             "): check the path and its permissions");
     }
-    std::sort(names.begin(), names.end());
+    std::sort(names.directories.begin(), names.directories.end());
+    std::sort(names.others.begin(), names.others.end());
     return names;
 }
 
+// Adds "<parent>/<name>" for the directories below, to any depth.
+void add_directories(const fs::path& root, const std::string& parent, int depth,
+                     std::vector<std::string>& out) {
+    constexpr int kDeepest = 40;
+    if (depth > kDeepest) {
+        engine::input_error("'", printable((root / parent).string()), "' lies ", kDeepest,
+                            " folders deep: remove the link that leads in a circle");
+    }
+    out.push_back(parent);
+    for (const std::string& name : names_in(root / parent).directories) {
+        add_directories(root, parent + "/" + name, depth + 1, out);
+    }
+}
+
+// As torchvision's ImageFolder: every directory is a class, its pictures are found at any depth and through
+// links, directories and then names sorted by their bytes, and told by the end of the name alone.
 Listing list_pictures(const fs::path& root) {
-    std::error_code ignored;
     Listing listing;
-    listing.classes = sorted_names(root, [&](const auto& entry) { return entry.is_directory(ignored); });
+    listing.classes = names_in(root).directories;
     if (listing.classes.empty()) {
         engine::input_error("no class folders in '", printable(root.string()), "': ", kLayout);
     }
     for (size_t c = 0; c < listing.classes.size(); ++c) {
-        const fs::path directory = root / listing.classes[c];
-        const auto names = sorted_names(directory, [&](const auto& entry) {
-            return is_picture(entry.path()) && entry.is_regular_file(ignored);
-        });
-        if (names.empty()) {
-            engine::input_error("no pictures in '", printable(directory.string()),
-                                "': fill the folder with .jpg, .jpeg, .png or .bmp files, or remove it");
+        const size_t before = listing.files.size();
+        std::vector<std::string> directories;
+        add_directories(root, listing.classes[c], 0, directories);
+        std::sort(directories.begin(), directories.end());
+        for (const std::string& directory : directories) {
+            for (const std::string& name : names_in(root / directory).others) {
+                const std::string file = directory + "/" + name;
+                if (ends_with_any(name, {".tif", ".tiff", ".webp"})) {
+                    engine::input_error(
+                        "'", printable((root / file).string()),
+                        "' is of a type that is not read here: convert it to PNG, or remove it");
+                }
+                if (!ends_with_any(name, {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm"})) continue;
+                listing.files.push_back(file);
+                listing.labels.push_back(static_cast<int>(c));
+                std::error_code unreadable;  // a picture that cannot be read is reported when it is used
+                listing.sizes.push_back(fs::file_size(root / file, unreadable));
+            }
         }
-        for (const std::string& name : names) {
-            listing.files.push_back(listing.classes[c] + "/" + name);
-            listing.labels.push_back(static_cast<int>(c));
-            std::error_code unreadable;  // a picture that cannot be read is reported when it is used
-            listing.sizes.push_back(fs::file_size(directory / name, unreadable));
+        if (listing.files.size() == before) {
+            engine::input_error(
+                "no pictures in '", printable((root / listing.classes[c]).string()),
+                "': fill the folder with .jpg, .jpeg, .png, .bmp, .ppm or .pgm files, or remove it");
         }
     }
     return listing;
@@ -90,14 +119,14 @@ class FolderDataset : public Dataset {
         return split_name_ + "/" + files_.at(static_cast<size_t>(index));
     }
 
-    Image picture(int64_t index) const override {
+    void open(int64_t index, PictureReader& reader) const override {
         auto& slot = decoded_.at(static_cast<size_t>(index));
-        if (const Image* kept = slot.load(std::memory_order_acquire)) return *kept;
-        const std::string path = root_ + "/" + files_[static_cast<size_t>(index)];
-        const Bytes bytes = read_file(path, "restore the picture, or remove it from its folder");
-        Image image = decode_image(bytes, path);
-        keep(slot, image);
-        return image;
+        const Image* kept = slot.load(std::memory_order_acquire);
+        if (kept == nullptr) {
+            reader.open_file(root_ + "/" + files_[static_cast<size_t>(index)]);
+            kept = keep(slot, reader);
+        }
+        if (kept != nullptr) reader.show(*kept);
     }
 
     uint64_t fingerprint() const override {
@@ -114,16 +143,18 @@ class FolderDataset : public Dataset {
     }
 
   private:
-    // Small pictures stay in memory after their first use, up to a budget.
-    void keep(std::atomic<const Image*>& slot, const Image& image) const {
+    // Small pictures stay in memory after their first use, up to a budget. Null where this one does not.
+    const Image* keep(std::atomic<const Image*>& slot, PictureReader& reader) const {
         constexpr int kLongestSide = 64;
         constexpr int64_t kBudget = int64_t{1} << 30;
-        if (image.height > kLongestSide || image.width > kLongestSide) return;
-        const auto bytes = static_cast<int64_t>(image.rgb.size() + sizeof(Image));
-        if (kept_bytes_.fetch_add(bytes, std::memory_order_relaxed) + bytes > kBudget) return;
-        auto copy = std::make_unique<const Image>(image);
+        if (reader.height() > kLongestSide || reader.width() > kLongestSide) return nullptr;
+        const auto bytes =
+            static_cast<int64_t>(sizeof(Image)) + int64_t{3} * reader.height() * reader.width();
+        if (kept_bytes_.fetch_add(bytes, std::memory_order_relaxed) + bytes > kBudget) return nullptr;
+        auto image = std::make_unique<const Image>(reader.whole());
         const Image* expected = nullptr;
-        if (slot.compare_exchange_strong(expected, copy.get(), std::memory_order_acq_rel)) copy.release();
+        const bool first = slot.compare_exchange_strong(expected, image.get(), std::memory_order_acq_rel);
+        return first ? image.release() : expected;
     }
 
     std::string root_;

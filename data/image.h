@@ -16,6 +16,15 @@ struct Image {
     Bytes rgb;
 };
 
+/// A rectangle in whole pixels.
+struct Box {
+    int top = 0;
+    int left = 0;
+    int height = 0;
+    int width = 0;
+    bool operator==(const Box&) const = default;
+};
+
 /// Largest picture that is decoded, in pixels; larger ones are refused before memory is taken.
 constexpr int64_t kLargestPicture = int64_t{1} << 27;
 
@@ -23,20 +32,24 @@ constexpr int64_t kLargestPicture = int64_t{1} << 27;
 /// absurdly large for a file of `file_bytes` bytes.
 void check_picture_size(int64_t height, int64_t width, size_t file_bytes, const std::string& name);
 
-/// Decodes JPEG, PNG or BMP, told apart by their first bytes. `name` appears in messages.
+bool is_jpeg(std::span<const uint8_t> bytes);
+
+/// Decodes JPEG, PNG, BMP or binary PPM and PGM, told apart by their first bytes. `name` appears in messages.
 /// Errors: input_error where the bytes are truncated, damaged or of another type.
 Image decode_image(std::span<const uint8_t> bytes, const std::string& name);
 
-/// JPEG by libjpeg with Pillow's settings (accurate integer DCT, smooth chroma upsampling), converted to RGB
-/// as Pillow's convert("RGB") does: gray is repeated, CMYK and YCCK are taken as Adobe's inverted form.
-/// Orientation tags are not applied. A file that ends too early is an error, not a half-gray picture.
+/// The whole of a JPEG, as data/jpeg.h decodes it.
 Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& name);
 
 /// PNG by stb_image, after every chunk's length and checksum and the size of its inflated data were verified.
-/// Alpha is dropped, 16 bits are cut to 8.
+/// Alpha is dropped. As by Pillow's convert("RGB"), 16 bits of a color are cut to the upper 8, while 16-bit
+/// gray without alpha is clipped: 255 for 256 and above.
 Image decode_png(std::span<const uint8_t> bytes, const std::string& name);
 
 /// Uncompressed BMP by stb_image.
 Image decode_bmp(std::span<const uint8_t> bytes, const std::string& name);
+
+/// Binary PPM (P6) and PGM (P5) of 8 bits.
+Image decode_ppm(std::span<const uint8_t> bytes, const std::string& name);
 
 }  // namespace vvtq::data

@@ -1,15 +1,17 @@
-// libjpeg reports errors through longjmp: no function below that calls into it holds a C++ object of its own.
+// libjpeg reports errors through longjmp: no function of JpegDecoder that calls into it holds a C++ object of
+// its own.
+#include "data/jpeg.h"
+
+#include <algorithm>
 #include <csetjmp>
 #include <cstdio>
 // jpeglib.h needs <cstdio> before it.
 #include <jerror.h>
 #include <jpeglib.h>
 
-#include "data/image.h"
 #include "engine/check.h"
 
 namespace vvtq::data {
-namespace {
 
 class JpegDecoder {
   public:
@@ -33,7 +35,7 @@ class JpegDecoder {
     JpegDecoder& operator=(const JpegDecoder&) = delete;
     ~JpegDecoder() { jpeg_destroy_decompress(&info_); }
 
-    // The three steps return false on an error; message() then says which.
+    // These return false on an error; message() then says which.
     bool read_header() {
         if (setjmp(jump_) != 0) return false;
         jpeg_create_decompress(&info_);
@@ -49,14 +51,29 @@ class JpegDecoder {
         jpeg_start_decompress(&info_);
         return true;
     }
-    // rows: (height, width, output components)
-    bool read_rows(uint8_t* rows) {
+    // Decodes columns [left, left + width) only; both become multiples of what the format holds together.
+    bool narrow(unsigned& left, unsigned& width) {
         if (setjmp(jump_) != 0) return false;
-        while (info_.output_scanline < info_.output_height) {
-            JSAMPROW row =
-                rows + size_t{info_.output_scanline} * info_.output_width * info_.output_components;
-            jpeg_read_scanlines(&info_, &row, 1);
+        jpeg_crop_scanline(&info_, &left, &width);
+        return true;
+    }
+    bool skip(unsigned rows) {
+        if (setjmp(jump_) != 0) return false;
+        return rows == 0 || jpeg_skip_scanlines(&info_, rows) == rows;
+    }
+    // rows: (count, output width, output components)
+    bool read(uint8_t* rows, unsigned count) {
+        if (setjmp(jump_) != 0) return false;
+        const size_t stride = size_t{info_.output_width} * static_cast<size_t>(info_.output_components);
+        for (unsigned done = 0; done < count;) {
+            JSAMPROW pointers[4];
+            for (size_t i = 0; i < 4; ++i) pointers[i] = rows + (done + i) * stride;
+            done += jpeg_read_scanlines(&info_, pointers, std::min(4U, count - done));
         }
+        return true;
+    }
+    bool finish() {
+        if (setjmp(jump_) != 0) return false;
         jpeg_finish_decompress(&info_);
         return true;
     }
@@ -64,6 +81,20 @@ class JpegDecoder {
     int height() const { return static_cast<int>(info_.image_height); }
     int width() const { return static_cast<int>(info_.image_width); }
     int components() const { return info_.num_components; }
+    bool several_scans() const { return jpeg_has_multiple_scans(const_cast<j_decompress_ptr>(&info_)) != 0; }
+    // One component, or color at full, half or quarter resolution of the brightness: what cameras and
+    // encoders write, and what decoding in parts was tested on.
+    bool usual_sampling() const {
+        const auto factors = [&](int c, int h, int v) {
+            return info_.comp_info[c].h_samp_factor == h && info_.comp_info[c].v_samp_factor == v;
+        };
+        if (info_.num_components == 1) return true;
+        const bool colors = info_.num_components == 3 && factors(1, 1, 1) && factors(2, 1, 1);
+        return colors && (factors(0, 1, 1) || factors(0, 2, 1) || factors(0, 2, 2));
+    }
+    // Pixels that the format holds together, across.
+    int unit_width() const { return info_.max_h_samp_factor * DCTSIZE; }
+    size_t unread() const { return info_.src->bytes_in_buffer; }
     const char* message() const { return message_; }
 
   private:
@@ -81,6 +112,8 @@ class JpegDecoder {
     char message_[JMSG_LENGTH_MAX] = {};
 };
 
+namespace {
+
 // a * b / 255, rounded, as Pillow computes it
 inline int scaled(int a, int b) {
     const int product = a * b + 128;
@@ -88,43 +121,98 @@ inline int scaled(int a, int b) {
 }
 
 // Adobe writes CMYK inverted: c, m, y, k below are what is left of the light.
-void rgb_from_inverted_cmyk(const Bytes& cmyk, Bytes& rgb) {
-    for (size_t pixel = 0; pixel < rgb.size() / 3; ++pixel) {
-        const int light = cmyk[4 * pixel + 3];
+void rgb_from_inverted_cmyk(uint8_t* pixels, size_t count) {
+    for (uint8_t* pixel = pixels; pixel < pixels + 4 * count; pixel += 4) {
+        const int light = pixel[3];
         for (size_t c = 0; c < 3; ++c) {
-            rgb[3 * pixel + c] = static_cast<uint8_t>(light - scaled(255 - cmyk[4 * pixel + c], light));
+            pixel[c] = static_cast<uint8_t>(light - scaled(255 - pixel[c], light));
         }
     }
 }
 
 }  // namespace
 
-Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& name) {
-    JpegDecoder decoder(bytes);
-    const auto require = [&](bool good) {
-        if (!good) {
-            engine::input_error("picture '", printable(name), "' is a truncated or damaged JPEG (",
-                                printable(decoder.message()), "): replace or remove the file");
-        }
-    };
-    require(decoder.read_header());
-    check_picture_size(decoder.height(), decoder.width(), bytes.size(), name);
-    const bool four = decoder.components() == 4;
-    if (!four && decoder.components() != 1 && decoder.components() != 3) {
-        engine::input_error("picture '", printable(name), "' is a JPEG of ", decoder.components(),
+JpegReader::JpegReader() = default;
+JpegReader::~JpegReader() = default;
+
+void JpegReader::require(bool good) const {
+    if (!good) {
+        engine::input_error("picture '", printable(name_), "' is a truncated or damaged JPEG (",
+                            printable(decoder_->message()), "): replace or remove the file");
+    }
+}
+
+void JpegReader::open(std::span<const uint8_t> bytes, const std::string& name) {
+    bytes_ = bytes;
+    name_ = name;
+    decoder_ = std::make_unique<JpegDecoder>(bytes);  // anew: a file must not use another's tables
+    require(decoder_->read_header());
+    check_picture_size(decoder_->height(), decoder_->width(), bytes.size(), name);
+    const int components = decoder_->components();
+    if (components != 4 && components != 1 && components != 3) {
+        engine::input_error("picture '", printable(name), "' is a JPEG of ", components,
                             " components: convert it to RGB");
     }
-    require(decoder.start(four ? JCS_CMYK : JCS_RGB));
-    Image image{decoder.height(), decoder.width(), {}};
-    const size_t pixels = static_cast<size_t>(image.height) * static_cast<size_t>(image.width);
-    image.rgb.resize(pixels * 3);
-    if (four) {
-        Bytes cmyk(pixels * 4);
-        require(decoder.read_rows(cmyk.data()));
-        rgb_from_inverted_cmyk(cmyk, image.rgb);
-    } else {
-        require(decoder.read_rows(image.rgb.data()));
+    height_ = decoder_->height();
+    width_ = decoder_->width();
+}
+
+// A file that is cut off has no end marker after its first scan's header.
+bool JpegReader::has_end() const {
+    const auto scan = bytes_.last(decoder_->unread());
+    for (size_t at = scan.size(); at >= 2; --at) {
+        if (scan[at - 2] == 0xFF && scan[at - 1] == 0xD9) return true;
     }
+    return false;
+}
+
+void JpegReader::decode(const Box& needed, Canvas& canvas) {
+    VVTQ_CHECK(decoder_ != nullptr && needed.top >= 0 && needed.left >= 0 &&
+                   needed.height <= height_ - needed.top && needed.width <= width_ - needed.left,
+               needed.height, " x ", needed.width, " at ", needed.top, ", ", needed.left, " of ", height_,
+               " x ", width_);
+    JpegDecoder& decoder = *decoder_;
+    const bool cmyk = decoder.components() == 4;
+    const bool in_part = !cmyk && !decoder.several_scans() && decoder.usual_sampling() && has_end();
+    require(decoder.start(cmyk ? JCS_CMYK : JCS_EXT_RGBX));
+    Box box{0, 0, height_, width_};
+    // Smooth upsampling looks at the neighbours, so a unit more is decoded on either side.
+    const int unit = decoder.unit_width();
+    const int left = std::max(0, (needed.left / unit - 1) * unit);
+    const int right = std::min(width_, (needed.left + needed.width + 2 * unit - 1) / unit * unit);
+    int shift = 0;  // from the first decoded column to the first kept one
+    if (in_part && right - left < width_) {
+        auto first = static_cast<unsigned>(left);
+        auto columns = static_cast<unsigned>(right - left);
+        require(decoder.narrow(first, columns));
+        box.left = static_cast<int>(first);
+        box.width = static_cast<int>(columns);
+    }
+    const size_t stride = static_cast<size_t>(box.width) * 4;
+    if (in_part) {
+        shift = needed.left - box.left;
+        box = needed;
+        require(decoder.skip(static_cast<unsigned>(box.top)));
+    }
+    canvas.reset(box);
+    rows_.resize(stride * 4);
+    for (int y = 0; y < box.height; y += 4) {
+        const int count = std::min(4, box.height - y);
+        require(decoder.read(rows_.data(), static_cast<unsigned>(count)));
+        if (cmyk) rgb_from_inverted_cmyk(rows_.data(), stride / 4 * static_cast<size_t>(count));
+        canvas.write_quad(y / 4, rows_.data() + 4 * shift, stride);
+    }
+    if (!in_part) require(decoder.finish());
+    decoder_.reset();
+}
+
+Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& name) {
+    JpegReader reader;
+    Canvas canvas;
+    reader.open(bytes, name);
+    reader.decode({0, 0, reader.height(), reader.width()}, canvas);
+    Image image{reader.height(), reader.width(), {}};
+    copy_out(canvas, {0, 0, image.height, image.width}, image.rgb);
     return image;
 }
 

@@ -1,7 +1,6 @@
 #include "data/loader.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -12,7 +11,8 @@ namespace vvtq::data {
 namespace {
 
 // Streams of random numbers, apart from one another.
-enum Purpose : uint64_t { kShuffle = 1, kTrainingCrop, kLabelDraw, kLabellingCrop };
+// (loader_crops.cpp has its own.)
+constexpr uint64_t kShuffle = 1, kMix = 20;
 
 }  // namespace
 
@@ -35,38 +35,48 @@ template void normalize(const Batch&, const Normalization&, double*);
 
 Loader::Loader(const Dataset& dataset, const LoaderOptions& options, const SoftLabels* labels)
     : dataset_(dataset), options_(options), labels_(labels) {
-    const int64_t pictures = dataset.size();
     const int64_t size = options.batch_size;
-    VVTQ_CHECK(pictures > 0, "data set '", dataset.name(), "' is empty");
-    VVTQ_CHECK((labels != nullptr) == (options.mode == LoaderMode::labelled),
+    VVTQ_CHECK(dataset.size() > 0, "data set '", dataset.name(), "' is empty");
+    VVTQ_CHECK(options.mode == LoaderMode::labelling ||
+                   (labels != nullptr) == (options.mode == LoaderMode::labelled),
                "labels go with labelled crops");
     VVTQ_CHECK(options.workers >= 0 && options.image_size > 0, options.workers, " workers, size ",
                options.image_size);
+    VVTQ_CHECK(options.process >= 0 && options.process < options.processes, "process ", options.process,
+               " of ", options.processes);
     if (size < 1) engine::input_error("--batch-size ", size, ": use 1 or more");
     if (options.num_crops < 1) engine::input_error("--num_crops ", options.num_crops, ": use 1 or more");
-    const int64_t crops = options.num_crops;
-    switch (options.mode) {
+    if (labels != nullptr && options.num_crops > labels->header().crops) {
+        engine::input_error("--num_crops ", options.num_crops, ": label file '", printable(labels->path()),
+                            "' has ", labels->header().crops, " crops per picture; use at most that many");
+    }
+    count_batches();
+}
+
+void Loader::count_batches() {
+    const int64_t pictures = dataset_.size();
+    const int64_t size = options_.batch_size;
+    const int64_t crops = options_.num_crops;
+    const int64_t processes = options_.processes;
+    int64_t all = 0;  // batches of all processes
+    switch (options_.mode) {
         case LoaderMode::evaluation:
-            batches_ = (pictures + size - 1) / size;
+            all = (pictures + size - 1) / size;
+            batches_ = (all - options_.process + processes - 1) / processes;
             return;
         case LoaderMode::labelling:
-            batches_ = (pictures * crops + size - 1) / size;
+            all = (pictures * crops + size - 1) / size;
+            batches_ = (all - options_.process + processes - 1) / processes;
             return;
         case LoaderMode::training:
-            batches_ = pictures / size;
+            batches_ = pictures / size / processes;
             break;
         case LoaderMode::labelled:
-            labels->require_matches(dataset.fingerprint(), pictures, dataset.classes(), dataset.name());
-            if (crops > labels->header().crops) {
-                engine::input_error("--num_crops ", crops, ": label file '", printable(labels->path()),
-                                    "' has ", labels->header().crops,
-                                    " crops per picture; use at most that many");
-            }
-            batches_ = pictures / ((size + crops - 1) / crops);
+            batches_ = pictures / ((size + crops - 1) / crops) / processes;
     }
     if (batches_ == 0) {
         engine::input_error("--batch-size ", size, " needs more pictures than the ", pictures, " of '",
-                            printable(dataset.name()), "': use a smaller --batch-size");
+                            printable(dataset_.name()), "': use a smaller --batch-size");
     }
 }
 
@@ -89,6 +99,7 @@ void Loader::start(uint64_t epoch, int64_t first) {
     started_ = true;
     epoch_ = epoch;
     consumed_ = claimed_ = first;
+    skipped_ = 0;
     const bool shuffled = options_.mode == LoaderMode::training || options_.mode == LoaderMode::labelled;
     if (shuffled) {
         order_.resize(static_cast<size_t>(dataset_.size()));
@@ -127,13 +138,11 @@ void Loader::work() {
     }
 }
 
-bool Loader::next(Batch& batch) {
-    VVTQ_CHECK(started_, "call start() first");
-    if (consumed_ == batches_) return false;
+void Loader::take(Batch& batch) {
     if (options_.workers == 0) {
         make(consumed_, batch, own_);
         ++consumed_;
-        return true;
+        return;
     }
     std::exception_ptr error;
     {
@@ -150,142 +159,102 @@ bool Loader::next(Batch& batch) {
         std::rethrow_exception(error);
     }
     room_.notify_all();
-    return true;
 }
 
-void Loader::make(int64_t index, Batch& batch, Worker& worker) const {
-    const int64_t pictures = dataset_.size();
+bool Loader::next(Batch& batch) {
+    VVTQ_CHECK(started_, "call start() first");
+    while (consumed_ < batches_) {
+        take(batch);
+        if (skipped_ == 0 && !batch.skipped.empty()) first_skipped_ = batch.skipped.front();
+        skipped_ += static_cast<int64_t>(batch.skipped.size());
+        if (batch.size > 0) return true;  // else all of its pictures were left out
+    }
+    if (skipped_ > 0 && options_.on_skipped) {
+        options_.on_skipped(engine::concat("left out ", skipped_, skipped_ == 1 ? " picture" : " pictures",
+                                           " of '", printable(dataset_.name()),
+                                           "', the first: ", first_skipped_));
+    }
+    skipped_ = 0;
+    return false;
+}
+
+// The crops of a batch; those of a picture are neighbours.
+void Loader::list_items(int64_t batch, std::vector<Item>& items) const {
+    const int64_t size = options_.batch_size;
     const int64_t crops = options_.num_crops;
-    int64_t begin = index * options_.batch_size;
-    int64_t end = begin + options_.batch_size;
-    if (options_.mode == LoaderMode::evaluation) end = std::min(end, pictures);
-    if (options_.mode == LoaderMode::labelling) end = std::min(end, pictures * crops);
-    const auto size = static_cast<size_t>(end - begin);
+    const int64_t pictures = dataset_.size();
+    items.clear();
+    switch (options_.mode) {
+        case LoaderMode::evaluation:
+            for (int64_t i = batch * size; i < std::min((batch + 1) * size, pictures); ++i)
+                items.push_back({i, 0});
+            return;
+        case LoaderMode::labelling:
+            for (int64_t i = batch * size; i < std::min((batch + 1) * size, pictures * crops); ++i) {
+                items.push_back({i / crops, static_cast<int>(i % crops)});
+            }
+            return;
+        case LoaderMode::training: {
+            const int64_t repeats = options_.augmentation.repeats;
+            for (int64_t i = batch * size; i < (batch + 1) * size; ++i) {
+                items.push_back({order_[static_cast<size_t>(i / repeats)], static_cast<int>(i % repeats)});
+            }
+            return;
+        }
+        case LoaderMode::labelled: {
+            const int64_t per_batch = (size + crops - 1) / crops;
+            for (int64_t i = 0; i < size; ++i) {
+                items.push_back({order_[static_cast<size_t>(batch * per_batch + i / crops)],
+                                 static_cast<int>(i % crops)});
+            }
+        }
+    }
+}
+
+void Loader::make(int64_t index, Batch& batch, Worker& worker) {
+    using Clock = std::chrono::steady_clock;
+    const auto began = Clock::now();
+    const auto jpeg_before = worker.reader.jpeg_time();
+    const int64_t number = index * options_.processes + options_.process;
+    list_items(number, worker.items);
+    const size_t size = worker.items.size();
     const auto side = static_cast<size_t>(options_.image_size);
     const bool labelled = options_.mode == LoaderMode::labelled;
     const bool labelling = options_.mode == LoaderMode::labelling;
+    const bool mixed = options_.mode == LoaderMode::training && options_.augmentation.mixing.active();
     batch.size = 0;
     batch.image_size = options_.image_size;
     batch.classes = dataset_.classes();
     batch.pixels.resize(size * 3 * side * side);
     batch.pictures.resize(size);
     batch.targets.resize(size);
-    batch.soft.resize(labelled ? size * static_cast<size_t>(batch.classes) : 0);
+    batch.soft.resize(labelled || mixed ? size * static_cast<size_t>(batch.classes) : 0);
     batch.coords.resize(labelled || labelling ? size : 0);
     batch.flips.resize(labelled || labelling ? size : 0);
-    if (labelled) {
-        const int64_t per_batch = (options_.batch_size + crops - 1) / crops;
-        for (int64_t i = index * per_batch; i < (index + 1) * per_batch; ++i) {
-            const int64_t left = options_.batch_size - batch.size;
-            add_crops(order_[static_cast<size_t>(i)], 0, static_cast<int>(std::min(crops, left)), batch,
-                      worker);
-        }
-    } else if (labelling) {
-        while (begin < end) {
-            const int64_t first = begin % crops;
-            const int64_t count = std::min(crops - first, end - begin);
-            add_crops(begin / crops, static_cast<int>(first), static_cast<int>(count), batch, worker);
-            begin += count;
-        }
-    } else {
-        const bool shuffled = options_.mode == LoaderMode::training;
-        for (; begin < end; ++begin)
-            add_crops(shuffled ? order_[static_cast<size_t>(begin)] : begin, 0, 1, batch, worker);
+    batch.skipped.clear();
+    for (size_t i = 0; i < size && !stopping_;) {  // nobody looks at a batch once stopping
+        size_t end = i + 1;
+        while (end < size && worker.items[end].picture == worker.items[i].picture) ++end;
+        add_crops(std::span(worker.items).subspan(i, end - i), batch, worker);
+        i = end;
     }
-    VVTQ_CHECK(stopping_ || batch.size == static_cast<int64_t>(size), batch.size, " of ", size, " crops");
-}
-
-void Loader::add_crops(int64_t picture, int first, int count, Batch& batch, Worker& worker) const {
-    if (stopping_) return;  // nobody will look at this batch
-    const Image image = dataset_.picture(picture);
-    switch (options_.mode) {
-        case LoaderMode::evaluation:
-            evaluation_crop(picture, image, batch, worker);
-            break;
-        case LoaderMode::training:
-        case LoaderMode::labelling:
-            random_crops(picture, image, first, count, batch, worker);
-            break;
-        case LoaderMode::labelled:
-            labelled_crops(picture, image, count, batch, worker);
-            break;
+    if (stopping_) return;
+    const auto made = static_cast<size_t>(batch.size);
+    VVTQ_CHECK(made == size || !batch.skipped.empty(), made, " of ", size, " crops");
+    if (made < size) {  // pictures were left out
+        batch.pixels.resize(made * 3 * side * side);
+        batch.pictures.resize(made);
+        batch.targets.resize(made);
+        batch.coords.resize(labelling ? made : 0);
+        batch.flips.resize(labelling ? made : 0);
     }
-}
-
-void Loader::evaluation_crop(int64_t picture, const Image& image, Batch& batch, Worker& worker) const {
-    const int size = options_.image_size;
-    constexpr int64_t kLongest = 1000;  // times the shorter side
-    if (std::max(image.height, image.width) > kLongest * std::min(image.height, image.width)) {
-        engine::input_error("picture '", printable(dataset_.id(picture)), "' of '",
-                            printable(dataset_.name()), "' has ", image.height, " x ", image.width,
-                            " pixels, too thin to evaluate: remove it");
+    if (mixed) {
+        engine::Random random(engine::mix_key({options_.seed, epoch_, static_cast<uint64_t>(number), kMix}));
+        mix_batch(options_.augmentation.mixing, random, options_.image_size, options_.augmentation.smoothing,
+                  batch.classes, batch.targets, batch.pixels, batch.soft);
     }
-    const int shorter = options_.shorter_side < 0 ? evaluation_side(size) : options_.shorter_side;
-    const EvaluationCrop crop =
-        shorter == 0 ? whole_picture(size) : central_crop(image.height, image.width, size, shorter);
-    const Box all{0, 0, image.height, image.width};
-    worker.resampler.resize(image, all, crop.height, crop.width, crop.window, options_.filter, worker.rgb);
-    const auto at = static_cast<size_t>(batch.size++);
-    batch.pictures[at] = picture;
-    batch.targets[at] = dataset_.label(picture);
-    to_planes(worker.rgb, size, false, batch.pixels.data() + at * worker.rgb.size());
-}
-
-void Loader::cut(const Image& image, const Box& box, bool flip, Batch& batch, Worker& worker) const {
-    const int size = options_.image_size;
-    worker.resampler.resize(image, box, size, size, options_.filter, worker.rgb);
-    to_planes(worker.rgb, size, flip,
-              batch.pixels.data() + static_cast<size_t>(batch.size) * worker.rgb.size());
-}
-
-void Loader::random_crops(int64_t picture, const Image& image, int first, int count, Batch& batch,
-                          Worker& worker) const {
-    const bool training = options_.mode == LoaderMode::training;
-    for (int m = first; m < first + count; ++m) {
-        const auto item = static_cast<uint64_t>(picture);
-        const auto number = static_cast<uint64_t>(m);
-        engine::Random random(training ? engine::mix_key({options_.seed, epoch_, item, kTrainingCrop})
-                                       : engine::mix_key({options_.seed, item, number, kLabellingCrop}));
-        const bool whole = training && !options_.augment;
-        const Box box = whole ? Box{0, 0, image.height, image.width}
-                              : random_crop(random, image.height, image.width, options_.rule);
-        const bool flip = random.uniform() < options_.flip_probability;
-        cut(image, box, flip, batch, worker);
-        const auto at = static_cast<size_t>(batch.size++);
-        batch.pictures[at] = picture;
-        batch.targets[at] = dataset_.label(picture);
-        if (training) continue;
-        batch.coords[at] = label_coords(box, image.height, image.width);
-        batch.flips[at] = flip ? 1 : 0;
-    }
-}
-
-void Loader::labelled_crops(int64_t picture, const Image& image, int count, Batch& batch,
-                            Worker& worker) const {
-    const SoftLabelHeader& header = labels_->header();
-    const auto classes = static_cast<size_t>(header.classes);
-    worker.draw.resize(static_cast<size_t>(header.crops));
-    std::iota(worker.draw.begin(), worker.draw.end(), 0);
-    engine::Random random(
-        engine::mix_key({options_.seed, epoch_, static_cast<uint64_t>(picture), kLabelDraw}));
-    for (size_t m = 0; m < static_cast<size_t>(count); ++m) {
-        std::swap(worker.draw[m], worker.draw[m + random.below(worker.draw.size() - m)]);
-        const LabelledCrop crop = labels_->crop(picture, worker.draw[m]);
-        const Box box = label_crop(crop.coords, image.height, image.width);
-        if (box.height < 1 || box.width < 1) {
-            engine::input_error("label file '", printable(labels_->path()), "': crop ", worker.draw[m],
-                                " of '", printable(dataset_.id(picture)),
-                                "' holds no pixel: make the labels again");
-        }
-        cut(image, box, crop.flip, batch, worker);
-        const auto at = static_cast<size_t>(batch.size++);
-        const std::span<float> p(batch.soft.data() + at * classes, classes);
-        recover_label<float>(header.type, crop.index, crop.value, p);
-        batch.pictures[at] = picture;
-        batch.targets[at] = static_cast<int>(std::max_element(p.begin(), p.end()) - p.begin());
-        batch.coords[at] = crop.coords;
-        batch.flips[at] = crop.flip ? 1 : 0;
-    }
+    busy_time_ += std::chrono::nanoseconds(Clock::now() - began).count();
+    jpeg_time_ += std::chrono::nanoseconds(worker.reader.jpeg_time() - jpeg_before).count();
 }
 
 }  // namespace vvtq::data

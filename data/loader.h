@@ -1,16 +1,25 @@
-// loader: batches of crops, prepared by worker threads, in an order that (seed, epoch) fixes.
+// loader: batches of crops, prepared by worker threads, in an order that (seed, epoch) fixes. A picture is
+// decoded once for all its crops in a batch, and only as far as they reach. Workers share nothing while they
+// make a batch; memory is that of one batch more than there are workers.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "data/augment.h"
 #include "data/crops.h"
 #include "data/dataset.h"
+#include "data/mixing.h"
+#include "data/normalization.h"
+#include "data/resample.h"
 #include "data/soft_labels.h"
 
 namespace vvtq::data {
@@ -21,7 +30,20 @@ enum class LoaderMode {
     training,    ///< pictures shuffled, one augmented crop each; a last smaller batch is dropped
     labelled,    ///< pictures shuffled, num_crops crops each out of a label file; a last smaller batch is
                  ///< dropped
-    labelling,  ///< num_crops random crops of every picture, in order, for a teacher; the last may be smaller
+    labelling,   ///< num_crops random crops of every picture, in order, for a teacher, or those of another
+                 ///< label set; the last batch may be smaller
+};
+
+/// What training does to a crop and a batch beside cutting and mirroring.
+struct Augmentation {
+    RandAugment rand_augment;
+    double color_jitter = 0.0;  ///< strength; without rand_augment only, as in timm
+    Erasing erasing;
+    Mixing mixing;
+    double smoothing = 0.0;  ///< of the soft targets that mixing makes
+    /// Each picture comes this many times in a row, and an epoch sees one of as many pictures.
+    int repeats = 1;
+    bool random_filter = false;  ///< bilinear or bicubic, drawn for every crop
 };
 
 struct LoaderOptions {
@@ -34,6 +56,16 @@ struct LoaderOptions {
     /// evaluation: the shorter side before the central crop; 0 squeezes the whole picture to image_size,
     /// negative means evaluation_side(image_size).
     int shorter_side = -1;
+    /// This process makes every processes-th batch, from batch `process` on. Together the batches of all are
+    /// those of one process.
+    int process = 0;
+    int processes = 1;
+    /// A picture that cannot be decoded is left out (evaluation, labelling) or gives its place to the next
+    /// one (training, labelled), and is told of at the end of the epoch; else it is an error.
+    bool skip_bad = false;
+    /// Called by next() with one line at the end of an epoch that left out pictures.
+    std::function<void(const std::string&)> on_skipped;
+    Augmentation augmentation;  ///< training
     /// training, labelling: crops by `rule` (training: only where `augment`, else the whole picture),
     /// mirrored with flip_probability.
     bool augment = true;
@@ -53,15 +85,10 @@ struct Batch {
     Bytes pixels;                   ///< (B, 3, S, S), 8 bits
     std::vector<int64_t> pictures;  ///< (B) index in the data set
     std::vector<int> targets;       ///< (B) the picture's class; labelled: the class of largest probability
-    std::vector<float> soft;        ///< (B, C) labelled only, else empty
+    std::vector<float> soft;        ///< (B, C) labelled, or training with mixing; else empty
     std::vector<Coords> coords;     ///< (B) labelled and labelling only, else empty
     std::vector<uint8_t> flips;     ///< (B) likewise
-};
-
-/// Channel means and deviations of pixels in [0, 1].
-struct Normalization {
-    float mean[3] = {0.485F, 0.456F, 0.406F};
-    float deviation[3] = {0.229F, 0.224F, 0.225F};
+    std::vector<std::string> skipped;  ///< what was wrong with pictures that were left out
 };
 
 /// out: (B, 3, S, S) = (pixel / 255 - mean) / deviation
@@ -72,20 +99,25 @@ void normalize(const Batch& batch, const Normalization& normalization, Real* out
 /// outlive the loader. It may be destroyed or started again at any moment.
 class Loader {
   public:
-    /// Errors: input_error where the labels belong to another data set, where they hold fewer crops than
-    /// num_crops, or where training would have no full batch.
+    /// `labels` go with labelled crops, and with labelling where the crops are those of another label set.
+    /// Errors: input_error where the labels hold fewer crops than num_crops, or where training would have no
+    /// full batch.
     Loader(const Dataset& dataset, const LoaderOptions& options, const SoftLabels* labels = nullptr);
     Loader(const Loader&) = delete;
     Loader& operator=(const Loader&) = delete;
     ~Loader();
 
-    /// Batches in an epoch.
+    /// Batches of this process in an epoch.
     int64_t batches() const { return batches_; }
     /// Begins `epoch`; its order and crops depend on (seed, epoch) alone. Begins at batch `first`.
     void start(uint64_t epoch, int64_t first = 0);
-    /// The next batch, false at the end of the epoch. Memory of `batch` is used again. Rethrows what a worker
-    /// threw.
+    /// The next batch with a crop in it, false at the end of the epoch. Memory of `batch` is used again.
+    /// Rethrows what a worker threw.
     bool next(Batch& batch);
+
+    /// Nanoseconds that workers spent making batches so far, and in decoding JPEGs of these.
+    int64_t busy_time() const { return busy_time_; }
+    int64_t jpeg_time() const { return jpeg_time_; }
 
   private:
     // A batch in the making: slot b % slots of the ring belongs to batch b.
@@ -94,22 +126,43 @@ class Loader {
         std::exception_ptr error;
         bool ready = false;
     };
+    // A crop to be made: number `crop` of the picture.
+    struct Item {
+        int64_t picture;
+        int crop;
+    };
+    // Where a crop is cut, and how.
+    struct Cut {
+        Box box;
+        bool flip = false;
+        Filter filter = Filter::bilinear;
+        LabelledCrop label;
+    };
     // Scratch of one thread.
     struct Worker {
+        PictureReader reader;
+        PictureLabels labels;
         Resampler resampler;
-        Bytes rgb;
+        Image image;
         std::vector<int> draw;
+        std::vector<Item> items;
+        std::vector<Cut> cuts;
     };
 
+    void count_batches();
+    void take(Batch& batch);
     void stop();
     void work();
-    void make(int64_t index, Batch& batch, Worker& worker) const;
-    void add_crops(int64_t picture, int first, int count, Batch& batch, Worker& worker) const;
-    void cut(const Image& image, const Box& box, bool flip, Batch& batch, Worker& worker) const;
-    void evaluation_crop(int64_t picture, const Image& image, Batch& batch, Worker& worker) const;
-    void random_crops(int64_t picture, const Image& image, int first, int count, Batch& batch,
-                      Worker& worker) const;
-    void labelled_crops(int64_t picture, const Image& image, int count, Batch& batch, Worker& worker) const;
+    void make(int64_t index, Batch& batch, Worker& worker);
+    void list_items(int64_t batch, std::vector<Item>& items) const;
+    bool open(int64_t& picture, Batch& batch, Worker& worker) const;
+    void add_crops(std::span<const Item> items, Batch& batch, Worker& worker) const;
+    void plan_random(std::span<const Item> items, int64_t picture, Worker& worker) const;
+    void plan_labelled(std::span<const Item> items, int64_t picture, Worker& worker) const;
+    void add_evaluation_crop(int64_t picture, Batch& batch, Worker& worker) const;
+    void add_cut(const Item& item, int64_t picture, const Cut& cut, const Canvas& canvas, Batch& batch,
+                 Worker& worker) const;
+    engine::Random draws(uint64_t purpose, int64_t picture, int crop) const;
 
     const Dataset& dataset_;
     LoaderOptions options_;
@@ -128,6 +181,9 @@ class Loader {
     std::vector<Slot> slots_;
     std::vector<std::thread> threads_;
     Worker own_;  // the caller's, where there are no workers
+    int64_t skipped_ = 0;
+    std::string first_skipped_;
+    std::atomic<int64_t> busy_time_{0}, jpeg_time_{0};  // nanoseconds
 };
 
 }  // namespace vvtq::data

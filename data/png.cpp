@@ -96,7 +96,7 @@ struct PngHeader {
 
 // Lengths and checksums of every chunk, IHDR first, IEND last, and pixel data of exactly the size IHDR asks
 // for.
-void check_png(std::span<const uint8_t> bytes, const std::string& name) {
+PngHeader check_png(std::span<const uint8_t> bytes, const std::string& name) {
     constexpr size_t kSignature = 8, kAround = 12;  // around a chunk's data: length, type, checksum
     constexpr uint32_t kHeader = 0x49484452, kData = 0x49444154, kEnd = 0x49454E44;
     PngHeader header{};
@@ -122,14 +122,30 @@ void check_png(std::span<const uint8_t> bytes, const std::string& name) {
         at += kAround + length;
     }
     if (!inflated.ended() || inflated.size() != header.raw_size()) damaged(name, "PNG", "pixels are missing");
+    return header;
 }
 
 }  // namespace
 
 Image decode_png(std::span<const uint8_t> bytes, const std::string& name) {
     if (bytes.size() > INT32_MAX) damaged(name, "PNG", "larger than 2 GiB");
-    check_png(bytes, name);
-    return decode_by_stb(bytes, name, "PNG");
+    const PngHeader header = check_png(bytes, name);
+    constexpr int kGray = 0;
+    if (header.depth != 16 || header.color != kGray) return decode_by_stb(bytes, name, "PNG");
+    // Pillow keeps 16-bit gray as it is, and clips where it converts to RGB.
+    int width = 0;
+    int height = 0;
+    int channels = 0;
+    const std::unique_ptr<uint16_t, void (*)(void*)> gray(
+        stbi_load_16_from_memory(bytes.data(), static_cast<int>(bytes.size()), &width, &height, &channels, 1),
+        stbi_image_free);
+    if (gray == nullptr) damaged(name, "PNG", stbi_failure_reason());
+    Image image{height, width, {}};
+    image.rgb.resize(static_cast<size_t>(height) * static_cast<size_t>(width) * 3);
+    for (size_t i = 0; i < image.rgb.size(); ++i) {
+        image.rgb[i] = static_cast<uint8_t>(std::min<int>(gray.get()[i / 3], 255));
+    }
+    return image;
 }
 
 Image decode_bmp(std::span<const uint8_t> bytes, const std::string& name) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "data/lanes.h"
 #include "engine/check.h"
 
 namespace vvtq::data {
@@ -24,20 +25,24 @@ double cubic(double x) {
     if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
     return 0.0;
 }
+// For shuffles of sixteen bytes.
+using Bytes16 = uint8_t __attribute__((vector_size(16)));
 
-uint8_t to_byte(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kFraction, 0, 255)); }
+size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 }  // namespace
 
 void Resampler::weigh(Axis& axis, int input, int output, int begin, int count, Filter filter) {
-    axis.copy = input == output;
+    const bool known = axis.input == input && axis.output == output && axis.begin == begin &&
+                       axis.count == count && axis.filter == filter;
+    if (known) return;
+    axis.input = input;
+    axis.output = output;
+    axis.begin = begin;
+    axis.count = count;
+    axis.filter = filter;
     axis.first.resize(static_cast<size_t>(count));
     axis.taps.resize(static_cast<size_t>(count));
-    if (axis.copy) {
-        for (int i = 0; i < count; ++i) axis.first[static_cast<size_t>(i)] = begin + i;
-        std::fill(axis.taps.begin(), axis.taps.end(), 1);
-        return;
-    }
     const double scale = static_cast<double>(input) / output;
     const double filter_scale = std::max(scale, 1.0);
     const double support = (filter == Filter::bilinear ? 1.0 : 2.0) * filter_scale;
@@ -67,96 +72,122 @@ void Resampler::weigh(Axis& axis, int input, int output, int begin, int count, F
     }
 }
 
-void Resampler::horizontal(const Image& image, const Box& box, int row_begin, int rows, int width) {
-    const size_t row_bytes = static_cast<size_t>(width) * 3;
-    middle_.resize(row_bytes * static_cast<size_t>(rows));
-    if (!x_.copy) expanded_.resize(static_cast<size_t>(box.width) * 4);
-    for (int y = 0; y < rows; ++y) {
-        const size_t from = static_cast<size_t>(box.top + row_begin + y) * static_cast<size_t>(image.width) +
-                            static_cast<size_t>(box.left);
-        const uint8_t* in = image.rgb.data() + from * 3;
-        uint8_t* out = middle_.data() + row_bytes * static_cast<size_t>(y);
-        if (x_.copy) {
-            std::memcpy(out, in + 3 * static_cast<size_t>(x_.first[0]), row_bytes);
-            continue;
+// Four rows at once: a tap is a column of four pixels. Rows of quads begin at the canvas's top, so up to
+// three rows before row_begin and after the last are computed along.
+void Resampler::horizontal(const Canvas& canvas, const Box& box, int row_begin, int rows, int width) {
+    middle_stride_ = round_up(static_cast<size_t>(width) * 4, Lanes::kCount);
+    const int top = box.top - canvas.box.top + row_begin;  // in the canvas
+    const int quad_begin = top / 4;
+    const int quad_end = (top + rows + 3) / 4;
+    middle_.resize(middle_stride_ * 4 * static_cast<size_t>(quad_end - quad_begin));
+    for (int quad = quad_begin; quad < quad_end; ++quad) {
+        const uint8_t* in = canvas.quads.data() + canvas.quad_row_bytes() * static_cast<size_t>(quad) +
+                            Canvas::kQuad * static_cast<size_t>(box.left - canvas.box.left);
+        uint8_t* out = middle_.data() + middle_stride_ * 4 * static_cast<size_t>(quad - quad_begin);
+        for (size_t x = 0; x < static_cast<size_t>(width); ++x) {
+            const uint8_t* column = in + Canvas::kQuad * static_cast<size_t>(x_.first[x]);
+            const int32_t* weights = &x_.weights[x * x_.stride];
+            Lanes sums(kHalf);
+            for (int t = 0; t < x_.taps[x]; ++t, column += Canvas::kQuad) sums.add(column, weights[t]);
+            sums.store<kFraction>(out + 4 * x, middle_stride_);
         }
-        int32_t* expanded = expanded_.data();
-        for (int x = 0; x < box.width; ++x) {
-            for (int c = 0; c < 3; ++c) expanded[4 * x + c] = in[3 * x + c];
-        }
-        for (int x = 0; x < width; ++x) {
-            const auto at = static_cast<size_t>(x);
-            const int32_t* pixel = expanded + 4 * static_cast<size_t>(x_.first[at]);
-            const int32_t* weights = &x_.weights[at * x_.stride];
-            int32_t sum[4] = {kHalf, kHalf, kHalf, kHalf};
-            for (int t = 0; t < x_.taps[at]; ++t) {
-                for (int c = 0; c < 4; ++c) sum[c] += weights[t] * pixel[4 * t + c];
+    }
+}
+
+// Output row y into row_. row_begin: the canvas's row that middle_ begins with.
+void Resampler::vertical(int y, int row_begin) {
+    const auto at = static_cast<size_t>(y);
+    const uint8_t* first = middle_.data() + middle_stride_ * static_cast<size_t>(y_.first[at] - row_begin);
+    const int32_t* weights = &y_.weights[at * y_.stride];
+    const auto taps = static_cast<size_t>(y_.taps[at]);
+    for (size_t i = 0; i < middle_stride_; i += Lanes::kCount) {
+        Lanes sums(kHalf);
+        for (size_t t = 0; t < taps; ++t) sums.add(first + t * middle_stride_ + i, weights[t]);
+        sums.store<kFraction>(row_.data() + i);
+    }
+}
+
+// Calls row(y) for each row of the window after it was computed into row_.
+template <typename Row>
+void Resampler::rows(const Canvas& canvas, const Resize& resize, Row row) {
+    const Box& box = resize.box;
+    const Box& window = resize.window;
+    VVTQ_CHECK(box.height > 0 && box.width > 0 && resize.height > 0 && resize.width > 0, "box ", box.height,
+               " x ", box.width, " to ", resize.height, " x ", resize.width);
+    VVTQ_CHECK(window.top >= 0 && window.left >= 0 && window.height > 0 && window.width > 0 &&
+                   window.height <= resize.height - window.top && window.width <= resize.width - window.left,
+               "window ", window.height, " x ", window.width, " of ", resize.height, " x ", resize.width);
+    const Box& held = canvas.box;
+    const bool inside = box.top >= held.top && box.left >= held.left &&
+                        box.top + box.height <= held.top + held.height &&
+                        box.left + box.width <= held.left + held.width;
+    const Canvas* from = &canvas;
+    if (!inside) {
+        copy_out(canvas, box, rgb_);
+        const Image image{box.height, box.width, std::move(rgb_)};
+        paint(image, {0, 0, box.height, box.width}, padded_);
+        padded_.box = box;
+        from = &padded_;
+    }
+    weigh(x_, box.width, resize.width, window.left, window.width, resize.filter);
+    weigh(y_, box.height, resize.height, window.top, window.height, resize.filter);
+    const int begin = y_.first.front();
+    const int end = y_.first.back() + y_.taps.back();
+    horizontal(*from, box, begin, end - begin, window.width);
+    row_.resize(middle_stride_);
+    const int before = (box.top - from->box.top + begin) % 4;  // rows computed along
+    for (int y = 0; y < window.height; ++y) {
+        vertical(y, begin - before);
+        row(static_cast<size_t>(y));
+    }
+}
+
+void Resampler::resize(const Canvas& canvas, const Resize& resize, Bytes& rgb) {
+    const auto width = static_cast<size_t>(resize.window.width);
+    rgb.resize(static_cast<size_t>(resize.window.height) * width * 3);
+    rows(canvas, resize, [&](size_t y) {
+        uint8_t* out = rgb.data() + y * width * 3;
+        for (size_t x = 0; x < width; ++x) std::memcpy(out + 3 * x, row_.data() + 4 * x, 3);
+    });
+}
+
+void Resampler::resize(const Canvas& canvas, const Resize& resize, bool flip, uint8_t* planes) {
+    const auto width = static_cast<size_t>(resize.window.width);
+    const size_t plane = static_cast<size_t>(resize.window.height) * width;
+    const size_t whole = width / 4 * 4;
+    rows(canvas, resize, [&](size_t y) {
+        uint8_t* out = planes + y * width;
+        for (size_t x = 0; x < whole; x += 4) {
+            Bytes16 pixels;
+            std::memcpy(&pixels, row_.data() + 4 * x, sizeof pixels);
+            // Planes of four bytes; mirrored in the second case.
+            pixels = flip ? __builtin_shuffle(pixels,
+                                              Bytes16{12, 8, 4, 0, 13, 9, 5, 1, 14, 10, 6, 2, 15, 11, 7, 3})
+                          : __builtin_shuffle(pixels,
+                                              Bytes16{0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15});
+            const size_t to = flip ? width - 4 - x : x;
+            for (size_t c = 0; c < 3; ++c) {
+                std::memcpy(out + c * plane + to, reinterpret_cast<const uint8_t*>(&pixels) + 4 * c, 4);
             }
-            for (int c = 0; c < 3; ++c) out[3 * x + c] = to_byte(sum[c]);
         }
-    }
-}
-
-void Resampler::vertical(int row_begin, const Box& window, Bytes& rgb) {
-    const size_t row_bytes = static_cast<size_t>(window.width) * 3;
-    rgb.resize(row_bytes * static_cast<size_t>(window.height));
-    if (y_.copy) {
-        std::copy(middle_.begin(), middle_.end(), rgb.begin());
-        return;
-    }
-    sums_.resize(row_bytes);
-    int32_t* __restrict sums = sums_.data();
-    for (size_t y = 0; y < static_cast<size_t>(window.height); ++y) {
-        std::fill(sums_.begin(), sums_.end(), kHalf);
-        for (int t = 0; t < y_.taps[y]; ++t) {
-            const int32_t weight = y_.weights[y * y_.stride + static_cast<size_t>(t)];
-            const uint8_t* __restrict in =
-                middle_.data() + row_bytes * static_cast<size_t>(y_.first[y] + t - row_begin);
-            for (size_t i = 0; i < row_bytes; ++i) sums[i] += weight * in[i];
+        for (size_t x = whole; x < width; ++x) {
+            for (size_t c = 0; c < 3; ++c) out[c * plane + (flip ? width - 1 - x : x)] = row_[4 * x + c];
         }
-        uint8_t* __restrict out = rgb.data() + row_bytes * y;
-        for (size_t i = 0; i < row_bytes; ++i) out[i] = to_byte(sums[i]);
-    }
-}
-
-void Resampler::resize_inside(const Image& image, const Box& box, int height, int width, const Box& window,
-                              Filter filter, Bytes& rgb) {
-    weigh(x_, box.width, width, window.left, window.width, filter);
-    weigh(y_, box.height, height, window.top, window.height, filter);
-    const int row_begin = y_.first.front();
-    const int row_end = y_.first.back() + y_.taps.back();
-    horizontal(image, box, row_begin, row_end - row_begin, window.width);
-    vertical(row_begin, window, rgb);
+    });
 }
 
 void Resampler::resize(const Image& image, const Box& box, int height, int width, const Box& window,
                        Filter filter, Bytes& rgb) {
-    VVTQ_CHECK(box.height > 0 && box.width > 0 && height > 0 && width > 0, "box ", box.height, " x ",
-               box.width, " to ", height, " x ", width);
-    VVTQ_CHECK(window.top >= 0 && window.left >= 0 && window.height > 0 && window.width > 0 &&
-                   window.height <= height - window.top && window.width <= width - window.left,
-               "window ", window.height, " x ", window.width, " of ", height, " x ", width);
-    const bool inside = box.top >= 0 && box.left >= 0 && box.height <= image.height - box.top &&
-                        box.width <= image.width - box.left;
-    if (inside) {
-        resize_inside(image, box, height, width, window, filter, rgb);
-        return;
+    const int top = std::clamp(box.top, 0, image.height);
+    const int left = std::clamp(box.left, 0, image.width);
+    const int bottom = std::clamp(box.top + box.height, top, image.height);
+    const int right = std::clamp(box.left + box.width, left, image.width);
+    if (bottom > top && right > left) {
+        paint(image, {top, left, bottom - top, right - left}, part_);
+    } else {
+        paint(image, {0, 0, 1, 1}, part_);  // the box lies outside: none of this is looked at
     }
-    padded_.height = box.height;
-    padded_.width = box.width;
-    padded_.rgb.assign(static_cast<size_t>(box.height) * static_cast<size_t>(box.width) * 3, 0);
-    const int left = std::max(0, box.left);
-    const int right = std::min(image.width, box.left + box.width);
-    for (int y = std::max(0, box.top); y < std::min(image.height, box.top + box.height) && left < right;
-         ++y) {
-        const size_t from =
-            (static_cast<size_t>(y) * static_cast<size_t>(image.width) + static_cast<size_t>(left)) * 3;
-        const size_t to = (static_cast<size_t>(y - box.top) * static_cast<size_t>(box.width) +
-                           static_cast<size_t>(left - box.left)) *
-                          3;
-        std::memcpy(&padded_.rgb[to], &image.rgb[from], static_cast<size_t>(right - left) * 3);
-    }
-    resize_inside(padded_, {0, 0, box.height, box.width}, height, width, window, filter, rgb);
+    resize(part_, {box, height, width, window, filter}, rgb);
 }
 
 void Resampler::resize(const Image& image, const Box& box, int height, int width, Filter filter, Bytes& rgb) {

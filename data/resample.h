@@ -9,30 +9,33 @@
 #include <cstdint>
 #include <vector>
 
-#include "data/image.h"
+#include "data/canvas.h"
 
 namespace vvtq::data {
 
 enum class Filter { bilinear, bicubic };  ///< triangle of support 1; cubic with a = -0.5, support 2
 
-/// A rectangle in whole pixels.
-struct Box {
-    int top = 0;
-    int left = 0;
+/// What is asked of a resize: all of a picture's `box` to height x width, of which `window` is computed.
+struct Resize {
+    Box box;
     int height = 0;
     int width = 0;
-    bool operator==(const Box&) const = default;
+    Box window;
+    Filter filter = Filter::bilinear;
 };
 
 /// Holds the scratch memory of repeated calls; one per thread.
 class Resampler {
   public:
-    /// Resizes `box` of `image` to height x width; rgb becomes (height, width, 3). What of the box lies
-    /// outside of the picture is black, as after Pillow's crop.
-    void resize(const Image& image, const Box& box, int height, int width, Filter filter, Bytes& rgb);
+    /// The canvas must hold what of the box lies inside of the picture; the rest is black, as after Pillow's
+    /// crop. rgb: (window.height, window.width, 3).
+    void resize(const Canvas& canvas, const Resize& resize, Bytes& rgb);
+    /// The same, as planes: (3, window.height, window.width), mirrored left to right where `flip`.
+    void resize(const Canvas& canvas, const Resize& resize, bool flip, uint8_t* planes);
 
-    /// The same, but only the rectangle `window` of the result is computed; rgb is (window.height,
-    /// window.width, 3).
+    /// Resizes `box` of `image` to height x width; rgb becomes (height, width, 3).
+    void resize(const Image& image, const Box& box, int height, int width, Filter filter, Bytes& rgb);
+    /// The same, but only the rectangle `window` of the result is computed.
     void resize(const Image& image, const Box& box, int height, int width, const Box& window, Filter filter,
                 Bytes& rgb);
 
@@ -44,21 +47,25 @@ class Resampler {
         std::vector<int32_t> weights;  // (count, stride)
         size_t stride = 0;
         std::vector<double> row;
-        bool copy = false;  // input and output sizes agree: nothing to weigh
+        // What they were made for.
+        int input = 0, output = 0, begin = 0, count = 0;
+        Filter filter = Filter::bilinear;
     };
 
     static void weigh(Axis& axis, int input, int output, int begin, int count, Filter filter);
-    void resize_inside(const Image& image, const Box& box, int height, int width, const Box& window,
-                       Filter filter, Bytes& rgb);
-    void horizontal(const Image& image, const Box& box, int row_begin, int rows, int width);
-    void vertical(int row_begin, const Box& window, Bytes& rgb);
+    template <typename Row>
+    void rows(const Canvas& canvas, const Resize& resize, Row row);
+    void horizontal(const Canvas& canvas, const Box& box, int row_begin, int rows, int width);
+    void vertical(int y, int row_begin);
 
     Axis x_;
     Axis y_;
-    Bytes middle_;                   // (rows, window width, 3) between the two passes
-    std::vector<int32_t> expanded_;  // one input row, four integers a pixel
-    std::vector<int32_t> sums_;      // one output row
-    Image padded_;
+    size_t middle_stride_ = 0;  // bytes of a row between the passes
+    Bytes middle_;              // (rows, window width rounded up, 4) between the two passes
+    Bytes row_;                 // an output row, four bytes a pixel
+    Canvas part_;               // of an Image
+    Canvas padded_;             // a box that sticks out
+    Bytes rgb_;
 };
 
 /// (side, side, 3) to (3, side, side), mirrored left to right where `flip`.

@@ -166,12 +166,26 @@ ModelConfig model_config(const std::string& name) {
     engine::input_error("--model ", name, " is unknown: choose one of ", known, ", with or without _quant");
 }
 
+namespace {
+
+/// Weights are quantized while it lives, which an error may end.
+class Prepared {
+  public:
+    Prepared(WeightPass& pass, engine::DType dtype) : pass_(pass) { pass.prepare(dtype); }
+    ~Prepared() { pass_.release(); }
+    Prepared(const Prepared&) = delete;
+    Prepared& operator=(const Prepared&) = delete;
+
+  private:
+    WeightPass& pass_;
+};
+
+}  // namespace
+
 Variable Model::forward(const Tensor& pictures, const Tensor& random_key) {
     if (weight_pass_ == nullptr) return compute(pictures, random_key);
-    weight_pass_->prepare(pictures.dtype());
-    Variable logits = compute(pictures, random_key);
-    weight_pass_->release();
-    return logits;
+    const Prepared prepared(*weight_pass_, pictures.dtype());
+    return compute(pictures, random_key);
 }
 
 Tensor random_key(uint64_t key, engine::Device device) {

@@ -55,6 +55,7 @@ Variable Lsq::operator()(const Variable& x) {
 
 std::optional<autograd::LsqParameters> Lsq::lsq(int64_t numel) {
     if (!ready_ || options_.weight) return {};
+    if (!raised_elsewhere_) engine::kernels(alpha_->value().device()).raise_steps({alpha_->value()});
     return autograd::LsqParameters{*alpha_, beta_ == nullptr ? Variable() : *beta_, range_,
                                    activation_scale(numel)};
 }

@@ -51,6 +51,8 @@ class Lsq : public nn::Quantizer {
     void set_step(double alpha, double beta = 0.0);
     double step() const { return alpha_->value().item(); }
     double offset() const { return beta_ == nullptr ? 0.0 : beta_->value().item(); }
+    /// Whether someone else raises the step for now: WeightPass does it for all quantizers at once.
+    void leave_raising(bool leave) { raised_elsewhere_ = leave; }
     /// Called after parameters were loaded from a file.
     void mark_ready() { ready_ = true; }
 
@@ -74,6 +76,7 @@ class Lsq : public nn::Quantizer {
     nn::Variable* alpha_ = nullptr;
     nn::Variable* beta_ = nullptr;  // null without an offset
     bool ready_ = false;
+    bool raised_elsewhere_ = false;
     mutable std::map<int64_t, nn::Tensor> activation_scales_;  // g by the number of elements
 };
 

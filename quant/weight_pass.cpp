@@ -24,7 +24,8 @@ void WeightPass::prepare(engine::DType dtype) {
         weight.quantizer->start_from(weight.slot->weight().value());
         weights.push_back({weight.slot->weight(), weight.quantizer->alpha(), weight.quantizer->range()});
     }
-    for (const Lsq* quantizer : quantizers_) {
+    for (Lsq* quantizer : quantizers_) {
+        quantizer->leave_raising(true);
         if (quantizer->ready()) alphas.push_back(quantizer->alpha().value());
     }
     if (!alphas.empty()) engine::kernels(alphas[0].device()).raise_steps(alphas);
@@ -37,6 +38,7 @@ void WeightPass::prepare(engine::DType dtype) {
 
 void WeightPass::release() {
     for (const Weight& weight : weights_) weight.slot->prepare({});
+    for (Lsq* quantizer : quantizers_) quantizer->leave_raising(false);
 }
 
 }  // namespace vvtq::quant

@@ -35,7 +35,7 @@ class WeightPass : public nn::WeightPass {
     };
     std::vector<Weight> weights_;
     std::vector<std::string> layers_;
-    std::vector<const Lsq*> quantizers_;  // of weights and activations
+    std::vector<Lsq*> quantizers_;  // of weights and activations
     bool regularize_ = false;
     nn::Variable regularizer_;
     std::vector<nn::Tensor> terms_;

@@ -165,8 +165,8 @@ TEST_CASE("labels and classes that do not fit are refused") {
     REQUIRE(run_vvtq(stop, scratch.path()).status == 0);
     const data::Bytes original = bytes_of(labels);
     data::Bytes flipped = original;
-    REQUIRE(flipped.size() > 288);
-    flipped[288] ^= 1;  // the first crop's flip, after header and 4 crops of 14 numbers
+    REQUIRE(flipped.size() > 356);
+    flipped[356] ^= 1;  // the first crop's flip, after header, picture and 4 crops of 14 numbers
     write_bytes(labels, flipped);
     refused(scratch, stop + "--resume " + scratch / "part/checkpoint.safetensors",
             {"--softlabel_path", "with another label file"});
@@ -174,8 +174,8 @@ TEST_CASE("labels and classes that do not fit are refused") {
     CHECK(run_vvtq(stop + "--resume " + scratch / "part/checkpoint.safetensors", scratch.path()).status == 0);
     data::Bytes bytes = bytes_of(labels);
     const float outside = 1.5F;
-    REQUIRE(bytes.size() > 68);
-    std::memcpy(bytes.data() + 64, &outside, sizeof outside);  // the first crop's top
+    REQUIRE(bytes.size() > 136);
+    std::memcpy(bytes.data() + 132, &outside, sizeof outside);  // the first crop's top
     write_bytes(labels, bytes);
     refused(scratch, on_data, {labels});
     bytes.resize(bytes.size() / 2);

@@ -1,5 +1,7 @@
 // Every row of the op table on the GPU against the CPU's float64 result on the same inputs.
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <set>

@@ -9,7 +9,6 @@
 namespace vvtq::engine::cuda {
 
 inline constexpr float kLog2e = 1.44269504f, kLn2 = 0.69314718f;
-inline constexpr int kMostWarps = 7;  // of a block: 13 tiles of 16 rows (N = 197) in two turns
 
 /// How an attention kernel is handed its problem. Index t of three arrays: q, k, v.
 struct AttentionArguments {
@@ -20,7 +19,8 @@ struct AttentionArguments {
     StepArgument step[3], probability, output;
     int tokens, heads, width;  // N, H, D
     float scale;
-    bool aligned;  // rows of a head are 16-byte vectors
+    bool vectors;  // rows of a head are 16-byte vectors
+    bool paired;   // columns of a head begin at 4-byte boundaries, two of them at a time
 
     __host__ __device__ int channels() const { return heads * width; }
 };
@@ -35,16 +35,33 @@ __device__ inline float max_nan(float a, float b) {
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
     return y;
 }
+/// The same for two bf16.
+__device__ inline uint32_t min_nan_pair(uint32_t a, uint32_t b) {
+    uint32_t y;
+    asm("min.NaN.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+    return y;
+}
+__device__ inline uint32_t max_nan_pair(uint32_t a, uint32_t b) {
+    uint32_t y;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+    return y;
+}
+/// Two floats as bf16, `low` in the low half.
+__device__ inline uint32_t pack(float low, float high) {
+    uint32_t y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+__device__ inline float low_half(uint32_t x) { return __uint_as_float(x << 16); }
+__device__ inline float high_half(uint32_t x) { return __uint_as_float(x & 0xffff0000u); }
 __device__ inline float power_of_two(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+inline constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23: a sum with it has no bits behind the point
 /// To the nearest integer, ties to even, for |x| < 2^22.
-__device__ inline float nearest(float x) {
-    constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: the sum has no bits behind the point
-    return __fadd_rn(__fadd_rn(x, kShift), -kShift);
-}
+__device__ inline float nearest(float x) { return __fadd_rn(__fadd_rn(x, kRounding), -kRounding); }
 
 /// What Step computes, in fewer instructions. The quotient is rounded correctly: x * (1 / a) corrected by its
 /// exact remainder.
@@ -54,21 +71,38 @@ struct Quantizer : Step {
         const float v = x * inverse;
         return fmaf(fmaf(-v, a, x), inverse, v);
     }
-    __device__ float code_of(float v) const { return nearest(min_nan(max_nan(v, low), high)); }
+    __device__ float clamped(float v) const { return min_nan(max_nan(v, low), high); }
+    __device__ float code_of(float v) const { return nearest(clamped(v)); }
     /// the code; x itself without a quantizer
     __device__ float code(float x) const { return on ? code_of(scaled(x)) : x; }
 };
 
-/// Products of a projection and what becomes of them.
+/// From products of a projection to codes, with the step folded into the scale of the products (as
+/// QuickStep): without a quantizer v is the value itself and no v is clipped or rounded.
 struct Projection {
-    Quantizer quantizer;
-    float weight, factor;  // a_w, a_x a_w
+    float weight, slope, unit, rounding;  // unit: 1 / a
+    float middle, reach;                  // in(v): |v - middle| <= reach
+    uint32_t low, high;                   // twice, as bf16
 
-    __device__ Projection(const AttentionArguments& s, int t)
-        : quantizer(s.step[t]),
-          weight(s.weight_alpha[t] != nullptr ? *s.weight_alpha[t] : 1.0f),
-          factor((s.input_alpha != nullptr ? *s.input_alpha : 1.0f) * weight) {}
-    __device__ float value(float z, float bias) const { return fmaf(factor, z, bias); }
+    __device__ Projection(const AttentionArguments& s, int t) {
+        const Step step = s.step[t].load();
+        weight = s.weight_alpha[t] != nullptr ? *s.weight_alpha[t] : 1.0f;
+        unit = step.inverse;
+        slope = (s.input_alpha != nullptr ? *s.input_alpha : 1.0f) * weight * unit;
+        rounding = step.on ? kRounding : 0.0f;
+        middle = step.on ? 0.5f * (step.low + step.high) : 0.0f;
+        reach = step.on ? step.high - middle : INFINITY;
+        low = step.on ? pack(step.low, step.low) : pack(-INFINITY, -INFINITY);
+        high = step.on ? pack(step.high, step.high) : pack(INFINITY, INFINITY);
+    }
+    /// v of a product; `offset` is the bias in steps
+    __device__ float scaled(float z, float offset) const { return fmaf(slope, z, offset); }
+    __device__ float rounded(float v) const { return __fadd_rn(__fadd_rn(v, rounding), -rounding); }
+    __device__ uint32_t codes(float v, float w) const {
+        return min_nan_pair(max_nan_pair(pack(rounded(v), rounded(w)), low), high);
+    }
+    /// from v - middle; NaN counts as inside and so goes on
+    __device__ bool inside(float distance) const { return !(fabsf(distance) > reach); }
 };
 
 /// From products of codes of q and k to probabilities: w = 2^(s * factor - shift(lse)). Forward and backward
@@ -87,259 +121,217 @@ __device__ float through_probability(float e, float w, float high) {
     return !quantized || w <= high ? e : 0.0f;
 }
 
-// --- rows of eight columns in device memory
+// --- M matrices (rows, D) of bf16 in shared memory, side by side: row r of all of them, then row r + 1.
+// Columns are permuted within groups of 8 W: an accumulator (16, 8) gives a lane two columns, and those of W
+// accumulators side by side are 2 W neighbours for it. Sixteen-byte pieces are permuted by the number of their
+// row, so that the eight rows that one phase of ldmatrix reads lie in different banks.
 
-using Eight = Pack<bf16, 8>;
+using Words = Pack<uint32_t, 4>;  // eight columns
 
-__device__ inline Eight zeros() {
-    Eight y;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) y.at[i] = __float2bfloat16_rn(0.0f);
-    return y;
-}
-/// The first `count` of eight columns, zeros behind them.
-__device__ inline Eight load_eight(const bf16* from, int count, bool aligned) {
-    if (aligned && count == 8) return *reinterpret_cast<const Eight*>(from);
-    Eight y = zeros();
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        if (i < count) y.at[i] = from[i];
-    }
-    return y;
-}
-__device__ inline void store_eight(bf16* to, const Eight& x, int count, bool aligned) {
-    if (aligned && count == 8) {
-        *reinterpret_cast<Eight*>(to) = x;
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        if (i < count) to[i] = x.at[i];
-    }
-}
-
-/// Two neighbouring columns; where `count` is 1, only the first is memory of theirs.
-using Pair = Pack<bf16, 2>;
-
-__device__ inline Pair load_pair(const bf16* from, int count, bool aligned) {
-    if (aligned) return *reinterpret_cast<const Pair*>(from);
-    return {from[0], from[count - 1]};
-}
-__device__ inline void store_pair(bf16* to, const Pair& x, int count, bool aligned) {
-    if (aligned) {
-        *reinterpret_cast<Pair*>(to) = x;
-        return;
-    }
-    to[0] = x.at[0];
-    if (count == 2) to[1] = x.at[1];
-}
-
-// --- matrices (rows, D) of bf16 in shared memory
-
-/// Sixteen-byte pieces of a row are permuted by the row's number, so that the eight rows that one phase of
-/// ldmatrix reads lie in different banks.
+/// W of the comment above.
 template <int D>
-__device__ constexpr int swizzle(int row) {
-    constexpr int pieces = D / 8;
-    return pieces % 8 == 0 ? row & 7 : pieces % 4 == 0 ? (row >> 1) & 3 : (row >> 2) & 1;
-}
-template <int D>
-__device__ Eight& piece_of(bf16* matrix, int row, int piece) {
-    return *reinterpret_cast<Eight*>(matrix + row * D + (piece ^ swizzle<D>(row)) * 8);
-}
+inline constexpr int kGroup = D % 32 == 0 ? 4 : 2;
 
-/// How the threads of a block share the pieces of a matrix: consecutive lanes take the pieces of a row.
+template <int D, int M>
+struct Matrices {
+    static constexpr int pitch = (M * D + 63) / 64 * 64;  // elements from row to row
+    bf16* base;                                           // at a multiple of 128 bytes
+
+    /// Piece of row `row` of matrix t; turn = row % 8.
+    __device__ Words& piece(int t, int row, int turn, int piece) const {
+        return *reinterpret_cast<Words*>(base + row * pitch + ((t * (D / 8) + piece) ^ turn) * 8);
+    }
+    /// Eight neighbouring columns to their permuted places.
+    __device__ void scatter(int t, int row, int turn, int number, const Words& x) const {
+        const int group = number & -kGroup<D>, within = number % kGroup<D>;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            constexpr bool wide = kGroup<D> == 4;
+            piece(t, row, turn, group + (wide ? i : i % 2)).at[wide ? within : within * 2 + i / 2] = x.at[i];
+        }
+    }
+};
+
+/// How the threads of a block share the pieces of a matrix: consecutive lanes take the pieces of a row, a warp
+/// takes blocks of 8 or 16 rows in `steps` steps. All its lanes have a row below a multiple of 16, or none.
 template <int D>
 struct Share {
     static constexpr int pieces = D / 8;
     static constexpr int lanes = pieces <= 2 ? 2 : pieces <= 4 ? 4 : pieces <= 8 ? 8 : 16;
-    int piece, row, stride, count;  // of the thread: its piece, first row, rows to the next, columns < width
+    static constexpr int together = 32 / lanes, steps = together < 8 ? 8 / together : 1;
+    int piece, count, first, warps;  // of the thread: its piece, columns < width, first row
 
     __device__ explicit Share(int width)
         : piece(static_cast<int>(threadIdx.x) % lanes),
-          row(static_cast<int>(threadIdx.x) / lanes),
-          stride(static_cast<int>(blockDim.x) / lanes),
-          count(min(8, max(0, width - piece * 8))) {}
+          count(min(8, max(0, width - piece * 8))),
+          first(static_cast<int>(threadIdx.x) / 32 * together * steps +
+                static_cast<int>(threadIdx.x) % 32 / lanes),
+          warps(static_cast<int>(blockDim.x) / 32) {}
     __device__ bool idle() const { return piece >= pieces; }
+    __device__ int row(int turn, int u) const {  // turn is a multiple of steps
+        return first + (turn / steps + u / steps) * warps * together * steps + u % steps * together;
+    }
+    /// row % 8
+    __device__ int turn(int u) const {
+        return (static_cast<int>(threadIdx.x) % 32 / lanes + u % steps * together) % 8;
+    }
 };
 
-/// Codes of q, k or v (t) of this block's head into shared memory; rows N..rows are zeros.
-template <int D>
-__device__ void load_codes(const AttentionArguments& s, int t, int sample, int head, int rows, bf16* to) {
-    constexpr int kBatch = 4;  // loads in flight
-    const Share<D> share(s.width);
-    if (share.idle()) return;
-    const Projection projection(s, t);
-    const int column = head * s.width + share.piece * 8, ld = 3 * s.channels();
-    const bf16* from = s.z + static_cast<int64_t>(sample) * s.tokens * ld + t * s.channels() + column;
-    float bias[8];
+/// The first `count` of n columns, zeros behind them; where `whole`, that is all or none.
+template <bool whole, int n>
+__device__ Pack<uint32_t, n / 2> load_columns(const bf16* from, int count, bool paired) {
+    Pack<uint32_t, n / 2> y;
+    if constexpr (whole) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
-        bias[i] = s.bias[t] != nullptr && i < share.count ? s.bias[t][column + i] : 0.0f;
-
-    for (int first = share.row; first < rows; first += kBatch * share.stride) {
-        Eight x[kBatch];
+        for (uint32_t& pair : y.at) pair = 0;
+        if (count > 0) y = *reinterpret_cast<const Pack<uint32_t, n / 2>*>(from);
+    } else {
 #pragma unroll
-        for (int u = 0; u < kBatch; ++u) {
-            const int row = first + u * share.stride;
-            x[u] = row < s.tokens ? load_eight(from + static_cast<int64_t>(row) * ld, share.count, s.aligned)
-                                  : zeros();
-        }
-#pragma unroll
-        for (int u = 0; u < kBatch; ++u) {
-            const int row = first + u * share.stride;
-            if (row >= rows) break;
-            if (row < s.tokens) {
-#pragma unroll
-                for (int i = 0; i < 8; ++i) {
-                    const float y = projection.value(to_float(x[u].at[i]), bias[i]);
-                    x[u].at[i] = from_float<bf16>(projection.quantizer.code(y));
-                }
+        for (int i = 0; i < n; i += 2) {
+            if (paired) {
+                y.at[i / 2] = i < count ? *reinterpret_cast<const uint32_t*>(from + i) : 0u;
+            } else {
+                const uint32_t low = i < count ? __bfloat16_as_ushort(from[i]) : 0u;
+                const uint32_t high = i + 1 < count ? __bfloat16_as_ushort(from[i + 1]) : 0u;
+                y.at[i / 2] = low | high << 16;
             }
-            piece_of<D>(to, row, share.piece) = x[u];
+        }
+    }
+    return y;
+}
+template <bool whole, int words>
+__device__ void store_columns(const AttentionArguments& s, bf16* to, const Pack<uint32_t, words>& x,
+                              int count) {
+    if constexpr (whole) {
+        *reinterpret_cast<Pack<uint32_t, words>*>(to) = x;
+    } else {
+#pragma unroll
+        for (int i = 0; i < words; ++i) {
+            if (i * 2 >= count) break;
+            if (s.paired) {
+                *reinterpret_cast<uint32_t*>(to + i * 2) = x.at[i];
+            } else {
+                to[i * 2] = __ushort_as_bfloat16(static_cast<unsigned short>(x.at[i]));
+                if (i * 2 + 1 < count)
+                    to[i * 2 + 1] = __ushort_as_bfloat16(static_cast<unsigned short>(x.at[i] >> 16));
+            }
         }
     }
 }
-
-// --- pieces for the tensor cores. With g = lane / 4 and p = lane % 4, an accumulator (16, 8) holds at [0],
-// [1] row g, columns 2p, 2p + 1, at [2], [3] row g + 8
-
-using Accumulator = float[4];
 
 __device__ inline uint32_t shared_address(const void* p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
-
-/// Reads 16 x 16 pieces of matrices (rows, D), each as four registers of ldmatrix.
-template <int D>
-class Reader {
-  public:
-    /// Rows and columns in the order of the left factor (16, 16), or of the right one (k, n) stored as it is.
-    __device__ static Reader straight() {
-        const int lane = static_cast<int>(threadIdx.x) % 32;
-        return Reader(lane % 16, lane / 16);
-    }
-    /// In the order of a right factor (k, n) stored as (n, k).
-    __device__ static Reader crossed() {
-        const int lane = static_cast<int>(threadIdx.x) % 32;
-        return Reader(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-    }
-    /// The piece at rows `row`.., columns 16 * column.. ; row is a multiple of 16.
-    __device__ void read(uint32_t matrix, int row, int column, uint32_t (&y)[4]) const {
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(y[0]), "=r"(y[1]), "=r"(y[2]), "=r"(y[3])
-                     : "r"(address(matrix, row, column)));
-    }
-    __device__ void read_transposed(uint32_t matrix, int row, int column, uint32_t (&y)[4]) const {
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(y[0]), "=r"(y[1]), "=r"(y[2]), "=r"(y[3])
-                     : "r"(address(matrix, row, column)));
-    }
-
-  private:
-    __device__ Reader(int row, int half) : row_(row * D * 2), piece_((half ^ swizzle<D>(row)) * 16) {}
-    __device__ uint32_t address(uint32_t matrix, int row, int column) const {
-        return matrix + row * D * 2 + row_ + ((column * 32) ^ piece_);
-    }
-    int row_, piece_;  // bytes
-};
-
-/// y += a . b, (16, 16) . (16, 8)
-__device__ inline void multiply(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Accumulator& y) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(y[0]), "+f"(y[1]), "+f"(y[2]), "+f"(y[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits until at most `left` of the thread's committed groups of copies are under way.
+template <int left>
+__device__ void await_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
 }
-__device__ inline void clear(Accumulator& y) { y[0] = y[1] = y[2] = y[3] = 0.0f; }
 
-/// Two floats as bf16, `low` in the low half.
-__device__ inline uint32_t pack(float low, float high) {
-    uint32_t y;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-    return y;
-}
-/// The same for floats that are exact in bf16 (integers up to 256).
-__device__ inline uint32_t pack_exact(float low, float high) {
-    return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
-}
-/// Two accumulators side by side as a left factor (16, 16).
-__device__ inline void to_left(const Accumulator (&x)[2], bool exact, uint32_t (&a)[4]) {
+/// Starts to copy `tokens` rows, stride `ld`, to matrix t; rows behind them are zeros. Each thread copies the
+/// pieces of its Share, not permuted yet.
+template <int D, int M, bool whole>
+__device__ void fetch(const AttentionArguments& s, const bf16* from, int ld, int rows,
+                      const Matrices<D, M>& to, int t) {
+    constexpr int kBatch = 4;
+    const Share<D> share(s.width);
+    if (share.idle()) return;
+    if (share.count > 0) from += share.piece * 8;
+    for (int turn = 0; share.row(turn, 0) < rows; turn += kBatch) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const Accumulator& half = x[i / 2];
-        const float low = half[i % 2 * 2], high = half[i % 2 * 2 + 1];
-        a[i] = exact ? pack_exact(low, high) : pack(low, high);
-    }
-}
-
-/// 16 rows of a matrix as left factors, in registers, or read anew each time where these do not suffice.
-template <int D, bool kept>
-struct Left {
-    uint32_t piece[kept ? D / 16 : 1][4];
-    uint32_t matrix;
-    int row;
-
-    __device__ Left(const Reader<D>& straight, uint32_t matrix_at, int first)
-        : matrix(matrix_at), row(first) {
-        if constexpr (kept) {
+        for (int u = 0; u < kBatch; ++u) {
+            const int row = share.row(turn, u);
+            if (row >= rows) break;
+            Words& piece = to.piece(t, row, share.turn(u), share.piece);
+            const bool real = row < s.tokens;
+            const bf16* const source = real ? from + row * static_cast<int64_t>(ld) : from;
+            if constexpr (whole) {
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(&piece)),
+                             "l"(source), "r"(real ? 16 : 0)
+                             : "memory");
+            } else if (s.paired) {
 #pragma unroll
-            for (int c = 0; c < D / 16; ++c) straight.read(matrix, row, c, piece[c]);
-        }
-    }
-    /// y = these rows . the 16 rows of `right` at `other`, transposed
-    __device__ void times(const Reader<D>& straight, const Reader<D>& crossed, uint32_t right, int other,
-                          Accumulator (&y)[2]) const {
-        clear(y[0]);
-        clear(y[1]);
-#pragma unroll
-        for (int c = 0; c < D / 16; ++c) {
-            uint32_t r[4];
-            crossed.read(right, other, c, r);
-            if constexpr (kept) {
-                multiply(piece[c], r[0], r[1], y[0]);
-                multiply(piece[c], r[2], r[3], y[1]);
+                for (int i = 0; i < 4; ++i) {
+                    const bool some = real && i * 2 < share.count;
+                    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(
+                                     shared_address(&piece.at[i])),
+                                 "l"(some ? source + i * 2 : from), "r"(some ? 4 : 0)
+                                 : "memory");
+                }
             } else {
-                uint32_t l[4];
-                straight.read(matrix, row, c, l);
-                multiply(l, r[0], r[1], y[0]);
-                multiply(l, r[2], r[3], y[1]);
+                piece = load_columns<false, 8>(source, real ? share.count : 0, false);
             }
         }
     }
-};
+}
+/// Of products z of q, k or v (t) of one head; its own group of copies.
+template <int D, int M, bool whole>
+__device__ void fetch_products(const AttentionArguments& s, int t, int sample, int head, int rows,
+                               const Matrices<D, M>& to) {
+    const int ld = 3 * s.channels();
+    const int64_t first = static_cast<int64_t>(sample) * s.tokens * ld + t * s.channels() + head * s.width;
+    fetch<D, M, whole>(s, s.z + first, ld, rows, to, t);
+    commit_copies();
+}
 
-/// y += a (16, 16) . the 16 rows of `right` at `row`
-template <int D>
-__device__ void accumulate(const uint32_t (&a)[4], const Reader<D>& straight, uint32_t right, int row,
-                           Accumulator (&y)[D / 8]) {
+/// Makes codes of the products that this thread fetched; rows N..rows stay zeros.
+template <int D, int M>
+__device__ void make_codes(const AttentionArguments& s, int t, int head, int rows,
+                           const Matrices<D, M>& matrices) {
+    constexpr int kBatch = 4;
+    const Share<D> share(s.width);
+    const Projection projection(s, t);
+    float offset[8];
 #pragma unroll
-    for (int c = 0; c < D / 16; ++c) {
-        uint32_t r[4];
-        straight.read_transposed(right, row, c, r);
-        multiply(a, r[0], r[1], y[c * 2]);
-        multiply(a, r[2], r[3], y[c * 2 + 1]);
+    for (int i = 0; i < 8; ++i) {
+        const int column = head * s.width + share.piece * 8 + i;
+        offset[i] = s.bias[t] != nullptr && i < share.count ? s.bias[t][column] * projection.unit : 0.0f;
+    }
+    for (int turn = 0; share.row(turn, 0) < rows; turn += kBatch) {
+        Words x[kBatch];
+#pragma unroll
+        for (int u = 0; u < kBatch; ++u) {
+            const int row = share.row(turn, u);
+            if (row < rows && !share.idle()) x[u] = matrices.piece(t, row, share.turn(u), share.piece);
+        }
+        __syncwarp();  // the lanes of a row exchange their places
+#pragma unroll
+        for (int u = 0; u < kBatch; ++u) {
+            const int row = share.row(turn, u);
+            if (row >= rows || share.idle()) break;
+            if (row < s.tokens) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const float low = projection.scaled(low_half(x[u].at[i]), offset[i * 2]);
+                    const float high = projection.scaled(high_half(x[u].at[i]), offset[i * 2 + 1]);
+                    x[u].at[i] = projection.codes(low, high);
+                }
+            }
+            matrices.scatter(t, row, share.turn(u), share.piece, x[u]);
+        }
     }
 }
-template <int D>
-__device__ void clear_all(Accumulator (&y)[D / 8]) {
-#pragma unroll
-    for (int c = 0; c < D / 8; ++c) clear(y[c]);
-}
 
-/// Sums and maxima over the four lanes that share a row of an accumulator.
-__device__ inline float row_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-__device__ inline float row_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
+/// Which columns of a matrix a lane has in accumulators (16, 8) over its width: in `groups` groups, `count`
+/// neighbours from first(group).
+template <int D>
+struct Columns {
+    static constexpr int count = 2 * kGroup<D>, groups = D / (4 * count);
+    __device__ static int first(int group) {
+        return group * 4 * count + static_cast<int>(threadIdx.x) % 4 * count;
+    }
+    /// where neighbour i is: accumulator at(group, i), element i % 2 of a row
+    __device__ static constexpr int at(int group, int i) { return group * kGroup<D> + i / 2; }
+};
 
 // --- launching
 
 AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& steps);
+
+/// Tiles of 16 rows that a warp works on at a time.
+template <int D>
+inline constexpr int kTiles = D <= 64 ? 2 : 1;
 
 /// Calls f.operator()<D>() with the least compiled D that holds a head of `width` columns; false if none
 /// does.
@@ -363,7 +355,21 @@ bool with_width(int64_t width, F&& f) {
     return true;
 }
 
+/// Lets a kernel's blocks have `shared` bytes each, as many of them on a multiprocessor as its memory holds.
+template <typename Kernel>
+void allow_memory(Kernel* kernel, size_t shared) {
+    VVTQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(shared)));
+    VVTQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                   cudaSharedmemCarveoutMaxShared));
+}
+
+/// Whether a multiprocessor holds two blocks of so many bytes; each takes 1024 more.
+inline bool two_fit(size_t shared) { return 2 * (shared + 1024) <= gpu().shared_memory + 1024; }
+
 /// Warps of a block for so many units of work, in the fewest turns.
-inline int warps_for(int64_t units) { return static_cast<int>(ceil_div(units, ceil_div(units, kMostWarps))); }
+inline int warps_for(int64_t units, int most) {
+    return static_cast<int>(ceil_div(units, ceil_div(units, most)));
+}
 
 }  // namespace vvtq::engine::cuda

@@ -1,299 +1,236 @@
 #include "engine/composed.h"
-#include "engine/cuda/attention.cuh"
+#include "engine/cuda/attention_gradients.cuh"
 #include "engine/cuda/families.h"
 
 namespace vvtq::engine::cuda {
 namespace {
 
-/// What backward knows beside the forward problem.
-struct BackwardArguments {
-    AttentionArguments forward;
-    const float* g[5];  // q, k, v, probability, output; null without a step
-    const bf16 *dy, *o;
-    const float* lse;
-    bf16* dz;
-    float* bias_parts;   // (B, 3C) of dbias
-    float* alpha_parts;  // (B H, 5) of dalphas, before g
-    bool paired;         // columns of a head start at 4-byte boundaries
-};
-
-/// What a score's gradient needs of its query row.
-struct QueryRow {
-    float shift;  // of Scores
-    float delta;  // sum of P dP over keys, divided by a_v
-};
-
-/// do = dy in(o / a_o) into shared memory, and an estimate of delta: sum_j Pq dPq = do . o, which differs
-/// from sum_j P dP by what the quantizer of P does. Returns the thread's part of sum dy (code - in v).
+/// Tiles of 16 rows that a warp works on at a time. One beyond the end repeats the last one and counts for
+/// nothing: end = 0.
 template <int D>
-__device__ float load_gradient(const BackwardArguments& b, const Scores& scores, float value_step, int sample,
-                               int head, int rows, bf16* to, QueryRow* query) {
-    const AttentionArguments& s = b.forward;
-    const Share<D> share(s.width);
-    const Quantizer output(s.output);
-    const int64_t base =
-        (static_cast<int64_t>(sample) * s.tokens * s.heads + head) * s.width + share.piece * 8;
-    float step_sum = 0.0f;
-    constexpr int kBatch = 4;  // loads in flight
-    for (int start = 0; start < rows;
-         start += kBatch * share.stride) {  // as long for every lane: they exchange
-        Eight dy[kBatch], o[kBatch];
+struct Unit {
+    static constexpr int tiles = kTiles<D>;
+    int row[tiles], end[tiles];  // first row; rows that count are below
+
+    __device__ Unit(int number, int rows, int tokens) {
 #pragma unroll
-        for (int u = 0; u < kBatch; ++u) {
-            const int row = start + share.row + u * share.stride;
-            const int count = row < s.tokens && !share.idle() ? share.count : 0;
-            const int64_t at = base + static_cast<int64_t>(row) * s.channels();
-            dy[u] = load_eight(b.dy + at, count, s.aligned);
-            o[u] = load_eight(b.o + at, count, s.aligned);
-        }
-#pragma unroll
-        for (int u = 0; u < kBatch; ++u) {
-            const int row = start + share.row + u * share.stride;
-            float product = 0.0f;
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                const float y = to_float(o[u].at[i]), d = to_float(dy[u].at[i]);
-                if (output.on) {
-                    const float v = output.scaled(y);
-                    const bool inside = output.inside(v);
-                    step_sum += d * (output.code_of(v) - (inside ? v : 0.0f));
-                    if (!inside) dy[u].at[i] = from_float<bf16>(0.0f);
-                }
-                product += to_float(dy[u].at[i]) * y;
-            }
-#pragma unroll
-            for (int offset = 1; offset < Share<D>::lanes; offset *= 2) {
-                product += __shfl_xor_sync(0xffffffffu, product, offset);
-            }
-            if (row >= rows || share.idle()) continue;
-            piece_of<D>(to, row, share.piece) = dy[u];
-            if (share.piece == 0) {
-                const bool real = row < s.tokens;
-                const float lse = real ? b.lse[static_cast<int64_t>(blockIdx.x) * s.tokens + row] : 0.0f;
-                query[row] = {real ? scores.shift(lse) : 0.0f, real ? product / value_step : 0.0f};
-            }
+        for (int r = 0; r < tiles; ++r) {
+            const int first = (number * tiles + r) * 16;
+            row[r] = min(first, rows - 16);
+            end[r] = first < rows ? tokens : 0;
         }
     }
-    return step_sum;
-}
+};
 
-/// Gradients dyq = factor * x of 16 rows of quantized q, k or v (t): through the quantizer, out as dz, and
-/// into the sums of bias and step. Returns the thread's part of sum dyq (code - in v).
-template <int D>
-__device__ float finish_rows(const BackwardArguments& b, int t, int sample, int head, int row,
-                             const Accumulator (&x)[D / 8], float factor, float* bias_sum) {
-    const AttentionArguments& s = b.forward;
-    const Projection projection(s, t);
-    const Quantizer& quantizer = projection.quantizer;
-    const int lane = static_cast<int>(threadIdx.x) % 32, ld = 3 * s.channels();
-    const int64_t base = static_cast<int64_t>(sample) * s.tokens * ld + t * s.channels() + head * s.width;
-    const float* bias = s.bias[t] != nullptr ? s.bias[t] + head * s.width : nullptr;
-    float step_sum = 0.0f;
-#pragma unroll
-    for (int c = 0; c < D / 8; ++c) {
-        const int column = c * 8 + lane % 4 * 2, count = min(2, s.width - column);
-        float sums[2] = {0.0f, 0.0f};
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int at = row + half * 8 + lane / 4;
-            if (at >= s.tokens || count <= 0) continue;
-            const int64_t place = base + static_cast<int64_t>(at) * ld + column;
-            Pair z = load_pair(s.z + place, count, b.paired);
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                float d = x[c][half * 2 + i] * factor;
-                if (quantizer.on && i < count) {
-                    const float offset = bias != nullptr ? bias[column + i] : 0.0f;
-                    const float v = quantizer.scaled(projection.value(to_float(z.at[i]), offset));
-                    const bool inside = quantizer.inside(v);
-                    step_sum += d * (quantizer.code_of(v) - (inside ? v : 0.0f));
-                    d = inside ? d : 0.0f;
-                }
-                sums[i] += d;
-                z.at[i] = from_float<bf16>(projection.weight * d);
-            }
-            store_pair(b.dz + place, z, count, b.paired);
-        }
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-#pragma unroll
-            for (int offset = 4; offset < 32; offset *= 2)
-                sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], offset);
-            if (lane < 4) bias_sum[column + i] += sums[i];
-        }
-    }
-    return step_sum;
-}
+enum : int { kQ, kK, kV, kD };  // the matrices: codes of q, k and v; do
 
 /// What both phases of the backward kernel work with.
 template <int D>
 struct Room {
-    uint32_t q, k, v, d;
     QueryRow* query;
-    Reader<D> straight, crossed;
+    Reader<D, 4> straight, crossed;
     Scores scores;
     float high;  // of the probability's codes
 };
 
-/// Gradient of 16 query rows; completes their delta. `x` is divided by scale a_p a_v a_k. Returns the
-/// thread's part of sum dPq (code - in w) / a_v. With f = w (dw - estimate) and E = sum_j w_j k_j, the exact
-/// gradient is sum_j f_j k_j - (delta - estimate) E: one pass over the keys gives delta and the gradient.
+/// Gradient of a unit's query rows; completes their delta. `x` is divided by scale a_p a_v a_k. Returns the
+/// thread's part of sum w dPq in(w) / a_v. With f = w (dw - estimate) and E = sum_j w_j k_j, the exact gradient
+/// is sum_j f_j k_j - (delta - estimate) E: one pass over the keys gives delta and the gradient.
 template <int D, bool quantized>
-__device__ float query_gradient(const Room<D>& room, float step, int row, int keys, Accumulator (&x)[D / 8]) {
+__device__ float query_gradient(const Room<D>& room, float step, const Unit<D>& unit, int keys, int tokens,
+                                Accumulator (&x)[kTiles<D>][D / 8]) {
+    constexpr int tiles = kTiles<D>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const Left<D, (D <= 64)> q(room.straight, room.q, row);
-    const Left<D, (D <= 48)> d(room.straight, room.d, row);
-    const QueryRow own[2] = {room.query[row + lane / 4], room.query[row + 8 + lane / 4]};
-    Accumulator expected[D / 8];
-    clear_all<D>(x);
-    if constexpr (quantized) clear_all<D>(expected);
-    float delta[2] = {0.0f, 0.0f}, step_sum = 0.0f;
-    for (int key = 0; key < keys; key += 16) {
-        Accumulator w[2], e[2];
-        q.times(room.straight, room.crossed, room.k, key, w);
-        d.times(room.straight, room.crossed, room.v, key, e);
+    const Left<D, 4, tiles> q(room.straight, kQ, unit.row), d(room.straight, kD, unit.row);
+    float shift[tiles][2], estimate[tiles][2], delta[tiles][2];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            const int half = i / 2 % 2;
-            float& weight = w[i / 4][i % 4];
-            float& gradient = e[i / 4][i % 4];
-            weight = room.scores.weight(weight, own[half].shift);
-            const float through = through_probability<quantized>(gradient, weight, room.high);
-            if constexpr (quantized) {
-                const float code = nearest(min_nan(weight, room.high));
-                step_sum = fmaf(gradient, code, step_sum);
-                const float product = through * weight;
-                step_sum -= product;
-                delta[half] += product;
+    for (int i = 0; i < tiles * 2; ++i) {
+        const QueryRow own = room.query[unit.row[i / 2] + i % 2 * 8 + lane / 4];
+        shift[i / 2][i % 2] = own.shift;
+        estimate[i / 2][i % 2] = own.delta;
+        delta[i / 2][i % 2] = 0.0f;
+    }
+    Accumulator expected[tiles][D / 8];
+    clear_all(x);
+    if constexpr (quantized) clear_all(expected);
+#pragma unroll 1
+    for (int key = 0; key < keys; key += 16) {
+        Accumulator w[tiles][2], e[tiles][2];
+        q.times(room.crossed, kK, key, w);
+        d.times(room.crossed, kV, key, e);
+        if (key + 16 > tokens) {  // columns that are no keys weigh nothing
+#pragma unroll
+            for (int i = 0; i < tiles * 8; ++i) {
+                const int column = key + i / 4 % 2 * 8 + lane % 4 * 2 + i % 2;
+                if (column >= tokens) w[i / 8][i / 4 % 2][i % 4] = -INFINITY;
             }
-            gradient = weight * (through - own[half].delta);
         }
-        uint32_t a[4];
-        to_left(e, false, a);
+        uint32_t f[tiles][4], p[tiles][4];
+#pragma unroll
+        for (int r = 0; r < tiles; ++r) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                const int half = i / 2 % 2;
+                float& weight = w[r][i / 4][i % 4];
+                float& gradient = e[r][i / 4][i % 4];
+                weight = room.scores.weight(weight, shift[r][half]);
+                const float through = through_probability<quantized>(gradient, weight, room.high);
+                if constexpr (quantized) delta[r][half] = fmaf(through, weight, delta[r][half]);
+                gradient = weight * (through - estimate[r][half]);
+            }
+            to_left(e[r], f[r]);
+            if constexpr (quantized) to_left(w[r], p[r]);
+        }
         if constexpr (quantized) {
-            uint32_t p[4];
-            to_left(w, false, p);
 #pragma unroll
             for (int c = 0; c < D / 16; ++c) {
-                uint32_t r[4];
-                room.straight.read_transposed(room.k, key, c, r);
-                multiply(a, r[0], r[1], x[c * 2]);
-                multiply(a, r[2], r[3], x[c * 2 + 1]);
-                multiply(p, r[0], r[1], expected[c * 2]);
-                multiply(p, r[2], r[3], expected[c * 2 + 1]);
+                uint32_t b[4];
+                room.straight.read_transposed(kK, key, c, b);
+#pragma unroll
+                for (int r = 0; r < tiles; ++r) {
+                    multiply(f[r], b[0], b[1], x[r][c * 2]);
+                    multiply(f[r], b[2], b[3], x[r][c * 2 + 1]);
+                    multiply(p[r], b[0], b[1], expected[r][c * 2]);
+                    multiply(p[r], b[2], b[3], expected[r][c * 2 + 1]);
+                }
             }
         } else {
-            accumulate<D>(a, room.straight, room.k, key, x);
+            accumulate<D, 4, tiles>(f, room.straight, kK, key, x);
         }
     }
+    float passed = 0.0f;
     if constexpr (quantized) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            delta[half] = row_sum(delta[half]) * step;
-            const float rest = delta[half] - own[half].delta;
+        for (int i = 0; i < tiles * 2; ++i) {
+            const int r = i / 2, half = i % 2;
+            if (unit.end[r] > 0) passed += delta[r][half];
+            const float exact = row_sum(delta[r][half]) * step, rest = exact - estimate[r][half];
 #pragma unroll
             for (int c = 0; c < D / 8; ++c) {
-                x[c][half * 2] -= rest * expected[c][half * 2];
-                x[c][half * 2 + 1] -= rest * expected[c][half * 2 + 1];
+                x[r][c][half * 2] -= rest * expected[r][c][half * 2];
+                x[r][c][half * 2 + 1] -= rest * expected[r][c][half * 2 + 1];
             }
-            if (lane % 4 == 0) room.query[row + half * 8 + lane / 4].delta = delta[half];
+            if (lane % 4 == 0 && unit.end[r] > 0) {
+                room.query[unit.row[r] + half * 8 + lane / 4].delta = exact;
+            }
         }
     }
-    return step_sum;
+    return passed;
 }
 
-/// Gradients of 16 rows of keys, divided by scale a_p a_v a_q, and of values, divided by a_p.
+/// Gradients of a unit's rows of keys, divided by scale a_p a_v a_q, and of values, divided by a_p.
 template <int D, bool quantized>
-__device__ void key_gradient(const Room<D>& room, int row, int queries, Accumulator (&dk)[D / 8],
-                             Accumulator (&dv)[D / 8]) {
+__device__ void key_gradient(const Room<D>& room, const Unit<D>& unit, int queries,
+                             Accumulator (&dk)[kTiles<D>][D / 8], Accumulator (&dv)[kTiles<D>][D / 8]) {
+    constexpr int tiles = kTiles<D>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const Left<D, (D <= 64)> k(room.straight, room.k, row);
-    const Left<D, (D <= 48)> v(room.straight, room.v, row);
-    clear_all<D>(dk);
-    clear_all<D>(dv);
+    const Left<D, 4, tiles> k(room.straight, kK, unit.row), v(room.straight, kV, unit.row);
+    clear_all(dk);
+    clear_all(dv);
+#pragma unroll 1
     for (int query = 0; query < queries; query += 16) {
-        Accumulator w[2], e[2];
-        k.times(room.straight, room.crossed, room.q, query, w);
-        v.times(room.straight, room.crossed, room.d, query, e);
+        Accumulator w[tiles][2], e[tiles][2];
+        k.times(room.crossed, kQ, query, w);
+        v.times(room.crossed, kD, query, e);
 #pragma unroll
-        for (int tile = 0; tile < 2; ++tile) {
-            const float4 two = *reinterpret_cast<const float4*>(room.query + query + tile * 8 + lane % 4 * 2);
+        for (int half = 0; half < 2; ++half) {
+            const float4 two = *reinterpret_cast<const float4*>(room.query + query + half * 8 + lane % 4 * 2);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                float& weight = w[tile][i];
-                float& gradient = e[tile][i];
+            for (int i = 0; i < tiles * 4; ++i) {
+                float& weight = w[i / 4][half][i % 4];
+                float& gradient = e[i / 4][half][i % 4];
                 weight = room.scores.weight(weight, i % 2 == 0 ? two.x : two.z);
                 const float through = through_probability<quantized>(gradient, weight, room.high);
                 gradient = weight * (through - (i % 2 == 0 ? two.y : two.w));
-                if constexpr (quantized) weight = nearest(min_nan(weight, room.high));
             }
         }
-        uint32_t a[4];
-        to_left(w, quantized, a);
-        accumulate<D>(a, room.straight, room.d, query, dv);
-        to_left(e, false, a);
-        accumulate<D>(a, room.straight, room.q, query, dk);
+        uint32_t a[tiles][4];
+#pragma unroll
+        for (int r = 0; r < tiles; ++r) {
+            if constexpr (quantized) {
+                to_codes(w[r], pack(room.high, room.high), a[r]);
+            } else {
+                to_left(w[r], a[r]);
+            }
+        }
+        accumulate<D, 4, tiles>(a, room.straight, kD, query, dv);
+#pragma unroll
+        for (int r = 0; r < tiles; ++r) to_left(e[r], a[r]);
+        accumulate<D, 4, tiles>(a, room.straight, kQ, query, dk);
     }
 }
 
-/// Bytes of shared memory for so many rows.
 template <int D>
-size_t backward_memory(int64_t rows) {
-    return static_cast<size_t>(rows) * (4 * D * sizeof(bf16) + sizeof(QueryRow)) +
-           kMostWarps * (3 * D + 5) * sizeof(float);
+inline constexpr int kWarps = D == 16 ? 16 : D == 32 ? 12 : 8;  // a multiprocessor has registers for
+
+/// Bytes of shared memory for so many rows and warps.
+template <int D>
+size_t backward_memory(int64_t rows, int warps) {
+    return static_cast<size_t>(rows) * (Matrices<D, 4>::pitch * sizeof(bf16) + sizeof(QueryRow)) +
+           static_cast<size_t>(warps) * (3 * D + 5) * sizeof(float);
 }
 
-template <int D, bool quantized>
-__global__ void __launch_bounds__(kMostWarps * 32, D <= 64 ? 2 : 1)
+template <int D, bool quantized, bool whole>
+__global__ void __launch_bounds__(kWarps<D> * 32, 1)
     attention_backward_kernel(const BackwardArguments b, int rows) {
     const AttentionArguments& s = b.forward;
     extern __shared__ __align__(128) unsigned char shared[];
-    bf16* const q = reinterpret_cast<bf16*>(shared);
-    bf16 *const k = q + rows * D, *const v = k + rows * D, *const d = v + rows * D;
-    QueryRow* const query = reinterpret_cast<QueryRow*>(d + rows * D);
-    float* const bias_sums = reinterpret_cast<float*>(query + rows);  // (warps, 3, D)
-    float* const step_sums = bias_sums + kMostWarps * 3 * D;          // (warps, 5)
+    const Matrices<D, 4> matrices{reinterpret_cast<bf16*>(shared)};
+    QueryRow* const query = reinterpret_cast<QueryRow*>(matrices.base + rows * matrices.pitch);
     const int sample = static_cast<int>(blockIdx.x) / s.heads, head = static_cast<int>(blockIdx.x) % s.heads;
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     const int warps = static_cast<int>(blockDim.x) / 32;
+    float* const bias_sums = reinterpret_cast<float*>(query + rows);  // (warps, 3, D)
+    float* const step_sums = bias_sums + warps * 3 * D;               // (warps, 5)
 
+    fetch<D, 4, whole>(s, b.dy + head_at(s, sample, head), s.channels(), rows, matrices, kD);
+    commit_copies();
+    fetch_products<D, 4, whole>(s, kQ, sample, head, rows, matrices);
+    fetch_products<D, 4, whole>(s, kK, sample, head, rows, matrices);
+    fetch_products<D, 4, whole>(s, kV, sample, head, rows, matrices);
     const Quantizer probability(s.probability);
     const float a_q = s.step[0].load().a, a_k = s.step[1].load().a, a_v = s.step[2].load().a;
     const Scores scores(s, s.step[0].load(), s.step[1].load(), probability);
-    float sums[5] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-    load_codes<D>(s, 0, sample, head, rows, q);
-    load_codes<D>(s, 1, sample, head, rows, k);
-    load_codes<D>(s, 2, sample, head, rows, v);
-    sums[4] = load_gradient<D>(b, scores, a_v, sample, head, rows, d, query);
     for (int i = static_cast<int>(threadIdx.x); i < warps * 3 * D; i += static_cast<int>(blockDim.x)) {
         bias_sums[i] = 0.0f;
     }
+    float sums[5] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    sums[4] = load_gradient<D, whole>(b, scores, a_v, sample, head, rows, matrices, kD, query);
+    await_copies<2>();
+    make_codes<D, 4>(s, kQ, head, rows, matrices);
+    await_copies<1>();
+    make_codes<D, 4>(s, kK, head, rows, matrices);
+    await_copies<0>();
+    make_codes<D, 4>(s, kV, head, rows, matrices);
     __syncthreads();
 
-    const Room<D> room{shared_address(q),
-                       shared_address(k),
-                       shared_address(v),
-                       shared_address(d),
-                       query,
-                       Reader<D>::straight(),
-                       Reader<D>::crossed(),
-                       scores,
+    const Room<D> room{query, Reader<D, 4>::straight(matrices), Reader<D, 4>::crossed(matrices), scores,
                        probability.high};
     float* const bias_sum = bias_sums + warp * 3 * D;
     const float factor = s.scale * probability.a * a_v;
-    for (int row = warp * 16; row < rows; row += warps * 16) {
-        Accumulator dq[D / 8];
-        sums[3] += query_gradient<D, quantized>(room, probability.a, row, rows, dq);
-        sums[0] += finish_rows<D>(b, 0, sample, head, row, dq, factor * a_k, bias_sum);
+    const int units = (rows / 16 + kTiles<D> - 1) / kTiles<D>;
+    for (int number = warp; number < units; number += warps) {
+        const Unit<D> unit(number, rows, s.tokens);
+        Accumulator dq[kTiles<D>][D / 8];
+        sums[3] -= query_gradient<D, quantized>(room, probability.a, unit, rows, s.tokens, dq);
+        const Finished f =
+            finish_rows<D, whole>(b, matrices, kQ, sample, head, unit.row, unit.end, dq, factor * a_k, bias_sum);
+        sums[0] += factor * a_k * (f.coded - f.passed);
+    }
+    __syncthreads();
+    for (int number = warp; number < units; number += warps) {
+        const Unit<D> unit(number, rows, s.tokens);
+        Accumulator dk[kTiles<D>][D / 8], dv[kTiles<D>][D / 8];
+        key_gradient<D, quantized>(room, unit, rows, dk, dv);
+        const Finished f =
+            finish_rows<D, whole>(b, matrices, kK, sample, head, unit.row, unit.end, dk, factor * a_q, bias_sum + D);
+        sums[1] += factor * a_q * (f.coded - f.passed);
+        const Finished g =
+            finish_rows<D, whole>(b, matrices, kV, sample, head, unit.row, unit.end, dv, probability.a, bias_sum + 2 * D);
+        sums[2] += probability.a * (g.coded - g.passed);
+        sums[3] += g.coded;  // sum Pq dPq = sum v dv
     }
     sums[3] *= a_v;
-    __syncthreads();
-    for (int row = warp * 16; row < rows; row += warps * 16) {
-        Accumulator dk[D / 8], dv[D / 8];
-        key_gradient<D, quantized>(room, row, rows, dk, dv);
-        sums[1] += finish_rows<D>(b, 1, sample, head, row, dk, factor * a_q, bias_sum + D);
-        sums[2] += finish_rows<D>(b, 2, sample, head, row, dv, probability.a, bias_sum + 2 * D);
-    }
 
 #pragma unroll
     for (int i = 0; i < 5; ++i) {
@@ -314,7 +251,13 @@ __global__ void __launch_bounds__(kMostWarps * 32, D <= 64 ? 2 : 1)
     }
 }
 
-constexpr int kSumThreads = 256;
+template <int D, bool whole>
+auto* kernel_for(const AttentionArguments& s) {
+    return s.probability.alpha != nullptr ? attention_backward_kernel<D, true, whole>
+                                          : attention_backward_kernel<D, false, whole>;
+}
+
+constexpr int kSumThreads = 512;
 
 /// dbias (columns) = column sums of parts (samples, columns), 32 columns a block; the last block sums
 /// dalphas.
@@ -325,6 +268,7 @@ __global__ void __launch_bounds__(kSumThreads)
     if (blockIdx.x + 1 == gridDim.x) {
         if (slice >= 5) return;
         float sum = 0.0f;
+#pragma unroll 8
         for (int i = lane; i < samples * b.forward.heads; i += 32) sum += b.alpha_parts[i * 5 + slice];
         sum = warp_sum(sum);
         if (lane == 0) dalphas[slice] = b.g[slice] != nullptr ? sum * *b.g[slice] : 0.0f;
@@ -370,23 +314,24 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
     b.o = pointer<bf16>(o);
     b.lse = pointer<float>(lse);
     b.dz = pointer<bf16>(dz);
-    b.paired = s.width % 2 == 0;
+    s.vectors = s.vectors && aligned(16, dy, o, dz);
+    s.paired = s.paired && aligned(4, dy, o, dz);
 
     bool done = false;
     with_width(s.width, [&]<int D>() {
         const int64_t tiles = ceil_div(s.tokens, 16);
-        const size_t shared = backward_memory<D>(tiles * 16);
+        const bool two = two_fit(backward_memory<D>(tiles * 16, kWarps<D> / 2));
+        const int warps = warps_for(ceil_div(tiles, kTiles<D>), two ? kWarps<D> / 2 : kWarps<D>);
+        const size_t shared = backward_memory<D>(tiles * 16, warps);
         if (shared > gpu().shared_memory) return;
         const Tensor bias_parts(Shape{samples, columns}, DType::f32, Device::cuda);
         const Tensor alpha_parts(Shape{blocks, 5}, DType::f32, Device::cuda);
         b.bias_parts = pointer<float>(bias_parts);
         b.alpha_parts = pointer<float>(alpha_parts);
-        auto* const kernel = steps.probability.defined() ? attention_backward_kernel<D, true>
-                                                         : attention_backward_kernel<D, false>;
-        VVTQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(shared)));
-        launch(kernel, dim3(static_cast<unsigned>(blocks)),
-               dim3(static_cast<unsigned>(warps_for(tiles) * 32)), shared, b, tiles * 16);
+        auto* const kernel = s.vectors && s.width == D ? kernel_for<D, true>(s) : kernel_for<D, false>(s);
+        allow_memory(kernel, shared);
+        launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(warps * 32)), shared,
+               b, tiles * 16);
         launch(sum_parts_kernel, dim3(static_cast<unsigned>(ceil_div(columns, 32) + 1)), dim3(kSumThreads), 0,
                b, samples, columns, pointer<float>(dbias), pointer<float>(dalphas));
         done = true;

@@ -1,5 +1,5 @@
 #include "engine/composed.h"
-#include "engine/cuda/attention.cuh"
+#include "engine/cuda/attention_tiles.cuh"
 #include "engine/cuda/families.h"
 
 namespace vvtq::engine::cuda {
@@ -25,108 +25,85 @@ AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& st
     s.heads = static_cast<int>(steps.heads);
     s.width = static_cast<int>(width);
     s.scale = static_cast<float>(steps.scale);
-    s.aligned = width % 8 == 0 && reinterpret_cast<uintptr_t>(z.raw()) % 16 == 0;
+    const Tensor* const b = steps.bias;
+    s.vectors = width % 8 == 0 && aligned(16, z, b[0], b[1], b[2]);
+    s.paired = width % 2 == 0 && aligned(4, z);
     return s;
 }
 
 namespace {
 
-/// Blocks of 16 query rows that a warp works on at a time: each piece of k and v it reads serves all of them.
 template <int D>
-constexpr int kTiles = D <= 64 ? 2 : 1;
+inline constexpr int kWarps = D <= 64 ? 14 : 8;  // a multiprocessor has registers for
 
-/// What a warp keeps of its query rows.
-template <int D>
-struct Rows {
-    static constexpr int tiles = kTiles<D>;
-    uint32_t q[tiles][D / 16][4];
-
-    __device__ Rows(uint32_t matrix, const Reader<D>& reader, int row) {
-#pragma unroll
-        for (int r = 0; r < tiles; ++r) {
-#pragma unroll
-            for (int c = 0; c < D / 16; ++c) reader.read(matrix, row + r * 16, c, q[r][c]);
-        }
-    }
-    /// y = q . k^T for 16 keys
-    __device__ void scores(uint32_t k, const Reader<D>& crossed, int key, Accumulator (&y)[tiles][2]) const {
-#pragma unroll
-        for (int r = 0; r < tiles; ++r) {
-            clear(y[r][0]);
-            clear(y[r][1]);
-        }
-#pragma unroll
-        for (int c = 0; c < D / 16; ++c) {
-            uint32_t b[4];
-            crossed.read(k, key, c, b);
-#pragma unroll
-            for (int r = 0; r < tiles; ++r) {
-                multiply(q[r][c], b[0], b[1], y[r][0]);
-                multiply(q[r][c], b[2], b[3], y[r][1]);
-            }
-        }
-    }
-};
-
-/// Rows of the head of the output, from accumulators through the warp's own rows of shared memory.
-template <int D>
+/// Rows of the head of the output, from accumulators.
+template <int D, bool whole>
 __device__ void store_rows(const AttentionArguments& s, const Accumulator (&y)[kTiles<D>][D / 8],
-                           float factor, bf16* stage, int row, int64_t first, bf16* o, bf16* codes) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    __syncwarp();
-#pragma unroll
-    for (int r = 0; r < kTiles<D>; ++r) {
-#pragma unroll
-        for (int c = 0; c < D / 8; ++c) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int at = row + r * 16 + lane / 4 + half * 8;
-                auto* pair = reinterpret_cast<uint32_t*>(&piece_of<D>(stage, at, c)) + lane % 4;
-                *pair = pack(y[r][c][half * 2] * factor, y[r][c][half * 2 + 1] * factor);
-            }
-        }
-    }
-    __syncwarp();
+                           float factor, int row, int64_t first, bf16* o, bf16* codes) {
+    using At = Columns<D>;
     const Quantizer quantizer(s.output);
-    constexpr int pieces = D / 8;
-    for (int i = lane; i < kTiles<D> * 16 * pieces; i += 32) {
-        const int at = row + i / pieces, piece = i % pieces, count = min(8, s.width - piece * 8);
-        if (at >= s.tokens || count <= 0) continue;
-        Eight x = piece_of<D>(stage, at, piece);
-        const int64_t to = first + static_cast<int64_t>(at) * s.channels() + piece * 8;
-        store_eight(o + to, x, count, s.aligned);
-        if (codes == nullptr) continue;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
-        for (int e = 0; e < 8; ++e) x.at[e] = from_float<bf16>(quantizer.code(to_float(x.at[e])));
-        store_eight(codes + to, x, count, s.aligned);
+    for (int r = 0; r < kTiles<D> * 2; ++r) {
+        const int at = row + r * 8 + lane / 4;
+        if (at >= s.tokens) continue;
+#pragma unroll
+        for (int group = 0; group < At::groups; ++group) {
+            const int column = At::first(group), count = s.width - column;
+            const int64_t to = first + static_cast<int64_t>(at) * s.channels() + column;
+            Pack<uint32_t, At::count / 2> x;
+#pragma unroll
+            for (int i = 0; i < At::count; i += 2) {
+                const float* const pair = y[r / 2][At::at(group, i)] + r % 2 * 2;
+                x.at[i / 2] = pack(pair[0] * factor, pair[1] * factor);
+            }
+            store_columns<whole>(s, o + to, x, count);
+            if (codes == nullptr) continue;
+            if (quantizer.on) {
+#pragma unroll
+                for (uint32_t& pair : x.at) {
+                    const float low = quantizer.code_of(quantizer.scaled(low_half(pair)));
+                    pair = pack(low, quantizer.code_of(quantizer.scaled(high_half(pair))));
+                }
+            }
+            store_columns<whole>(s, codes + to, x, count);
+        }
     }
 }
 
-template <int D, bool quantized>
-__global__ void __launch_bounds__(kMostWarps * 32, D <= 64 ? 2 : 1)
+template <int D, bool quantized, bool whole>
+__global__ void __launch_bounds__(kWarps<D> * 32, 1)
     attention_kernel(const AttentionArguments s, int query_rows, int key_rows, bf16* o, bf16* codes,
                      float* lse) {
     constexpr int tiles = kTiles<D>;
     extern __shared__ __align__(128) unsigned char shared[];
-    bf16* const q = reinterpret_cast<bf16*>(shared);
-    bf16* const k = q + query_rows * D;
-    bf16* const v = k + key_rows * D;
+    const Matrices<D, 3> matrices{reinterpret_cast<bf16*>(shared)};
     const int sample = static_cast<int>(blockIdx.x) / s.heads, head = static_cast<int>(blockIdx.x) % s.heads;
-    load_codes<D>(s, 0, sample, head, query_rows, q);
-    load_codes<D>(s, 1, sample, head, key_rows, k);
-    load_codes<D>(s, 2, sample, head, key_rows, v);
+    fetch_products<D, 3, whole>(s, 0, sample, head, query_rows, matrices);
+    fetch_products<D, 3, whole>(s, 1, sample, head, key_rows, matrices);
+    fetch_products<D, 3, whole>(s, 2, sample, head, key_rows, matrices);
+    await_copies<2>();
+    make_codes<D, 3>(s, 0, head, query_rows, matrices);
+    await_copies<1>();
+    make_codes<D, 3>(s, 1, head, key_rows, matrices);
+    await_copies<0>();
+    make_codes<D, 3>(s, 2, head, key_rows, matrices);
     __syncthreads();
 
     const Quantizer probability(s.probability);
     const Step step_v = s.step[2].load();
     const Scores scores(s, s.step[0].load(), s.step[1].load(), probability);
-    const Reader<D> straight = Reader<D>::straight(), crossed = Reader<D>::crossed();
-    const uint32_t k_at = shared_address(k), v_at = shared_address(v);
+    const Reader<D, 3> straight = Reader<D, 3>::straight(matrices);
+    const Reader<D, 3> crossed = Reader<D, 3>::crossed(matrices);
+    const uint32_t high = pack(probability.high, probability.high);
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     const int rows = tiles * 16, stride = static_cast<int>(blockDim.x) / 32 * rows;
 
     for (int row = warp * rows; row < query_rows; row += stride) {
-        const Rows<D> queries(shared_address(q), straight, row);
+        int own[tiles];
+#pragma unroll
+        for (int r = 0; r < tiles; ++r) own[r] = row + r * 16;
+        const Left<D, 3, tiles> queries(straight, 0, own);
         // Every thread first takes the maximum and sum of what it sees itself of its rows.
         float most[tiles][2], sum[tiles][2], shift[tiles][2];
 #pragma unroll
@@ -136,7 +113,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, D <= 64 ? 2 : 1)
         }
         for (int key = 0; key < key_rows; key += 16) {
             Accumulator y[tiles][2];
-            queries.scores(k_at, crossed, key, y);
+            queries.times(crossed, 1, key, y);
             if (key + 16 > s.tokens) {
 #pragma unroll
                 for (int i = 0; i < tiles * 8; ++i) {
@@ -152,7 +129,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, D <= 64 ? 2 : 1)
                     const float y2 = y[r][1][half * 2], y3 = y[r][1][half * 2 + 1];
                     const float top = fmaxf(most[r][half], fmaxf(fmaxf(y0, y1), fmaxf(y2, y3)));
                     const float offset = top * scores.factor;
-                    const float old = power_of_two(fmaf(most[r][half], scores.factor, -offset));
+                    const float old = power_of_two((most[r][half] - top) * scores.factor);  // 1 at -1e30
                     sum[r][half] =
                         fmaf(sum[r][half], old, scores.weight(y0, offset) + scores.weight(y1, offset)) +
                         (scores.weight(y2, offset) + scores.weight(y3, offset));
@@ -177,35 +154,34 @@ __global__ void __launch_bounds__(kMostWarps * 32, D <= 64 ? 2 : 1)
         }
 
         Accumulator sums[tiles][D / 8];
-#pragma unroll
-        for (int i = 0; i < tiles * D / 8; ++i) clear(sums[i / (D / 8)][i % (D / 8)]);
+        clear_all(sums);
         for (int key = 0; key < key_rows; key += 16) {
             Accumulator y[tiles][2];
-            queries.scores(k_at, crossed, key, y);
+            queries.times(crossed, 1, key, y);
             uint32_t p[tiles][4];
 #pragma unroll
             for (int r = 0; r < tiles; ++r) {
 #pragma unroll
                 for (int i = 0; i < 8; ++i) {
-                    const float w = scores.weight(y[r][i / 4][i % 4], shift[r][i / 2 % 2]);
-                    y[r][i / 4][i % 4] = quantized ? nearest(min_nan(w, probability.high)) : w;
+                    float& score = y[r][i / 4][i % 4];
+                    score = scores.weight(score, shift[r][i / 2 % 2]);
                 }
-                to_left(y[r], quantized, p[r]);
-            }
-#pragma unroll
-            for (int c = 0; c < D / 16; ++c) {
-                uint32_t b[4];
-                straight.read_transposed(v_at, key, c, b);
-#pragma unroll
-                for (int r = 0; r < tiles; ++r) {
-                    multiply(p[r], b[0], b[1], sums[r][c * 2]);
-                    multiply(p[r], b[2], b[3], sums[r][c * 2 + 1]);
+                if constexpr (quantized) {
+                    to_codes(y[r], high, p[r]);
+                } else {
+                    to_left(y[r], p[r]);
                 }
             }
+            accumulate<D, 3, tiles>(p, straight, 2, key, sums);
         }
         const int64_t first = static_cast<int64_t>(sample) * s.tokens * s.channels() + head * s.width;
-        store_rows<D>(s, sums, probability.a * step_v.a, q, row, first, o, codes);
+        store_rows<D, whole>(s, sums, probability.a * step_v.a, row, first, o, codes);
     }
+}
+
+template <int D, bool whole>
+auto* kernel_for(const AttentionArguments& s) {
+    return s.probability.alpha != nullptr ? attention_kernel<D, true, whole> : attention_kernel<D, false, whole>;
 }
 
 }  // namespace
@@ -215,26 +191,28 @@ void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
         composed::attention(z, steps, o, codes, lse);
         return;
     }
-    const AttentionArguments s = attention_arguments(z, steps);
+    AttentionArguments s = attention_arguments(z, steps);
     const int64_t samples = z.shape()[0], blocks = samples * s.heads;
     check_size(o, samples * s.tokens * s.channels(), DType::bf16);
     if (codes.defined()) check_like(o, codes);
     if (lse.defined()) check_size(lse, blocks * s.tokens, DType::f32);
     VVTQ_CHECK(steps.probability.range.high <= 255, "probability codes up to ", steps.probability.range.high);
 
+    s.vectors = s.vectors && aligned(16, o, codes);
+    s.paired = s.paired && aligned(4, o, codes);
+
     bool done = false;
     with_width(s.width, [&]<int D>() {
         const int64_t key_rows = ceil_div(s.tokens, 16) * 16;
         const int64_t units = ceil_div(s.tokens, kTiles<D> * 16), query_rows = units * kTiles<D> * 16;
-        const size_t shared = static_cast<size_t>(query_rows + 2 * key_rows) * D * sizeof(bf16);
+        const size_t shared = static_cast<size_t>(query_rows) * Matrices<D, 3>::pitch * sizeof(bf16);
         if (shared > gpu().shared_memory) return;
-        auto* const kernel =
-            s.probability.alpha != nullptr ? attention_kernel<D, true> : attention_kernel<D, false>;
-        VVTQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(shared)));
+        const int warps = warps_for(units, two_fit(shared) ? kWarps<D> / 2 : kWarps<D>);
+        auto* const kernel = s.vectors && s.width == D ? kernel_for<D, true>(s) : kernel_for<D, false>(s);
+        allow_memory(kernel, shared);
         launch(kernel, dim3(static_cast<unsigned>(blocks)),
-               dim3(static_cast<unsigned>(warps_for(units) * 32)), shared, s, query_rows, key_rows,
-               pointer<bf16>(o), pointer<bf16>(codes), pointer<float>(lse));
+               dim3(static_cast<unsigned>(warps * 32)), shared, s, query_rows,
+               key_rows, pointer<bf16>(o), pointer<bf16>(codes), pointer<float>(lse));
         done = true;
     });
     if (!done) composed::attention(z, steps, o, codes, lse);

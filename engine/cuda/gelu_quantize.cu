@@ -11,11 +11,10 @@
 namespace vvtq::engine::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr int kWidth = 8;    // activations of one vector
-constexpr int kVectors = 4;  // of a thread in forward
-constexpr int kBlocks = 3;   // of backward on a multiprocessor
+constexpr int kThreads = 384;  // whole rows of 768, 1536 and 3072 columns fit a block of vectors
+constexpr int kWidth = 8;      // activations of one vector
+constexpr int kVectors = 4;    // of a thread in forward
+constexpr int kBlocks = 2;     // of backward on a multiprocessor
 constexpr int kFinishThreads = 1024;
 
 __device__ float quick_exp2(float x) {
@@ -77,33 +76,34 @@ struct Backward {
     T *dz, *q;
     float* partial;  // (grid.x, stride): dbias (cols), dalpha (grid.y), dbeta (grid.y)
     int64_t rows, cols, stride;
+    int lanes;  // threads of a row; they divide the block
 };
 
-/// Block (x, y) has every grid.x-th group of rows and the y-th 32 Width columns; a thread walks down its own
-/// Width columns.
+/// Block (x, y) has every grid.x-th group of rows and the y-th `lanes` Width columns; a thread walks down its
+/// own Width columns.
 template <typename T, int Width>
 __global__ void __launch_bounds__(kThreads, kBlocks) backward(const Backward<T> p) {
     using Values = Vector<T, Width>;
-    __shared__ float sums[kWarps][32 * Width];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t c = (int64_t{blockIdx.y} * 32 + lane) * Width;
+    __shared__ float sums[Width][kThreads];
+    const int lane = threadIdx.x % p.lanes, row = threadIdx.x / p.lanes, rows = kThreads / p.lanes;
+    const int64_t c = (int64_t{blockIdx.y} * p.lanes + lane) * Width;
     const QuickStep step(p.step.load());
     float dbias[Width] = {}, dalpha = 0.0f, dbeta = 0.0f;
 
-    const auto vector = [&](int64_t at, const Values& dq, const Values& z) {
+    const auto vector = [&](int64_t at, const Values& upstream, const Values& sums_of) {
         float dz[Width], q[Width];
 #pragma unroll
         for (int j = 0; j < Width; ++j) {
-            const float x = z[j];
+            const float x = sums_of[j], dy = upstream[j];
             const Normal normal = normal_for<T>(x);
             const float h = __fmul_rn(x, normal.cdf);
             const float v = step.scaled(h);
             const float clamped = step.clamped(v);
             const float code = QuickStep::rounded(clamped);
             const bool in = clamped == v;
-            const float d = in ? dq[j] : 0.0f;
-            dalpha += dq[j] * (code - (in ? v : 0.0f));
-            dbeta += dq[j] - d;
+            const float d = in ? dy : 0.0f;
+            dalpha += dy * (code - (in ? v : 0.0f));
+            dbeta += dy - d;
             dz[j] = d * (normal.cdf + x * normal.pdf);
             dbias[j] += dz[j];
             q[j] = step.on ? code : h;
@@ -112,21 +112,27 @@ __global__ void __launch_bounds__(kThreads, kBlocks) backward(const Backward<T> 
         Values::of(q).store(p.q + at);
     };
     if (c < p.cols) {
-        const int64_t turn = int64_t{gridDim.x} * kWarps * p.cols, end = p.rows * p.cols;
-        for (int64_t at = (int64_t{blockIdx.x} * kWarps + warp) * p.cols + c; at < end; at += 2 * turn) {
-            const bool two = at + turn < end;
-            const Values dq = Values::load(p.dq + at), z = Values::load(p.z + at);
-            Values dq_second, z_second;
-            if (two) {
-                dq_second = Values::load(p.dq + at + turn);
-                z_second = Values::load(p.z + at + turn);
-            }
-            vector(at, dq, z);
-            if (two) vector(at + turn, dq_second, z_second);
+        const int64_t turn = int64_t{gridDim.x} * rows * p.cols, end = p.rows * p.cols;
+        // Two rows in turn: while one is computed, the other's values are on their way.
+        Values dq[2], z[2];
+        const auto fetch = [&](int i, int64_t at) {
+            if (at >= end) return;
+            dq[i] = Values::load(p.dq + at);
+            z[i] = Values::load(p.z + at);
+        };
+        int64_t at = (int64_t{blockIdx.x} * rows + row) * p.cols + c;
+        fetch(0, at);
+        fetch(1, at + turn);
+        for (; at < end; at += 2 * turn) {
+            vector(at, dq[0], z[0]);
+            fetch(0, at + 2 * turn);
+            if (at + turn >= end) break;
+            vector(at + turn, dq[1], z[1]);
+            fetch(1, at + 3 * turn);
         }
     }
 #pragma unroll
-    for (int j = 0; j < Width; ++j) sums[warp][j * 32 + lane] = dbias[j];
+    for (int j = 0; j < Width; ++j) sums[j][threadIdx.x] = dbias[j];
     float* out = p.partial + blockIdx.x * p.stride;
     dalpha = block_sum<kThreads>(dalpha);
     dbeta = block_sum<kThreads>(dbeta);
@@ -134,10 +140,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks) backward(const Backward<T> 
         out[p.cols + blockIdx.y] = dalpha;
         out[p.cols + gridDim.y + blockIdx.y] = dbeta;
     }
-    for (int i = threadIdx.x; i < 32 * Width; i += kThreads) {
-        const int64_t column = (int64_t{blockIdx.y} * 32 + i % 32) * Width + i / 32;
-        float sum = sums[0][i];
-        for (int w = 1; w < kWarps; ++w) sum += sums[w][i];
+    for (int i = threadIdx.x; i < p.lanes * Width; i += kThreads) {
+        const int j = i / p.lanes, of = i % p.lanes;
+        const int64_t column = (int64_t{blockIdx.y} * p.lanes + of) * Width + j;
+        float sum = sums[j][of];
+        for (int r = 1; r < rows; ++r) sum += sums[j][r * p.lanes + of];
         if (column < p.cols) out[column] = sum;
     }
 }
@@ -191,13 +198,16 @@ void gelu_quantize_backward(In dq, In z, const LsqStep& step, In dz, In q, In da
     with_activation(z.dtype(), [&]<typename T>() {
         const bool wide = cols % kWidth == 0 && aligned(16, dq, z, dz, q);
         const int64_t rows = z.numel() / cols;
-        const int64_t groups = ceil_div(cols, 32 * (wide ? kWidth : 1));
+        const int64_t vectors = ceil_div(cols, wide ? kWidth : 1);
+        const auto lanes = static_cast<int>(vectors <= kThreads && kThreads % vectors == 0 ? vectors : 32);
+        const int64_t groups = ceil_div(vectors, lanes);
         const int64_t most = std::max<int64_t>(1, gpu().multiprocessors * kBlocks / groups);
-        const int64_t blocks = std::max<int64_t>(1, std::min(most, ceil_div(rows, kWarps)));
+        const int64_t blocks = std::max<int64_t>(1, std::min(most, ceil_div(rows, kThreads / lanes)));
         const Tensor partial(Shape{blocks, cols + 2 * groups}, DType::f32, Device::cuda);
         const Backward<T> p{pointer<T>(dq), pointer<T>(z), argument_of(step),
                             pointer<T>(dz), pointer<T>(q), pointer<float>(partial),
-                            rows,           cols,          cols + 2 * groups};
+                            rows,           cols,          cols + 2 * groups,
+                            lanes};
         const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(groups));
         launch(wide ? backward<T, kWidth> : backward<T, 1>, grid, kThreads, 0, p);
         launch(finish, static_cast<unsigned>(ceil_div(cols, 32) + 1), kFinishThreads, 0, p.partial, blocks,

@@ -165,6 +165,75 @@ TEST_CASE("folders of pictures open sorted, through links and any case of extens
     CHECK(open_dataset("folder", scratch.path() + "/", Split::train)->fingerprint() == before);
 }
 
+TEST_CASE("pictures are found as by torchvision's ImageFolder", "[data]") {
+    namespace fs = std::filesystem;
+    const Scratch scratch;
+    const Bytes picture = fixture("picture.png");
+    for (const char* name : {"b/2.png", "b/10.PNG", "b/sub/1.jpeg", "b/sub-x/1.jpg", "b/sub/deep/1.Bmp",
+                             "b/.hidden.jpg", "b/.png", "b/notes.txt", "b/picture.png.txt",
+                             "b/x.JpG/inside.ppm", "B/1.pgm", ".c/1.png", "README.png"}) {
+        write_bytes(scratch / ("train/" + std::string(name)), picture);
+    }
+    fs::create_symlink(scratch / "nowhere.png", scratch / "train/b/dangling.png");
+    fs::create_directory_symlink(scratch / "train/B", scratch / "train/b/linked");
+    const auto dataset = open_dataset("folder", scratch.path(), Split::train);
+    std::vector<std::string> ids;
+    for (int64_t i = 0; i < dataset->size(); ++i) ids.push_back(dataset->id(i));
+    // The order of torchvision 0.29 on the same tree.
+    CHECK(ids == std::vector<std::string>{"train/.c/1.png", "train/B/1.pgm", "train/b/.hidden.jpg",
+                                          "train/b/.png", "train/b/10.PNG", "train/b/2.png",
+                                          "train/b/dangling.png", "train/b/linked/1.pgm",
+                                          "train/b/sub/1.jpeg", "train/b/sub-x/1.jpg",
+                                          "train/b/sub/deep/1.Bmp", "train/b/x.JpG/inside.ppm"});
+    CHECK(dataset->class_names() == std::vector<std::string>{".c", "B", "b"});
+    CHECK(refuses("dangling.png", [&] { dataset->picture(6); }));
+    write_bytes(scratch / "train/b/photo.WebP", picture);
+    CHECK(refuses("photo.WebP", [&] { open_dataset("folder", scratch.path(), Split::train); }));
+    fs::remove(scratch / "train/b/photo.WebP");
+    fs::create_directory_symlink(scratch / "train/b", scratch / "train/b/circle");
+    CHECK(refuses("circle", [&] { open_dataset("folder", scratch.path(), Split::train); }));
+}
+
+TEST_CASE("CIFAR-10's binary batches open as pictures in RGB", "[data]") {
+    const Scratch scratch;
+    const std::string dir = scratch / "cifar-10-batches-bin";
+    const auto batch = [](int count, int seed) {
+        Bytes bytes;
+        for (int i = 0; i < count; ++i) {
+            bytes.push_back(static_cast<uint8_t>((i + seed) % 10));
+            for (int k = 0; k < 3072; ++k)
+                bytes.push_back(static_cast<uint8_t>(k / 1024 * 50 + k % 32 + seed));
+        }
+        return bytes;
+    };
+    for (int i = 1; i <= 5; ++i) write_bytes(dir + "/data_batch_" + std::to_string(i) + ".bin", batch(4, i));
+    write_bytes(dir + "/test_batch.bin", batch(3, 0));
+    for (const std::string& given : {dir, scratch.path()}) {
+        const auto train = open_dataset("cifar10", given, Split::train);
+        const auto test = open_dataset("cifar10", given, Split::evaluation);
+        CHECK(train->size() == 20);
+        CHECK(test->size() == 3);
+        CHECK(train->label(5) == 3);  // the second of the second batch
+        CHECK(train->class_names()[3] == "cat");
+        CHECK_NOTHROW(require_same_classes(*train, *test));
+        const Image image = train->picture(4);
+        CHECK(image.height == 32);
+        REQUIRE(image.rgb.size() == 3072);
+        for (size_t i = 0; i < 3072; ++i) CHECK(image.rgb[i] == i % 3 * 50 + i / 3 % 32 + 2);
+    }
+    write_bytes(dir + "/batches.meta.txt", {'o', 'n', 'e', '\n'});
+    CHECK(refuses("batches.meta.txt", [&] { open_dataset("cifar10", dir, Split::train); }));
+    std::filesystem::remove(dir + "/batches.meta.txt");
+    write_bytes(dir + "/data_batch_3.bin", cut(batch(4, 3), 9000));
+    CHECK(refuses("data_batch_3.bin", [&] { open_dataset("cifar10", dir, Split::train); }));
+    Bytes odd = batch(4, 3);
+    odd[3073] = 10;
+    write_bytes(dir + "/data_batch_3.bin", odd);
+    CHECK(refuses("data_batch_3.bin", [&] { open_dataset("cifar10", dir, Split::train); }));
+    std::filesystem::remove(dir + "/data_batch_3.bin");
+    CHECK(refuses("data_batch_3.bin", [&] { open_dataset("cifar10", dir, Split::train); }));
+}
+
 TEST_CASE("folders without pictures are refused by name", "[data][bad-input]") {
     const Scratch scratch;
     const auto open = [&] { return open_dataset("folder", scratch.path(), Split::train); };

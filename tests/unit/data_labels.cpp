@@ -2,7 +2,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "data/soft_labels.h"
+#include "data/packed_labels.h"
 #include "engine/random.h"
 #include "tests/golden_inputs.h"
 #include "tests/unit/data_support.h"
@@ -32,7 +32,9 @@ struct Written {
 
 Written write_labels(const std::string& path, LabelType type, uint64_t fingerprint = 42) {
     Written all;
-    SoftLabelWriter writer(path, {type, kPictures, kCrops, kClasses, fingerprint, 7});
+    PackedLabelWriter writer(path, {type, 0, kCrops, kClasses, fingerprint, 7});
+    const NamedDataset dataset("here", kPictures, kClasses, fingerprint);
+    PictureLabels labels;
     engine::Random random(3);
     for (int picture = 0; picture < kPictures; ++picture) {
         Written one;
@@ -42,7 +44,8 @@ Written write_labels(const std::string& path, LabelType type, uint64_t fingerpri
             const auto p = random_distribution(random, kClasses);
             one.p.insert(one.p.end(), p.begin(), p.end());
         }
-        writer.append(one.coords, one.flips, one.p);
+        pack_labels(type, one.coords, one.flips, one.p, labels);
+        writer.append(picture, label_name(dataset, picture), labels);
         all.coords.insert(all.coords.end(), one.coords.begin(), one.coords.end());
         all.flips.insert(all.flips.end(), one.flips.begin(), one.flips.end());
         all.p.insert(all.p.end(), one.p.begin(), one.p.end());
@@ -138,19 +141,24 @@ TEST_CASE("a label file gives back what was written, for every type", "[data]") 
     for (const LabelType type : kTypes) {
         const std::string path = scratch / (std::string(label_type_name(type)) + ".labels");
         const Written written = write_labels(path, type);
-        const SoftLabels labels = SoftLabels::open(path);
+        PackedLabels labels = PackedLabels::open(path);
+        const auto match = [&](int64_t pictures, int classes, uint64_t fingerprint) {
+            labels.match(NamedDataset("here", pictures, classes, fingerprint));
+        };
         CHECK(labels.header().type == type);
         CHECK(labels.header().pictures == kPictures);
         CHECK(labels.header().crops == kCrops);
         CHECK(labels.header().classes == kClasses);
         CHECK(labels.header().seed == 7);
-        CHECK_NOTHROW(labels.require_matches(42, kPictures, kClasses, "here"));
-        CHECK(refuses(path, [&] { labels.require_matches(43, kPictures, kClasses, "here"); }));
-        CHECK(refuses(path, [&] { labels.require_matches(42, kPictures + 1, kClasses, "here"); }));
-        CHECK(refuses(path, [&] { labels.require_matches(42, kPictures, kClasses + 1, "here"); }));
+        CHECK(refuses(path, [&] { match(kPictures, kClasses, 43); }));
+        CHECK(refuses(path, [&] { match(kPictures - 1, kClasses, 42); }));
+        CHECK(refuses(path, [&] { match(kPictures, kClasses + 1, 42); }));
+        CHECK_NOTHROW(match(kPictures, kClasses, 42));
+        PictureLabels read;
         for (size_t i = 0; i < size_t{kPictures} * kCrops; ++i) {
-            const LabelledCrop crop =
-                labels.crop(static_cast<int64_t>(i) / kCrops, static_cast<int>(i) % kCrops);
+            const auto picture = static_cast<int64_t>(i) / kCrops;
+            labels.read(picture, read);
+            const LabelledCrop crop = labels.crop(picture, read, static_cast<int>(i) % kCrops);
             CHECK(crop.flip == (written.flips[i] != 0));
             for (size_t k = 0; k < 4; ++k) CHECK(crop.coords[k] == static_cast<float>(written.coords[i][k]));
             std::vector<int32_t> index(static_cast<size_t>(label_indices(type)));
@@ -165,7 +173,7 @@ TEST_CASE("a label file gives back what was written, for every type", "[data]") 
 TEST_CASE("an unfinished label file leaves nothing behind", "[data]") {
     const Scratch scratch;
     {
-        SoftLabelWriter writer(scratch / "labels", {LabelType::hard, 2, 1, kClasses, 0, 0});
+        PackedLabelWriter writer(scratch / "labels", {LabelType::hard, 2, 1, kClasses, 0, 0});
         CHECK_THROWS_AS(writer.finish(), engine::Error);
     }
     CHECK(std::filesystem::is_empty(scratch.path()));
@@ -178,8 +186,8 @@ TEST_CASE("a damaged label file is refused by name", "[data][bad-input]") {
     const Bytes whole = read_file(path, "");
     const auto refused = [&](const Bytes& bytes, const std::string& text) {
         write_bytes(path, bytes);
-        return refuses("some.labels", [&] { SoftLabels::open(path); }) &&
-               refuses(text, [&] { SoftLabels::open(path); });
+        return refuses("some.labels", [&] { PackedLabels::open(path); }) &&
+               refuses(text, [&] { PackedLabels::open(path); });
     };
     for (size_t size = 0; size < whole.size(); size += size < 80 || size + 8 > whole.size() ? 1 : 7) {
         INFO(size << " of " << whole.size());
@@ -189,15 +197,15 @@ TEST_CASE("a damaged label file is refused by name", "[data][bad-input]") {
     Bytes longer = whole;
     longer.push_back(0);
     CHECK(refused(longer, "bytes"));
-    for (size_t i = 0; i < 64; ++i) {
+    for (size_t i = 0; i < 128; ++i) {
         Bytes damaged = whole;
         damaged[i] ^= 0x10;
         INFO("header byte " << i);
         CHECK(refused(damaged, "label file"));
     }
     // Picture 4, crop 1: coordinates, then a class and a probability.
-    constexpr size_t kRecord = (kCrops * (16 + 20 + 20 + 1) + 3) / 4 * 4;
-    const size_t record = 64 + 4 * kRecord;
+    constexpr size_t kRecord = (4 + kCrops * (16 + 20 + 20 + 1) + 3) / 4 * 4;
+    const size_t record = 128 + 4 * kRecord + 4;
     const auto with_float = [&](size_t at, float value) {
         Bytes changed = whole;
         std::memcpy(&changed[at], &value, sizeof value);
@@ -206,19 +214,17 @@ TEST_CASE("a damaged label file is refused by name", "[data][bad-input]") {
     for (const float bad : {-0.01F, 1.01F, 5.0F, std::nanf(""), INFINITY}) {
         for (size_t k = 0; k < 4; ++k) {
             INFO("coordinate " << k << " " << bad);
-            CHECK(
-                refused(with_float(record + 16 + 4 * k, bad), "crop 1 of picture 4 lies outside of [0, 1]"));
+            CHECK(refused(with_float(record + 16 + 4 * k, bad), "picture 4: crop 1 lies outside of [0, 1]"));
         }
-        CHECK(
-            refused(with_float(record + kCrops * 36 + 20 + 8, bad), "crop 1 of picture 4 has a probability"));
+        CHECK(refused(with_float(record + kCrops * 36 + 20 + 8, bad), "picture 4: crop 1 has a probability"));
     }
-    CHECK(refused(with_float(record + 16 + 8, 0.0F), "crop 1 of picture 4 lies outside"));
+    CHECK(refused(with_float(record + 16 + 8, 0.0F), "picture 4: crop 1 lies outside"));
     for (const int32_t bad : {-1, int32_t{kClasses}, INT32_MAX, INT32_MIN}) {
         Bytes changed = whole;
         std::memcpy(&changed[record + kCrops * 16 + 20 + 4], &bad, sizeof bad);
-        CHECK(refused(changed, "crop 1 of picture 4 names a class"));
+        CHECK(refused(changed, "picture 4: crop 1 names a class"));
     }
     write_bytes(path, whole);
-    CHECK_NOTHROW(SoftLabels::open(path).validate());
-    CHECK(refuses("absent", [&] { SoftLabels::open(scratch / "absent"); }));
+    CHECK_NOTHROW(PackedLabels::open(path).validate());
+    CHECK(refuses("absent", [&] { PackedLabels::open(scratch / "absent"); }));
 }

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "data/loader.h"
+#include "data/packed_labels.h"
 #include "engine/random.h"
 #include "tests/unit/data_support.h"
 
@@ -25,9 +26,10 @@ std::unique_ptr<Dataset> noise_dataset(int pictures = kPictures) {
     return make_memory_dataset("noise", "train", names, labels, pixels, kSide, kSide, 3);
 }
 
-SoftLabels noise_labels(const std::string& path, const Dataset& dataset) {
-    SoftLabelWriter writer(
-        path, {LabelType::marginal_smoothing_k5, dataset.size(), kCrops, kClasses, dataset.fingerprint(), 1});
+PackedLabels noise_labels(const std::string& path, const Dataset& dataset) {
+    const LabelType type = LabelType::marginal_smoothing_k5;
+    PackedLabelWriter writer(path, {type, 0, kCrops, kClasses, dataset.fingerprint(), 1});
+    PictureLabels labels;
     engine::Random random(2);
     for (int64_t i = 0; i < dataset.size(); ++i) {
         std::vector<Coords> coords;
@@ -41,10 +43,13 @@ SoftLabels noise_labels(const std::string& path, const Dataset& dataset) {
                 sum += p.emplace_back(static_cast<float>(0.05 + random.uniform()));
             for (size_t c = p.size() - kClasses; c < p.size(); ++c) p[c] = static_cast<float>(p[c] / sum);
         }
-        writer.append(coords, flips, p);
+        pack_labels(type, coords, flips, p, labels);
+        writer.append(i, label_name(dataset, i), labels);
     }
     writer.finish();
-    return SoftLabels::open(path);
+    PackedLabels packed = PackedLabels::open(path);
+    packed.match(dataset);
+    return packed;
 }
 
 bool same(const Batch& a, const Batch& b) {
@@ -82,9 +87,9 @@ class BrokenDataset : public Dataset {
     explicit BrokenDataset(int64_t broken_from)
         : Dataset("broken", {"only"}, std::vector<int>(40, 0)), broken_from_(broken_from) {}
     std::string id(int64_t index) const override { return std::to_string(index); }
-    Image picture(int64_t index) const override {
+    void open(int64_t index, PictureReader& reader) const override {
         if (index >= broken_from_) engine::input_error("picture '", index, "' is broken: remove it");
-        return {4, 4, Bytes(48)};
+        reader.show(4, 4, 3, Bytes(48).data());
     }
     uint64_t fingerprint() const override { return 0; }
 
@@ -97,7 +102,7 @@ class BrokenDataset : public Dataset {
 TEST_CASE("batches are the same for any number of workers, and for a second run", "[data]") {
     const Scratch scratch;
     const auto dataset = noise_dataset();
-    const SoftLabels labels = noise_labels(scratch / "labels", *dataset);
+    const PackedLabels labels = noise_labels(scratch / "labels", *dataset);
     for (const LoaderMode mode :
          {LoaderMode::evaluation, LoaderMode::training, LoaderMode::labelled, LoaderMode::labelling}) {
         const SoftLabels* given = mode == LoaderMode::labelled ? &labels : nullptr;
@@ -176,11 +181,12 @@ TEST_CASE("labelled batches hold distinct crops of their pictures with the right
           "[data]") {
     const Scratch scratch;
     const auto dataset = noise_dataset();
-    const SoftLabels labels = noise_labels(scratch / "labels", *dataset);
+    const PackedLabels labels = noise_labels(scratch / "labels", *dataset);
     const LoaderOptions options = options_for(LoaderMode::labelled, 0);
     Loader loader(*dataset, options, &labels);
     CHECK(loader.batches() == kPictures / 3);  // ceil(8 / 3) pictures a batch
     std::set<int64_t> pictures;
+    PictureLabels read;
     Resampler resampler;
     Bytes rgb, planes(size_t{3} * 16 * 16);
     for (const Batch& batch : epoch_of(loader, 4)) {
@@ -197,7 +203,8 @@ TEST_CASE("labelled batches hold distinct crops of their pictures with the right
             pictures.insert(picture);
             int found = -1;
             for (int m = 0; m < kCrops; ++m) {
-                const LabelledCrop crop = labels.crop(picture, m);
+                labels.read(picture, read);
+                const LabelledCrop crop = labels.crop(picture, read, m);
                 if (crop.coords != batch.coords[i] || drawn.count({picture, m}) != 0) continue;
                 std::vector<float> p(kClasses);
                 recover_label<float>(labels.header().type, crop.index, crop.value, p);
@@ -289,7 +296,7 @@ TEST_CASE("batches that cannot be made are refused with a remedy", "[data][bad-i
     const Scratch scratch;
     const auto dataset = noise_dataset();
     const auto other = noise_dataset(kPictures + 1);
-    const SoftLabels labels = noise_labels(scratch / "labels", *dataset);
+    const PackedLabels labels = noise_labels(scratch / "labels", *dataset);
     LoaderOptions options = options_for(LoaderMode::training, 0);
     options.batch_size = kPictures + 1;
     CHECK(refuses("smaller --batch-size", [&] { Loader(*dataset, options); }));
@@ -301,7 +308,8 @@ TEST_CASE("batches that cannot be made are refused with a remedy", "[data][bad-i
     options.num_crops = 0;
     CHECK(refuses("--num_crops", [&] { Loader(*dataset, options, &labels); }));
     options.num_crops = 1;
-    CHECK(refuses("another data set", [&] { Loader(*other, options, &labels); }));
+    PackedLabels again = PackedLabels::open(scratch / "labels");
+    CHECK(refuses("another data set", [&] { again.match(*other); }));
     options.batch_size = kPictures + 1;
     CHECK(refuses("smaller --batch-size", [&] { Loader(*dataset, options, &labels); }));
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "data/bytes.h"
+#include "data/dataset.h"
 #include "data/image.h"
 #include "engine/check.h"
 #include "tests/catch.h"
@@ -66,6 +67,25 @@ bool refuses(const std::string& name, Action action) {
     }
     return false;
 }
+
+/// A data set of pictures "train/<class>/<number>.png" that cannot be decoded, called `name`.
+class NamedDataset : public data::Dataset {
+  public:
+    NamedDataset(const std::string& name, int64_t size, int classes, uint64_t fingerprint)
+        : Dataset(name, std::vector<std::string>(static_cast<size_t>(classes), "a class"),
+                  std::vector<int>(static_cast<size_t>(size), 0)),
+          fingerprint_(fingerprint) {}
+    std::string id(int64_t index) const override {
+        return "train/class" + std::to_string(index % 10) + "/" + std::to_string(index) + ".png";
+    }
+    void open(int64_t index, data::PictureReader&) const override {
+        engine::input_error("no picture ", index);
+    }
+    uint64_t fingerprint() const override { return fingerprint_; }
+
+  private:
+    uint64_t fingerprint_;
+};
 
 /// u(name, i) of the goldens: splitmix64(fnv1a64(name) + i) >> 40, over 2^24.
 inline double golden_uniform(const std::string& name, uint64_t i) {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "engine/device.h"
 #include "engine/kernels.h"
 #include "engine/random.h"
 #include "engine/tensor.h"
@@ -75,6 +76,104 @@ TEST_CASE("engine: reshape and slice share memory, clone does not", "[engine]") 
     CHECK_THROWS_AS(x.item(), Error);
     CHECK_THROWS_AS(Tensor().raw(), Error);
     CHECK_THROWS_AS(Tensor::from({1, 2}, {3}, DType::f32), Error);
+}
+
+TEST_CASE("engine: extended shows more of the memory, and no more than there is", "[engine]") {
+    const Tensor x = Tensor::from({0, 1, 2, 3, 4, 5, 6, 7}, {4, 2}, DType::f32);
+    const Tensor row = x.slice(1, 2);
+    CHECK(row.extended({3, 2}).to_vector() == std::vector<double>{2, 3, 4, 5, 6, 7});
+    CHECK(row.extended({1}).to_vector() == std::vector<double>{2});
+    CHECK(row.extended({6}).raw() == row.raw());
+    kernels(Device::cpu).fill(9.0, row.extended({3}));
+    CHECK(x.to_vector() == std::vector<double>{0, 1, 9, 9, 9, 5, 6, 7});
+    CHECK_THROWS_AS(row.extended({7}), Error);
+    CHECK_THROWS_AS(x.slice(4, 4).extended({1}), Error);
+    CHECK_THROWS_AS(Tensor().extended({1}), Error);
+}
+
+TEST_CASE("engine: shares_storage", "[engine]") {
+    const Tensor x = Tensor::zeros({4, 2}, DType::f32), copy = x.clone();
+    CHECK(x.shares_storage(x));
+    CHECK(x.slice(0, 1).shares_storage(x.slice(3, 4)));
+    CHECK(x.reshape({8}).shares_storage(x.extended({2})));
+    CHECK_FALSE(x.shares_storage(copy));
+    CHECK_FALSE(x.shares_storage(x.to(DType::f64)));
+    CHECK_FALSE(Tensor().shares_storage(Tensor()));
+    CHECK_FALSE(x.shares_storage(Tensor()));
+}
+
+TEST_CASE("engine: a tensor on its own device is the same handle", "[engine]") {
+    const Tensor x = Tensor::from({1, 2}, {2}, DType::f64);
+    CHECK(x.to(Device::cpu).raw() == x.raw());
+    CHECK(x.to(DType::f64).raw() == x.raw());
+    CHECK(x.to(DType::f32).raw() != x.raw());
+    CHECK_THROWS_AS(Tensor().to(Device::cpu), Error);
+    if (!is_available(Device::cuda)) CHECK_THROWS_AS(x.to(Device::cuda), Error);
+}
+
+TEST_CASE("engine: host values become elements of every dtype", "[engine]") {
+    const std::vector<double> integers = {0, 1, 5, 127};
+    for (const DType dtype :
+         {DType::f32, DType::f64, DType::bf16, DType::i8, DType::u8, DType::i32, DType::i64}) {
+        INFO(name_of(dtype));
+        const Tensor x = Tensor::from(integers, {2, 2}, dtype);
+        CHECK(x.dtype() == dtype);
+        CHECK(x.to_vector() == integers);
+        CHECK(x.bytes() == 4 * size_of(dtype));
+    }
+    CHECK(master_of(DType::f64) == DType::f64);
+    CHECK(master_of(DType::f32) == DType::f32);
+    CHECK(master_of(DType::bf16) == DType::f32);
+}
+
+TEST_CASE("engine: bf16 is the nearest of 8 bits, ties to even", "[engine]") {
+    constexpr double kUlp = 1.0 / 128;  // of numbers from 1 to 2
+    const std::vector<std::pair<double, double>> rounded = {{1 + kUlp, 1 + kUlp},
+                                                            {1 + 0.5 * kUlp, 1},
+                                                            {1 + 1.5 * kUlp, 1 + 2 * kUlp},
+                                                            {1 + 0.501 * kUlp, 1 + kUlp},
+                                                            {-1 - 0.499 * kUlp, -1},
+                                                            {2 - 0.25 * kUlp, 2},
+                                                            {0.0, 0.0},
+                                                            {1e39, std::numeric_limits<double>::infinity()}};
+    for (const auto& [value, nearest] : rounded) {
+        INFO(value);
+        CHECK(Tensor::from({value}, {1}, DType::bf16).item() == nearest);
+    }
+    CHECK(std::isnan(Tensor::from({std::nan("")}, {1}, DType::bf16).item()));
+    CHECK(std::isinf(Tensor::from({-HUGE_VAL}, {1}, DType::bf16).item()));
+}
+
+TEST_CASE("engine: the CPU's runtime copies at once and replays nothing", "[engine]") {
+    Runtime& cpu = runtime(Device::cpu);
+    CHECK(is_available(Device::cpu));
+    CHECK(cpu.description().find("CPU") != std::string::npos);
+    CHECK(cpu.free_memory() > 0);
+    const Tensor x = Tensor::zeros({2}, DType::f32);
+    const float values[2] = {1.5F, -2.5F};
+    cpu.upload(values, x.raw(), sizeof values);
+    CHECK(x.to_vector() == std::vector<double>{1.5, -2.5});
+    float back[2] = {};
+    cpu.download(x.raw(), back, sizeof back);
+    CHECK(back[1] == -2.5F);
+
+    const auto upload = cpu.make_upload(x.raw(), x.bytes());
+    static_cast<float*>(upload->host())[0] = 7.0F;
+    upload->send();
+    CHECK(x.to_vector() == std::vector<double>{7, -2.5});
+    void* const host = cpu.allocate_host(x.bytes());
+    cpu.enqueue_download(x.raw(), host, x.bytes());
+    CHECK(static_cast<float*>(host)[0] == 7.0F);
+    cpu.release_host(host, x.bytes());
+
+    const auto begin = cpu.make_event(), end = cpu.make_event();
+    end->wait();  // nothing was recorded
+    begin->record();
+    end->record();
+    CHECK(end->since(*begin) >= 0);
+    bool ran = false;
+    CHECK(cpu.record_graph([&] { ran = true; }) == nullptr);
+    CHECK_FALSE(ran);
 }
 
 TEST_CASE("engine: the pool counts bytes in use, keeps the peak, and hands memory out again", "[engine]") {

@@ -1,42 +1,10 @@
 // Kernels that no differentiable op runs, against their equations, and edge values of the others.
 #include <cmath>
-#include <limits>
 
-#include "engine/kernels.h"
-#include "tests/catch.h"
-#include "tests/golden_inputs.h"
+#include "tests/unit/kernel_support.h"
 
 using namespace vvtq::engine;
-using vvtq::tests::fill;
-using vvtq::tests::relative_error;
-
-namespace {
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-const Kernels& cpu() { return kernels(Device::cpu); }
-
-Tensor vector_of(const std::vector<double>& values, DType dtype) {
-    return Tensor::from(values, {static_cast<int64_t>(values.size())}, dtype);
-}
-
-/// Numbers that f32 holds exactly.
-std::vector<double> exact(const std::string& name, int64_t n, double scale, double offset = 0.0) {
-    return vector_of(fill(name, n, scale, offset), DType::f32).to_vector();
-}
-
-template <typename F>
-void for_sizes_and_dtypes(F&& check) {
-    for (const int64_t n : {1, 31, 49, 197, 40000}) {
-        for (const DType dtype : {DType::f32, DType::f64}) {
-            INFO(n << " " << name_of(dtype));
-            check(n, dtype, dtype == DType::f32 ? 1e-6 : 1e-14);
-        }
-    }
-}
-
-}  // namespace
+using namespace vvtq::tests;
 
 TEST_CASE("kernels: fill and copy", "[kernels]") {
     for_sizes_and_dtypes([](int64_t n, DType dtype, double) {
@@ -156,11 +124,13 @@ TEST_CASE("kernels: lsq codes are rounded to even and clamped", "[kernels]") {
     for (const DType dtype : {DType::f32, DType::f64}) {
         const Tensor x = vector_of({-100, -1.25, -0.75, -0.25, 0, 0.25, 0.75, 1.25, 1.75, 100}, dtype);
         const Tensor alpha = vector_of({0.5}, dtype), offset = vector_of({-1}, dtype);
-        const Tensor q({10}, DType::i32);
-        cpu().lsq_codes(x, alpha, {}, CodeRange::signed_bits(3), q);
-        CHECK(q.to_vector() == std::vector<double>{-4, -2, -2, 0, 0, 0, 2, 2, 3, 3});
-        cpu().lsq_codes(x, alpha, offset, CodeRange::unsigned_bits(2), q);
-        CHECK(q.to_vector() == std::vector<double>{0, 0, 0, 2, 2, 2, 3, 3, 3, 3});
+        for (const Tensor& q : {Tensor({10}, DType::i32), Tensor({10}, dtype)}) {
+            cpu().lsq_codes(x, alpha, {}, CodeRange::signed_bits(3), q);
+            CHECK(q.to_vector() == std::vector<double>{-4, -2, -2, 0, 0, 0, 2, 2, 3, 3});
+            cpu().lsq_codes(x, alpha, offset, CodeRange::unsigned_bits(2), q);
+            CHECK(q.to_vector() == std::vector<double>{0, 0, 0, 2, 2, 2, 3, 3, 3, 3});
+        }
+        CHECK_THROWS_AS(cpu().lsq_codes(x, alpha, {}, CodeRange::signed_bits(3), Tensor({9}, dtype)), Error);
     }
 }
 
@@ -228,48 +198,5 @@ TEST_CASE("kernels: sign(0) is 0, and gradients pass up to |x| = 1", "[kernels]"
         CHECK(y.to_vector() == std::vector<double>{0, 0, 2, -2, 2, -2});
         cpu().binary_backward(Tensor::full({1, 3, 2}, 3, dtype), x, y);
         CHECK(y.to_vector() == std::vector<double>{3, 3, 3, 3, 0, 0});
-    }
-}
-
-TEST_CASE("kernels: adamw, several parameters and steps", "[kernels]") {
-    const AdamwRates rates{0.9, 0.999, 1e-8, 0.05};
-    constexpr double kRate = 5e-4;
-    for (const DType dtype : {DType::f32, DType::f64}) {
-        std::vector<AdamwItem> items;
-        std::vector<std::vector<double>> p, m, v;
-        const std::vector<int64_t> sizes = {1, 31, 40000};
-        for (const int64_t n : sizes) {
-            p.push_back(exact("p" + std::to_string(n), n, 1.0));
-            m.emplace_back(p.back().size(), 0.0);
-            v.emplace_back(p.back().size(), 0.0);
-            items.push_back({vector_of(p.back(), dtype), Tensor({n}, dtype), Tensor::zeros({n}, dtype),
-                             Tensor::zeros({n}, dtype), n != 31});
-        }
-        const Tensor halt = vector_of({0}, DType::i32);
-        for (int64_t t = 1; t <= 3; ++t) {
-            const double gradient_scale = t == 2 ? 0.25 : 1.0;
-            const double correction1 = 1 - std::pow(0.9, t), correction2 = 1 - std::pow(0.999, t);
-            for (size_t k = 0; k < sizes.size(); ++k) {
-                const std::vector<double> g = exact("g" + std::to_string(t), sizes[k], 0.3);
-                cpu().copy(vector_of(g, dtype), items[k].g);
-                for (size_t i = 0; i < g.size(); ++i) {
-                    const double gradient = gradient_scale * g[i];
-                    m[k][i] = 0.9 * m[k][i] + 0.1 * gradient;
-                    v[k][i] = 0.999 * v[k][i] + 0.001 * gradient * gradient;
-                    p[k][i] *= sizes[k] == 31 ? 1.0 : 1 - kRate * rates.weight_decay;
-                    p[k][i] -= kRate * m[k][i] / correction1 / (std::sqrt(v[k][i] / correction2) + rates.eps);
-                }
-            }
-            cpu().adamw(items, rates,
-                        vector_of({kRate, correction1, correction2, gradient_scale}, DType::f64), halt);
-        }
-        CHECK(halt.item() == 0);
-        const double tolerance = dtype == DType::f32 ? 1e-6 : 1e-14;
-        for (size_t k = 0; k < sizes.size(); ++k) {
-            INFO(sizes[k] << " " << name_of(dtype));
-            CHECK(relative_error(items[k].p.to_vector(), p[k]) <= tolerance);
-            CHECK(relative_error(items[k].m.to_vector(), m[k]) <= tolerance);
-            CHECK(relative_error(items[k].v.to_vector(), v[k]) <= tolerance);
-        }
     }
 }

@@ -108,6 +108,52 @@ TEST_CASE("gradients below the limit are not clipped") {
     CHECK(optimizer.state()[0].second.item() == Approx(0.3).epsilon(1e-14));
 }
 
+TEST_CASE("an update works by the schedule it was given before, and counts there") {
+    const Variable a = parameter({1.0}, {1}), b = parameter({1.0}, {1});
+    Adamw one({{"a.alpha", a}}, {}), other({{"b.alpha", b}}, {});
+    for (int step = 0; step < 3; ++step) {
+        one.clear_grad();
+        other.clear_grad();
+        give_gradient(a, {0.3 * step + 0.1});
+        give_gradient(b, {0.3 * step + 0.1});
+        one.step(0.1 * (step + 1));
+        other.schedule(0.1 * (step + 1));
+        CHECK(other.steps_done() == step + 1);
+        other.update();
+    }
+    CHECK(a.value().item() == b.value().item());
+}
+
+TEST_CASE("a halted optimizer changes nothing until the halt is cleared") {
+    const Variable a = parameter({1.0, 2.0}, {2});
+    Adamw optimizer({{"a.weight", a}}, {.clip_grad = 0.5});
+    CHECK(optimizer.halt().item() == 0);
+    engine::kernels(a.value().device())
+        .halt_unless_finite(Tensor::full({1}, std::nan(""), DType::f64), optimizer.halt());
+    give_gradient(a, {3, 4});
+    optimizer.step(0.1);
+    CHECK(optimizer.halt().item() == 1);
+    CHECK(a.value().to_vector() == std::vector<double>{1, 2});
+    CHECK(optimizer.state()[0].second.to_vector() == std::vector<double>{0, 0});
+    optimizer.clear_halt();
+    optimizer.step(0.1);
+    CHECK(optimizer.halt().item() == 0);
+    CHECK(a.value().to_vector() != std::vector<double>{1, 2});
+}
+
+TEST_CASE("an update that makes a step not finite halts what follows") {
+    const Variable a = parameter({1.0}, {1}), w = parameter({1.0, 1.0}, {1, 2});
+    Adamw optimizer({{"a.alpha", a}, {"w.weight", w}}, {});
+    give_gradient(a, {std::nan("")});
+    give_gradient(w, {1, 1});
+    optimizer.step(0.1);
+    CHECK(optimizer.halt().item() == 2);
+    CHECK(std::isnan(a.value().item()));
+    const std::vector<double> stopped = w.value().to_vector();
+    optimizer.step(0.1);
+    CHECK(w.value().to_vector() == stopped);
+}
+
 TEST_CASE("a run that goes on from saved moments ends in the same bits") {
     const auto gradient = [](int step) { return std::vector<double>{std::cos(step), 0.1 * step}; };
     const Variable straight = parameter({1, 2}, {1, 2}, DType::f32);

@@ -3,7 +3,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "data/soft_labels.h"
+#include "data/bytes.h"
+#include "data/label_types.h"
 #include "engine/check.h"
 
 namespace vvtq::data {

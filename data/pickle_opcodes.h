@@ -1,0 +1,66 @@
+// pickle_opcodes: the opcodes of Python's pickles that torch.save and numpy write, by the names of
+// pickletools.
+#pragma once
+
+#include <cstdint>
+
+namespace vvtq::data {
+
+enum PickleOpcode : uint8_t {
+    kMark = '(',
+    kStop = '.',
+    kPop = '0',
+    kPopMark = '1',
+    kDup = '2',
+    kFloat = 'G',
+    kInt4 = 'J',
+    kInt1 = 'K',
+    kInt2 = 'M',
+    kNone = 'N',
+    kLong1 = 0x8A,
+    kLong4 = 0x8B,
+    kTrue = 0x88,
+    kFalse = 0x89,
+    kPersonId = 'P',
+    kBinPersonId = 'Q',
+    kText4 = 'X',
+    kText1 = 0x8C,
+    kText8 = 0x8D,
+    kString4 = 'T',
+    kString1 = 'U',
+    kBytes4 = 'B',
+    kBytes1 = 'C',
+    kBytes8 = 0x8E,
+    kByteArray8 = 0x96,
+    kEmptyDict = '}',
+    kEmptyList = ']',
+    kEmptyTuple = ')',
+    kEmptySet = 0x8F,
+    kFrozenSet = 0x91,
+    kDict = 'd',
+    kList = 'l',
+    kTuple = 't',
+    kTuple1 = 0x85,
+    kTuple2 = 0x86,
+    kTuple3 = 0x87,
+    kAppend = 'a',
+    kAppends = 'e',
+    kSetItem = 's',
+    kSetItems = 'u',
+    kAddItems = 0x90,
+    kGlobal = 'c',
+    kStackGlobal = 0x93,
+    kReduce = 'R',
+    kNewObject = 0x81,
+    kNewObjectKeywords = 0x92,
+    kBuild = 'b',
+    kPut1 = 'q',
+    kPut4 = 'r',
+    kGet1 = 'h',
+    kGet4 = 'j',
+    kMemoize = 0x94,
+    kProtocol = 0x80,
+    kFrame = 0x95,
+};
+
+}  // namespace vvtq::data

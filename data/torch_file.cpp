@@ -1,0 +1,322 @@
+#include "data/torch_file.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "data/safetensors.h"
+#include "data/zip_file.h"
+#include "engine/check.h"
+
+namespace vvtq::data {
+namespace {
+
+using Kind = Pickle::Kind;
+using Node = Pickle::Node;
+
+constexpr int64_t kLegacyProtocol = 1001;
+constexpr int64_t kMostDims = 16;
+
+const std::map<std::string, std::string, std::less<>> kStorages = {
+    {"torch.FloatStorage", "F32"},     {"torch.DoubleStorage", "F64"}, {"torch.HalfStorage", "F16"},
+    {"torch.BFloat16Storage", "BF16"}, {"torch.LongStorage", "I64"},   {"torch.IntStorage", "I32"},
+    {"torch.ShortStorage", "I16"},     {"torch.CharStorage", "I8"},    {"torch.ByteStorage", "U8"},
+    {"torch.BoolStorage", "BOOL"}};
+
+// numpy's type codes.
+const std::map<std::string, std::string, std::less<>> kArrays = {
+    {"f4", "F32"}, {"f8", "F64"}, {"f2", "F16"}, {"i8", "I64"}, {"i4", "I32"},
+    {"i2", "I16"}, {"i1", "I8"},  {"u1", "U8"},  {"b1", "BOOL"}};
+
+double half(uint16_t bits) {
+    const int exponent = bits >> 10 & 31;
+    const int mantissa = bits & 1023;
+    const double sign = (bits & 0x8000) != 0 ? -1.0 : 1.0;
+    if (exponent == 31) return mantissa != 0 ? std::nan("") : sign * HUGE_VAL;
+    if (exponent == 0) return sign * std::ldexp(mantissa, -24);
+    return sign * std::ldexp(1024 + mantissa, exponent - 25);
+}
+
+template <typename T>
+T get(const uint8_t* at) {
+    T value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+}
+
+template <typename To>
+To element(const std::string& dtype, const uint8_t* at) {
+    if (dtype == "F32") return static_cast<To>(get<float>(at));
+    if (dtype == "F64") return static_cast<To>(get<double>(at));
+    if (dtype == "F16") return static_cast<To>(half(get<uint16_t>(at)));
+    if (dtype == "BF16") return static_cast<To>(std::bit_cast<float>(uint32_t{get<uint16_t>(at)} << 16));
+    if (dtype == "I64") return static_cast<To>(get<int64_t>(at));
+    if (dtype == "I32") return static_cast<To>(get<int32_t>(at));
+    if (dtype == "I16") return static_cast<To>(get<int16_t>(at));
+    if (dtype == "I8") return static_cast<To>(get<int8_t>(at));
+    if (dtype == "BOOL") return static_cast<To>(*at != 0);
+    return static_cast<To>(*at);
+}
+
+}  // namespace
+
+int64_t TorchArray::count() const {
+    int64_t count = 1;
+    for (const int64_t dim : shape) count *= dim;
+    return count;
+}
+
+template <typename To>
+std::vector<To> TorchArray::read() const {
+    std::vector<To> values(static_cast<size_t>(count()));
+    std::vector<int64_t> at(shape.size());
+    const auto size = static_cast<int64_t>(safetensors_element_size(dtype));
+    int64_t offset = 0;
+    for (To& value : values) {
+        value = element<To>(dtype, bytes.data() + offset * size);
+        for (size_t d = shape.size(); d-- > 0;) {  // count up, last dimension first
+            offset += strides[d];
+            if (++at[d] < shape[d]) break;
+            offset -= strides[d] * shape[d];
+            at[d] = 0;
+        }
+    }
+    return values;
+}
+
+template std::vector<float> TorchArray::read() const;
+template std::vector<double> TorchArray::read() const;
+
+void TorchFile::refuse(const std::string& reason) const {
+    engine::input_error("'", printable(path_), "' ", printable(reason));
+}
+
+TorchFile::TorchFile(std::span<const uint8_t> bytes, std::string path) : path_(std::move(path)) {
+    if (is_zip(bytes)) {
+        parse_zip(bytes);
+    } else {
+        parse_legacy(bytes);
+    }
+}
+
+void TorchFile::parse_zip(std::span<const uint8_t> bytes) {
+    const auto files = read_zip(bytes, path_);
+    std::string root;
+    for (const auto& [name, content] : files) {
+        const size_t slash = name.find('/');
+        if (slash != std::string::npos && name.substr(slash) == "/data.pkl") root = name.substr(0, slash + 1);
+    }
+    if (root.empty()) refuse("is no file of torch.save: it has no data.pkl; name another file");
+    const auto order = files.find(root + "byteorder");
+    if (order != files.end() && order->second.size() == 3) {  // "big"
+        refuse("was written on a big-endian machine, which is not supported: write it again");
+    }
+    const std::string data = root + "data/";
+    for (const auto& [name, content] : files) {
+        if (name.starts_with(data)) storages_[name.substr(data.size())] = content;
+    }
+    pickle_ = std::make_unique<Pickle>(files.at(root + "data.pkl"), path_);
+}
+
+void TorchFile::parse_legacy(std::span<const uint8_t> bytes) {
+    // Pickles one after the other: magic number, protocol, system, value, keys of the storages; then each
+    // storage after its number of elements.
+    const auto magic = static_cast<int64_t>(0xA86A20F9469CFC6CULL);  // the lower 64 bits
+    const bool begins = bytes.size() > 14 && bytes[0] == 0x80 && bytes[2] == 0x8A;
+    if (!begins) refuse("is no file of torch.save: name another file");
+    const auto next = [&] {
+        auto pickle = std::make_unique<Pickle>(bytes, path_);
+        bytes = bytes.subspan(pickle->size());
+        return pickle;
+    };
+    const auto first = next();
+    const auto protocol = next();
+    if (first->root().integer != magic || protocol->root().integer != kLegacyProtocol) {
+        refuse("is no file of torch.save: name another file");
+    }
+    const auto system = next();
+    const Node* little = system->find(system->root(), "little_endian");
+    if (little != nullptr && little->integer == 0) {
+        refuse("was written on a big-endian machine, which is not supported: write it again");
+    }
+    pickle_ = next();
+    const auto keys = next();
+    // An element's size stands with the storage's first use in the value.
+    std::map<std::string_view, size_t> sizes;
+    for (Pickle::Ref i = 0; i < pickle_->count(); ++i) {
+        const Node& node = pickle_->at(i);
+        if (node.kind != Kind::persistent) continue;
+        const Node& id = pickle_->at(node.items[0]);
+        if (id.kind != Kind::tuple || id.items.size() < 5) continue;
+        const auto type = kStorages.find(pickle_->at(id.items[1]).name);
+        if (type != kStorages.end()) {
+            sizes[pickle_->at(id.items[2]).text] = safetensors_element_size(type->second);
+        }
+    }
+    if (keys->root().kind != Kind::list) refuse("is damaged: it has no list of storages; fetch it again");
+    for (const Pickle::Ref ref : keys->root().items) {
+        const std::string_view key = keys->at(ref).text;
+        const auto size = sizes.find(key);
+        if (bytes.size() < sizeof(uint64_t)) refuse("is truncated: fetch it again");
+        const auto count = get<uint64_t>(bytes.data());
+        bytes = bytes.subspan(sizeof(uint64_t));
+        if (size == sizes.end() || count > bytes.size() / size->second) {
+            refuse(size == sizes.end() ? "has a storage of an unknown type: convert it to float32"
+                                       : "is truncated: fetch it again");
+        }
+        storages_[std::string(key)] = bytes.first(count * size->second);
+        bytes = bytes.subspan(count * size->second);
+    }
+}
+
+std::vector<int64_t> TorchFile::integers(const Node& node, const std::string& what) const {
+    std::vector<int64_t> values;
+    if (node.kind != Kind::tuple || node.items.size() > kMostDims) refuse("has no shape for " + what);
+    for (const Pickle::Ref ref : node.items) {
+        const Node& item = pickle_->at(ref);
+        if (item.kind != Kind::integer || item.integer < 0) refuse("has a bad shape for " + what);
+        values.push_back(item.integer);
+    }
+    return values;
+}
+
+std::span<const uint8_t> TorchFile::storage(const Node& id, std::string& dtype,
+                                            const std::string& what) const {
+    const Node& tuple = id.kind == Kind::persistent ? pickle_->at(id.items[0]) : id;
+    if (id.kind != Kind::persistent || tuple.kind != Kind::tuple || tuple.items.size() < 5) {
+        refuse("has no storage for " + what);
+    }
+    const auto type = kStorages.find(pickle_->at(tuple.items[1]).name);
+    if (type == kStorages.end()) {
+        refuse("stores " + what + " as '" + pickle_->at(tuple.items[1]).name +
+               "', which is not supported: convert it to float32");
+    }
+    const auto held = storages_.find(std::string(pickle_->at(tuple.items[2]).text));
+    if (held == storages_.end()) refuse("lacks the storage of " + what + ": fetch it again");
+    dtype = type->second;
+    return held->second;
+}
+
+// Cuts array.bytes, a whole storage, to begin at element `offset`, after checking that all elements lie
+// inside.
+void TorchFile::check_reach(TorchArray& array, int64_t offset, const std::string& what) const {
+    const auto size = static_cast<int64_t>(safetensors_element_size(array.dtype));
+    const int64_t held = static_cast<int64_t>(array.bytes.size()) / size;
+    int64_t last = offset;
+    bool empty = false, good = offset >= 0 && offset <= held && array.strides.size() == array.shape.size();
+    for (size_t d = 0; good && d < array.shape.size(); ++d) {
+        empty = empty || array.shape[d] == 0;
+        const int64_t steps = std::max<int64_t>(array.shape[d] - 1, 0);
+        good = steps == 0 || array.strides[d] <= (held - last) / steps;
+        if (good) last += steps * array.strides[d];
+    }
+    // Elements may share their place (expanded tensors), but not so that a small file asks for much memory.
+    int64_t count = 1;
+    for (size_t d = 0; good && !empty && d < array.shape.size(); ++d) {
+        good = array.shape[d] <= (int64_t{1} << 40) / count;
+        count *= good ? array.shape[d] : 1;
+    }
+    good = good && (empty || (last < held && count <= std::max<int64_t>(held, 1) * 64));
+    if (!good) refuse("holds fewer numbers than the shape of " + what + " asks for: fetch it again");
+    array.bytes = array.bytes.subspan(static_cast<size_t>(offset * size));
+}
+
+TorchArray TorchFile::tensor(const Node& call, const std::string& what) const {
+    const Node& arguments = pickle_->at(call.items[1]);
+    if (arguments.kind != Kind::tuple || arguments.items.size() < 4)
+        refuse("has a damaged tensor for " + what);
+    TorchArray array;
+    array.bytes = storage(pickle_->at(arguments.items[0]), array.dtype, what);
+    const Node& offset = pickle_->at(arguments.items[1]);
+    if (offset.kind != Kind::integer) refuse("has a damaged tensor for " + what);
+    array.shape = integers(pickle_->at(arguments.items[2]), what);
+    array.strides = integers(pickle_->at(arguments.items[3]), what);
+    check_reach(array, offset.integer, what);
+    return array;
+}
+
+// _reconstruct(ndarray, (0,), b'b') built with (version, shape, dtype, is_fortran, bytes).
+TorchArray TorchFile::numpy(const Node& call, const std::string& what) const {
+    const auto damaged = [&] { refuse("has a damaged numpy array for " + what + ": write it again"); };
+    if (call.state == Pickle::kNothing) damaged();
+    const Node& state = pickle_->at(call.state);
+    if (state.kind != Kind::tuple || state.items.size() != 5) damaged();
+    TorchArray array;
+    array.shape = integers(pickle_->at(state.items[1]), what);
+    const Node& dtype = pickle_->at(state.items[2]);
+    const bool typed = pickle_->calls(dtype, "numpy.dtype") && !pickle_->at(dtype.items[1]).items.empty();
+    if (!typed) damaged();
+    const Node& code = pickle_->at(pickle_->at(dtype.items[1]).items[0]);
+    const auto type = kArrays.find(code.text);
+    if (type == kArrays.end()) {
+        refuse("stores " + what + " as numpy's '" + std::string(code.text) +
+               "', which is not supported: convert it to float32");
+    }
+    array.dtype = type->second;
+    if (dtype.state != Pickle::kNothing) {
+        const Node& details = pickle_->at(dtype.state);
+        const bool big = details.items.size() > 1 && pickle_->at(details.items[1]).text == ">";
+        if (big) refuse("stores " + what + " in big-endian order, which is not supported: write it again");
+    }
+    const Node& data = pickle_->at(state.items[4]);
+    if (data.kind == Kind::bytes) {
+        array.bytes = {reinterpret_cast<const uint8_t*>(data.text.data()), data.text.size()};
+    } else if (pickle_->calls(data, "_codecs.encode") && !pickle_->at(data.items[1]).items.empty()) {
+        // Bytes 0..255 written as the letters of these numbers, in UTF-8.
+        const std::string_view text = pickle_->at(pickle_->at(data.items[1]).items[0]).text;
+        for (size_t i = 0; i < text.size(); ++i) {
+            const auto byte = static_cast<uint8_t>(text[i]);
+            if (byte < 0x80) {
+                array.own.push_back(byte);
+                continue;
+            }
+            const bool pair = (byte == 0xC2 || byte == 0xC3) && i + 1 < text.size();
+            if (!pair) damaged();
+            array.own.push_back(static_cast<uint8_t>(byte << 6 | (static_cast<uint8_t>(text[++i]) & 0x3F)));
+        }
+        array.bytes = array.own;
+    } else {
+        damaged();
+    }
+    const Node& fortran = pickle_->at(state.items[3]);
+    array.strides.resize(array.shape.size());
+    int64_t stride = 1;
+    for (size_t i = 0; i < array.shape.size(); ++i) {
+        const size_t d = fortran.integer != 0 ? i : array.shape.size() - 1 - i;
+        array.strides[d] = stride;
+        const int64_t dim = std::max<int64_t>(array.shape[d], 1);
+        if (dim > static_cast<int64_t>(array.bytes.size()) + 1) damaged();
+        if (stride > (int64_t{1} << 40) / dim) damaged();
+        stride *= dim;
+    }
+    check_reach(array, 0, what);
+    return array;
+}
+
+bool TorchFile::is_array(const Node& node) const {
+    for (const char* global : {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter",
+                               "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}) {
+        if (pickle_->calls(node, global)) return true;
+    }
+    return false;
+}
+
+TorchArray TorchFile::array(const Node& node, const std::string& what) const {
+    if (pickle_->calls(node, "torch._utils._rebuild_tensor_v2")) return tensor(node, what);
+    if (pickle_->calls(node, "torch._utils._rebuild_parameter")) {
+        const Node& arguments = pickle_->at(node.items[1]);
+        const Node* inner = arguments.items.empty() ? nullptr : &pickle_->at(arguments.items[0]);
+        if (inner != nullptr && pickle_->calls(*inner, "torch._utils._rebuild_tensor_v2"))
+            return tensor(*inner, what);
+    } else if (is_array(node)) {
+        return numpy(node, what);
+    }
+    const Node* callee = node.kind == Kind::call ? &pickle_->at(node.items[0]) : nullptr;
+    refuse("holds no tensor or numpy array for " + what +
+           (callee != nullptr && callee->kind == Kind::global
+                ? ", but an object of '" + callee->name + "', which is not read"
+                : std::string()) +
+           ": name another file");
+}
+
+}  // namespace vvtq::data

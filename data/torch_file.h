@@ -1,0 +1,73 @@
+// torch_file: files of torch.save, zip and legacy containers, with tensors and numpy arrays in them. The
+// pickles are described (pickle.h), never executed: what is not a tensor, an array or a plain container is an
+// opaque node, and an error where its content is asked for.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/bytes.h"
+#include "data/pickle.h"
+
+namespace vvtq::data {
+
+/// A tensor's or array's place in its file; elements may lie with strides.
+struct TorchArray {
+    std::string dtype;  ///< by safetensors' names: "F32", "F16", "BF16", "F64", "I64", ..., "U8", "BOOL"
+    std::vector<int64_t> shape;
+    std::vector<int64_t> strides;    ///< in elements
+    std::span<const uint8_t> bytes;  ///< from the first element on; checked to hold all of them
+    Bytes own;                       ///< the bytes where they had to be decoded
+    int64_t count() const;
+    /// All elements in row-major order: exact for floats of up to To's precision and integers within it.
+    template <typename To>
+    std::vector<To> read() const;
+};
+
+/// Opened by parse(); the bytes must outlive it.
+class TorchFile {
+  public:
+    /// `path` appears in messages. Errors: input_error where the file is truncated, damaged, or neither a zip
+    /// nor a legacy file of torch.save.
+    TorchFile(std::span<const uint8_t> bytes, std::string path);
+
+    const Pickle& pickle() const { return *pickle_; }
+    const Pickle::Node& root() const { return pickle_->root(); }
+
+    bool is_array(const Pickle::Node& node) const;
+    /// A tensor, parameter or numpy array. `what` names it in messages. Errors: input_error where `node` is
+    /// something else, of an unknown element type, or reaches beyond its storage.
+    TorchArray array(const Pickle::Node& node, const std::string& what) const;
+
+  private:
+    [[noreturn]] void refuse(const std::string& reason) const;
+    void parse_zip(std::span<const uint8_t> bytes);
+    void parse_legacy(std::span<const uint8_t> bytes);
+    std::span<const uint8_t> storage(const Pickle::Node& id, std::string& dtype,
+                                     const std::string& what) const;
+    TorchArray tensor(const Pickle::Node& call, const std::string& what) const;
+    TorchArray numpy(const Pickle::Node& call, const std::string& what) const;
+    void check_reach(TorchArray& array, int64_t offset, const std::string& what) const;
+    std::vector<int64_t> integers(const Pickle::Node& node, const std::string& what) const;
+
+    std::string path_;
+    std::unique_ptr<Pickle> pickle_;
+    std::map<std::string, std::span<const uint8_t>> storages_;
+};
+
+/// A tensor to be written: contiguous, row-major elements of the named safetensors type.
+struct TorchTensor {
+    std::string dtype;  ///< "F32", "F16", "I64" or "BOOL"
+    std::vector<int64_t> shape;
+    std::span<const uint8_t> data;
+};
+
+/// The bytes of a file in which torch.load finds a list of these tensors. `name` is the archive's folder.
+Bytes write_torch_list(const std::vector<TorchTensor>& tensors, const std::string& name);
+
+}  // namespace vvtq::data

@@ -1,0 +1,24 @@
+// zip_file: archives of stored (not compressed) files, as torch.save writes them.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "data/bytes.h"
+
+namespace vvtq::data {
+
+bool is_zip(std::span<const uint8_t> bytes);
+
+/// The files of an archive by name, as spans of `bytes`, with checked checksums. `file` appears in messages.
+/// Errors: input_error where the archive is truncated, damaged, compressed or encrypted.
+std::map<std::string, std::span<const uint8_t>> read_zip(std::span<const uint8_t> bytes,
+                                                         const std::string& file);
+
+/// An archive of stored files in the order given. Names and sizes below 4 GiB.
+Bytes write_zip(const std::vector<std::pair<std::string, Bytes>>& files);
+
+}  // namespace vvtq::data
