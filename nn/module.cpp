@@ -23,11 +23,11 @@ std::vector<NamedParameter> Module::parameters(const std::string& prefix) const 
     return found;
 }
 
-std::vector<std::pair<std::string, Tensor*>> Module::buffers(const std::string& prefix) {
-    std::vector<std::pair<std::string, Tensor*>> found;
-    for (Slot& slot : slots_) {
+std::vector<std::pair<std::string, Tensor>> Module::buffers(const std::string& prefix) const {
+    std::vector<std::pair<std::string, Tensor>> found;
+    for (const Slot& slot : slots_) {
         const std::string path = join(prefix, slot.name);
-        if (slot.buffer.defined()) found.emplace_back(path, &slot.buffer);
+        if (slot.buffer.defined()) found.emplace_back(path, slot.buffer);
         if (slot.child == nullptr) continue;
         for (auto& below : slot.child->buffers(path)) found.push_back(std::move(below));
     }
@@ -44,8 +44,11 @@ std::vector<std::pair<std::string, Module*>> Module::modules(const std::string& 
 }
 
 void Module::to(engine::Device device) {
-    for (NamedParameter& p : parameters()) p.parameter.set_value(p.parameter.value().to(device));
-    for (const auto& [name, buffer] : buffers()) *buffer = buffer->to(device);
+    for (Slot& slot : slots_) {
+        if (slot.parameter.defined()) slot.parameter.set_value(slot.parameter.value().to(device));
+        if (slot.buffer.defined()) slot.buffer = slot.buffer.to(device);
+        if (slot.child != nullptr) slot.child->to(device);
+    }
 }
 
 void Module::train(bool on) {

@@ -33,7 +33,7 @@ class Module {
     /// All parameters below this module, in registration order, names prefixed by `prefix`.
     std::vector<NamedParameter> parameters(const std::string& prefix = "") const;
     /// Values that belong to the state and are not trained, likewise: running statistics.
-    std::vector<std::pair<std::string, Tensor*>> buffers(const std::string& prefix = "");
+    std::vector<std::pair<std::string, Tensor>> buffers(const std::string& prefix = "") const;
     /// All modules below this one with their paths, this one first.
     std::vector<std::pair<std::string, Module*>> modules(const std::string& prefix = "");
     /// Moves all parameters and buffers below this module to a device. Optimizers and quantizers are made
