@@ -5,7 +5,7 @@
 
 #include "apps/telling_shapes.h"
 #include "engine/check.h"
-#include "quant/lsq.h"
+#include "quant/head_lsq.h"
 
 namespace vvtq::apps {
 namespace {
@@ -46,6 +46,8 @@ void mark_steps_ready(nn::Model& model) {
         if (auto* lsq = dynamic_cast<quant::Lsq*>(module)) {
             // a step of 0 was saved before the quantizer saw a tensor: Swin's picture quantizer never does
             if (lsq->step() > 0) lsq->mark_ready();
+        } else if (auto* by_head = dynamic_cast<quant::HeadLsq*>(module)) {
+            by_head->mark_ready();
         }
     }
 }

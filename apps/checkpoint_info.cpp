@@ -173,6 +173,7 @@ QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& pa
     read("wbits", flags.wbits);
     read("abits", flags.abits);
     read("fixed-scale", flags.fixed_scale);
+    if (info.course.count("head-wise") != 0) read("head-wise", flags.head_wise);  // older files do not say
     return flags;
 }
 

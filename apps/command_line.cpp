@@ -144,6 +144,9 @@ void define_train(FlagTable& flags, Options& o) {
     add_quantizer(flags, o.quantizer);
     flags.add_switch("--fixed-scale", o.quantizer.fixed_scale, "steps and offsets keep their start values",
                      true);
+    flags.add_switch(
+        "--head-wise", o.quantizer.head_wise,
+        "one step for each head in the attention of DeiT and Swin; --reg leaves the projections out", true);
     add_optimizer(flags, o.optimizer);
     add_run(flags, o.run);
     add_training(flags, o.run);

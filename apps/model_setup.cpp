@@ -161,7 +161,7 @@ bool has_low_bits(const QuantizerFlags& quantizer) {
 }
 
 void attach_quantizers(nn::Model& model, const QuantizerFlags& quantizer) {
-    quant::attach(model, {quantizer.wbits, quantizer.abits, quantizer.fixed_scale});
+    quant::attach(model, {quantizer.wbits, quantizer.abits, quantizer.fixed_scale, quantizer.head_wise});
 }
 
 }  // namespace vvtq::apps

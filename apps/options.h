@@ -71,6 +71,7 @@ struct QuantizerFlags {
     int abits = -1;
     bool fixed_scale = false;
     bool reg = false;
+    bool head_wise = false;
 };
 
 struct OptimizerFlags {

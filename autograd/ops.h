@@ -81,6 +81,10 @@ Variable select_token(const Variable& x, int64_t index);
 /// y = q a + o with straight-through gradients; alpha (1), beta (1) or undefined, g (1) the gradient scale.
 Variable lsq(const Variable& x, const Variable& alpha, const Variable& beta, engine::CodeRange range,
              const Tensor& g);
+/// lsq with one step for each of H heads, alpha (H): in x, runs of `inner` values belong to head 0, 1, .., H
+/// - 1, 0, ... (ops_heads.cpp). No offset.
+Variable lsq_heads(const Variable& x, const Variable& alpha, int64_t inner, engine::CodeRange range,
+                   const Tensor& g);
 /// The codes of `lsq`, for products.
 Quantized quantize(const Variable& x, const LsqParameters& lsq);
 /// y = s sign(x), dx = dy where |x| <= 1. x (B, R, D) with s (B) or (B, D), the mean of |x|.

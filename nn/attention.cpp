@@ -34,6 +34,16 @@ Attention::Attention(int64_t width, int64_t heads, engine::DType dtype, int64_t 
     add_module("proj", proj_);
 }
 
+void Attention::allow_head_wise() {
+    for (QuantizerSlot* slot : {&quant_q_, &quant_k_, &quant_v_, &quant_attn_, &quant_output_}) {
+        slot->give_steps_to_heads(heads_);
+    }
+    for (Linear* projection : {&proj_q_, &proj_k_, &proj_v_}) {
+        projection->weight_slot().give_steps_to_heads(heads_);
+    }
+    proj_.weight_slot().give_steps_to_heads(heads_, true);
+}
+
 Variable Attention::forward(const Quantized& x, const TokenGroups& groups) {
     const autograd::Scope scope(name());
     const engine::Shape shape = x.q.shape();  // (B, N, C)

@@ -26,6 +26,8 @@ class Attention : public Module {
     /// x behind `quant_input`. Throws where the groups do not divide N.
     Variable forward(const Quantized& x, const TokenGroups& groups = {});
     QuantizerSlot& quant_input() { return quant_input_; }
+    /// Lets head-wise steps apply here: to the activations of the heads and to the four projections.
+    void allow_head_wise();
 
   private:
     /// The heads' output behind `quant_output`; in one op where the quantizers allow it.

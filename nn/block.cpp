@@ -11,6 +11,7 @@ Block::Block(const BlockSizes& sizes, engine::DType dtype)
       attn_(sizes.width, sizes.heads, dtype, sizes.bias_entries),
       norm2_(sizes.width, sizes.eps, dtype),
       mlp_(sizes.width, sizes.hidden, dtype) {
+    attn_.allow_head_wise();
     add_module("norm1", norm1_);
     add_module("attn", attn_);
     add_module("norm2", norm2_);

@@ -17,6 +17,7 @@ class Linear : public Module {
     /// The quantized weight (O, K), and the bias.
     Quantized weight();
     const Variable& bias() const { return bias_; }
+    QuantizerSlot& weight_slot() { return quant_weight_; }
 
   private:
     Variable& weight_;

@@ -268,7 +268,7 @@ TEST_CASE("models agree with the published code", "[golden]") {
 TEST_CASE("the comparison notices a changed figure and a missing name", "[golden]") {
     for (const std::filesystem::path& file : model_files(own_goldens_directory())) {
         json golden = read_golden(file);
-        if (!is_built_here(golden.at("model").get<std::string>())) continue;
+        if (!golden.at("model").get<std::string>().starts_with("deit")) continue;  // the quickest
         const auto nudge = [](json& figure, double relative) {
             figure = figure.get<double>() * (1 + relative);
         };

@@ -59,6 +59,7 @@ const std::map<std::string, std::set<size_t>> kActivations = {
     {"select_token", {0}},
     {"softmax", {0}},
     {"sum", {0}},
+    {"lsq_heads", {0}},
     {"gather_tokens", {0}},
     {"mean_tokens", {0}},
     {"transpose", {0}},

@@ -146,7 +146,7 @@ const std::vector<OpCase>& op_cases() {
         std::vector<OpCase> all;
         for (std::vector<OpCase> some :
              {basic_cases(), norm_cases(), matmul_cases(), token_cases(), quantizer_op_cases(),
-              code_op_cases(), block_op_cases(), stage_op_cases()}) {
+              code_op_cases(), block_op_cases(), stage_op_cases(), head_op_cases()}) {
             std::move(some.begin(), some.end(), std::back_inserter(all));
         }
         return all;
