@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <set>
 
+#include "apps/telling_shapes.h"
 #include "engine/check.h"
-#include "quant/lsq.h"
+#include "quant/head_lsq.h"
 
 namespace vvtq::apps {
 namespace {
@@ -37,28 +38,16 @@ std::string shape_text(const std::vector<int64_t>& shape) {
     return "(" + text + ")";
 }
 
-/// The tensors whose shapes tell the sizes of a DeiT.
-std::vector<std::pair<std::string, std::vector<int64_t>>> telling_shapes(const nn::ModelConfig& c) {
-    const int64_t side = c.img_size / c.patch_size;
-    const auto hidden = static_cast<int64_t>(static_cast<double>(c.embed_dim) * c.mlp_ratio);
-    std::vector<std::pair<std::string, std::vector<int64_t>>> shapes = {
-        {"pos_embed", {1, side * side + 1, c.embed_dim}},
-        {"patch_embed.proj.weight", {c.embed_dim, c.in_chans, c.patch_size, c.patch_size}},
-        {"head.weight", {c.num_classes, c.embed_dim}}};
-    for (int64_t i = 0; i < c.depth; ++i) {
-        shapes.emplace_back("blocks." + std::to_string(i) + ".mlp.fc1.weight",
-                            std::vector<int64_t>{hidden, c.embed_dim});
-    }
-    return shapes;
-}
-
 /// Steps and offsets of quantizers.
 bool is_step(const std::string& name) { return name.ends_with(".alpha") || name.ends_with(".beta"); }
 
 void mark_steps_ready(nn::Model& model) {
     for (const auto& [path, module] : model.modules()) {
         if (auto* lsq = dynamic_cast<quant::Lsq*>(module)) {
-            lsq->mark_ready();
+            // a step of 0 was saved before the quantizer saw a tensor: Swin's picture quantizer never does
+            if (lsq->step() > 0) lsq->mark_ready();
+        } else if (auto* by_head = dynamic_cast<quant::HeadLsq*>(module)) {
+            by_head->mark_ready();
         }
     }
 }
@@ -74,6 +63,7 @@ void save_checkpoint(const std::string& path, const CheckpointInfo& info, const 
         tensors.push_back(bytes_of(name, on_host.back()));
     };
     for (const nn::NamedParameter& p : model.parameters()) add(p.name, p.parameter.value());
+    for (const auto& [name, buffer] : model.buffers()) add(name, buffer);
     for (const auto& [name, moment] : optimizer.state()) add(std::string(kOptimizer) + name, moment);
     data::write_safetensors(path, tensors, to_metadata(info));
 }
@@ -105,7 +95,8 @@ std::string Checkpoint::misfits(const nn::ModelConfig& config) const {
     if (config.patch_size < 1) {
         return "";  // refused where a model is built
     }
-    for (const auto& [name, shape] : telling_shapes(config)) {
+    const TellingShapes shapes = telling_shapes(config);
+    for (const auto& [name, shape] : shapes.present) {
         const auto entry = file_.entries().find(name);
         if (entry == file_.entries().end()) {
             odd.push_back(name + " is missing");
@@ -113,9 +104,10 @@ std::string Checkpoint::misfits(const nn::ModelConfig& config) const {
             odd.push_back(name + " " + shape_text(entry->second.shape) + " instead of " + shape_text(shape));
         }
     }
-    const std::string beyond = "blocks." + std::to_string(config.depth) + ".mlp.fc1.weight";
-    if (file_.contains(beyond)) {
-        odd.push_back(beyond + " " + shape_text(file_.entry(beyond).shape) + " is not in the model");
+    for (const std::string& beyond : shapes.absent) {
+        if (file_.contains(beyond)) {
+            odd.push_back(beyond + " " + shape_text(file_.entry(beyond).shape) + " is not in the model");
+        }
     }
     return list(odd);
 }
@@ -136,16 +128,22 @@ void Checkpoint::load_parameters(nn::Model& model, bool ignore_steps) const {
     std::vector<std::string> missing, misshapen, left_over;
     std::set<std::string> wanted;
     std::vector<nn::NamedParameter> parameters = model.parameters();
+    std::set<const void*> found;  // memory of parameters under one of their names
     for (const nn::NamedParameter& p : parameters) {
-        wanted.insert(p.name);
-        const auto entry = file_.entries().find(p.name);
-        if (entry == file_.entries().end()) {
-            missing.push_back(p.name);
-        } else if (entry->second.shape != p.parameter.shape().vec()) {
-            misshapen.push_back(p.name + " " + shape_text(entry->second.shape) + " instead of " +
-                                p.parameter.shape().str());
-        }
+        if (file_.contains(p.name)) found.insert(p.parameter.value().raw());
     }
+    const auto look_up = [&](const std::string& name, const nn::Tensor& value) {
+        wanted.insert(name);
+        const auto entry = file_.entries().find(name);
+        if (entry == file_.entries().end()) {
+            if (found.count(value.raw()) == 0) missing.push_back(name);
+        } else if (entry->second.shape != value.shape().vec()) {
+            misshapen.push_back(name + " " + shape_text(entry->second.shape) + " instead of " +
+                                value.shape().str());
+        }
+    };
+    for (const nn::NamedParameter& p : parameters) look_up(p.name, p.parameter.value());
+    for (const auto& [name, buffer] : model.buffers()) look_up(name, buffer);
     for (const auto& [name, entry] : file_.entries()) {
         if (!name.starts_with(kOptimizer) && wanted.count(name) == 0 && !(ignore_steps && is_step(name))) {
             left_over.push_back(name);
@@ -164,8 +162,12 @@ void Checkpoint::load_parameters(nn::Model& model, bool ignore_steps) const {
                             "; name a checkpoint of this model or change --model and its sizes");
     }
     for (nn::NamedParameter& p : parameters) {
+        if (!file_.contains(p.name)) continue;  // it has its value from its other name
         const nn::Tensor& value = p.parameter.value();
         p.parameter.set_value(tensor(p.name, value.dtype()).to(value.device()));
+    }
+    for (const auto& [name, buffer] : model.buffers()) {
+        engine::kernels(buffer.device()).copy(tensor(name, buffer.dtype()).to(buffer.device()), buffer);
     }
     mark_steps_ready(model);
 }

@@ -15,12 +15,18 @@ constexpr const char* kFormat = "vvtq-checkpoint";
 constexpr const char* kVersion = "1";
 
 json model_to_json(const nn::ModelConfig& c) {
-    return {{"name", c.name},           {"family", c.family},
-            {"img_size", c.img_size},   {"patch_size", c.patch_size},
-            {"in_chans", c.in_chans},   {"num_classes", c.num_classes},
-            {"embed_dim", c.embed_dim}, {"depth", c.depth},
-            {"num_heads", c.num_heads}, {"mlp_ratio", c.mlp_ratio},
-            {"drop_path", c.drop_path}};
+    json j = {{"name", c.name},           {"family", c.family},
+              {"img_size", c.img_size},   {"patch_size", c.patch_size},
+              {"in_chans", c.in_chans},   {"num_classes", c.num_classes},
+              {"embed_dim", c.embed_dim}, {"depth", c.depth},
+              {"num_heads", c.num_heads}, {"mlp_ratio", c.mlp_ratio},
+              {"drop_path", c.drop_path}};
+    if (c.family == "deit") return j;
+    j["depths"] = c.depths;
+    j["heads"] = c.heads;
+    j["window_size"] = c.window_size;
+    j["np_ratio"] = c.np_ratio;
+    return j;
 }
 
 nn::ModelConfig model_from_json(const json& j) {
@@ -36,6 +42,11 @@ nn::ModelConfig model_from_json(const json& j) {
     c.num_heads = j.at("num_heads").get<int64_t>();
     c.mlp_ratio = j.at("mlp_ratio").get<double>();
     c.drop_path = j.at("drop_path").get<double>();
+    if (c.family == "deit") return c;
+    c.depths = j.at("depths").get<std::vector<int64_t>>();
+    c.heads = j.at("heads").get<std::vector<int64_t>>();
+    c.window_size = j.at("window_size").get<int64_t>();
+    c.np_ratio = j.at("np_ratio").get<double>();
     return c;
 }
 
@@ -48,7 +59,12 @@ bool is_plausible(const nn::ModelConfig& c) {
     const nn::ModelConfig published = nn::model_config(c.name);
     constexpr int64_t kLargest = 1000000;
     const auto sane = [](int64_t size) { return size >= 1 && size <= kLargest; };
-    return c.family == published.family && c.in_chans == published.in_chans && sane(c.img_size) &&
+    const auto all_sane = [&](const std::vector<int64_t>& sizes) {
+        return sizes.size() <= 8 && sizes.empty() == published.depths.empty() &&
+               std::all_of(sizes.begin(), sizes.end(), sane);
+    };
+    return c.family == published.family && all_sane(c.depths) && all_sane(c.heads) && sane(c.window_size) &&
+           c.np_ratio > 0 && c.np_ratio <= 64 && c.in_chans == published.in_chans && sane(c.img_size) &&
            sane(c.patch_size) && sane(c.num_classes) && sane(c.embed_dim) && sane(c.depth) &&
            sane(c.num_heads) && c.mlp_ratio > 0 && c.mlp_ratio <= 64 && c.drop_path >= 0 && c.drop_path < 1;
 }
@@ -157,6 +173,7 @@ QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& pa
     read("wbits", flags.wbits);
     read("abits", flags.abits);
     read("fixed-scale", flags.fixed_scale);
+    if (info.course.count("head-wise") != 0) read("head-wise", flags.head_wise);  // older files do not say
     return flags;
 }
 

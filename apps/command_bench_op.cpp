@@ -30,6 +30,10 @@ class StepOps {
   public:
     StepOps(const nn::ModelConfig& config, int64_t batch, const QuantizerFlags& bits, const Compute& compute)
         : kernel_(engine::kernels(compute.device)), device_(compute.device), dtype_(compute.dtype) {
+        if (config.family != "deit") {
+            engine::input_error("bench op: --model ", config.name,
+                                ": operands are known for DeiT alone; `bench step` measures every model");
+        }
         const int64_t side = config.img_size / config.patch_size;
         const int64_t tokens = side * side + 1, width = config.embed_dim, rows = batch * tokens;
         const auto hidden = static_cast<int64_t>(static_cast<double>(width) * config.mlp_ratio);
@@ -126,7 +130,7 @@ class StepOps {
         add("attention", depth, size(z) + 2 * size(o), products,
             [=, this] { kernel_.attention(z, steps, o, out, lse); });
         add("attention, backward", depth, 2 * size(z) + 2 * size(o), 2.5 * products,
-            [=, this] { kernel_.attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas); });
+            [=, this] { kernel_.attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, {}); });
         if (!low(bits)) return;
         add("attention's output codes again", depth, 2 * size(o), 0,
             [=, this] { kernel_.lsq_codes(o, steps.output.alpha, {}, steps.output.range, codes); });

@@ -12,8 +12,10 @@ void add_model(FlagTable& flags, ModelFlags& model, bool trains) {
     flags.add("--img-size", model.img_size, "pictures are resized to this; 0: the model's own");
     flags.add("--patch-size", model.patch_size, "0: the model's own");
     flags.add("--embed-dim", model.embed_dim, "0: the model's own");
-    flags.add("--depth", model.depth, "blocks; 0: the model's own");
-    flags.add("--num-heads", model.num_heads, "0: the model's own");
+    flags.add("--depth", model.depth, "blocks of a DeiT; 0: the model's own");
+    flags.add("--depths", model.depths, "blocks of each stage (swin, SReT); left out: the model's own");
+    flags.add("--num-heads", model.num_heads, "of each stage, or one number; left out: the model's own");
+    flags.add("--window-size", model.window_size, "of swin, in tokens; 0: the model's own");
     if (trains) {
         flags.add("--num_classes", model.num_classes, "0: as many as the data set has");
         flags.add("--drop-path", model.drop_path, "stochastic depth rate of the last block", true);
@@ -142,6 +144,9 @@ void define_train(FlagTable& flags, Options& o) {
     add_quantizer(flags, o.quantizer);
     flags.add_switch("--fixed-scale", o.quantizer.fixed_scale, "steps and offsets keep their start values",
                      true);
+    flags.add_switch(
+        "--head-wise", o.quantizer.head_wise,
+        "one step for each head in the attention of DeiT and Swin; --reg leaves the projections out", true);
     add_optimizer(flags, o.optimizer);
     add_run(flags, o.run);
     add_training(flags, o.run);

@@ -26,7 +26,8 @@ void agree_with(const Checkpoint& resumed, Options& options) {
             engine::input_error("--resume: ", resumed.path(),
                                 " holds a full-precision model; use --finetune with --wbits");
         }
-        options.adopt_course(info.course, resumed.path(), {"--wbits", "--abits", "--fixed-scale"});
+        options.adopt_course(info.course, resumed.path(),
+                             {"--wbits", "--abits", "--fixed-scale", "--head-wise"});
         return;
     }
     if (info.command != command) {

@@ -21,9 +21,10 @@ requires std::is_arithmetic_v<T> std::string flag_text(T value) {
     }
 }
 inline std::string flag_text(const std::string& value) { return value; }
-inline std::string flag_text(const std::vector<double>& values) {
+template <typename T>
+std::string flag_text(const std::vector<T>& values) {
     std::string text;
-    for (double value : values) {
+    for (const T value : values) {
         text += (text.empty() ? "" : " ") + flag_text(value);
     }
     return text;
@@ -46,7 +47,8 @@ inline bool parse_text(const std::string& text, std::string& value) {
     value = text;
     return true;
 }
-inline bool parse_text(const std::string& text, std::vector<double>& values) {
+template <typename T>
+bool parse_text(const std::string& text, std::vector<T>& values) {
     std::istringstream in(text);
     values.clear();
     for (std::string word; in >> word;) {

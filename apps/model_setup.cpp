@@ -1,5 +1,6 @@
 #include "apps/model_setup.h"
 
+#include "apps/flag_text.h"
 #include "engine/device.h"
 #include "quant/attach.h"
 
@@ -26,9 +27,38 @@ const SizeFlag kSizes[] = {
     {"--patch-size", &ModelFlags::patch_size, &nn::ModelConfig::patch_size},
     {"--embed-dim", &ModelFlags::embed_dim, &nn::ModelConfig::embed_dim},
     {"--depth", &ModelFlags::depth, &nn::ModelConfig::depth},
-    {"--num-heads", &ModelFlags::num_heads, &nn::ModelConfig::num_heads},
+    {"--window-size", &ModelFlags::window_size, &nn::ModelConfig::window_size},
     {"--num_classes", &ModelFlags::num_classes, &nn::ModelConfig::num_classes},
 };
+
+/// Sizes of each stage, with their flag.
+struct StageFlag {
+    const char* flag;
+    std::vector<int64_t> ModelFlags::*asked;
+    std::vector<int64_t> nn::ModelConfig::*sizes;
+};
+
+const StageFlag kStageSizes[] = {
+    {"--depths", &ModelFlags::depths, &nn::ModelConfig::depths},
+    {"--num-heads", &ModelFlags::num_heads, &nn::ModelConfig::heads},
+};
+
+/// Throws Error(Fault::input) where a flag of one family of models was given for another.
+void check_family(const ModelFlags& flags, const nn::ModelConfig& config) {
+    const bool stages = config.family != "deit";
+    if (stages && flags.depth != 0) {
+        engine::input_error("--depth: ", config.name, " has stages; give --depths, one number for each");
+    }
+    if (!stages && !flags.depths.empty()) {
+        engine::input_error("--depths: ", config.name, " has one stage; give --depth");
+    }
+    if (!stages && flags.num_heads.size() > 1) {
+        engine::input_error("--num-heads: ", config.name, " has one stage; give one number");
+    }
+    if (config.family != "swin" && flags.window_size != 0) {
+        engine::input_error("--window-size: ", config.name, " has no windows; leave the flag out");
+    }
+}
 
 }  // namespace
 
@@ -78,16 +108,25 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
             contradict("--model", name, saved->name);
         }
     }
+    check_family(flags, config);
+    const auto apply = [&](const char* flag, const auto& asked, const auto size) {
+        wanted.*size = asked;
+        if (!saved) {
+            config.*size = asked;
+        } else if (asked != (*saved).*size) {
+            contradict(flag, flag_text(asked), flag_text((*saved).*size));
+        }
+    };
+    for (const StageFlag& stage : kStageSizes) {
+        const auto& asked = flags.*stage.asked;
+        if (config.family != "deit" && !asked.empty()) apply(stage.flag, asked, stage.sizes);
+    }
+    if (config.family == "deit" && !flags.num_heads.empty()) {
+        apply("--num-heads", flags.num_heads.front(), &nn::ModelConfig::num_heads);
+    }
     for (const SizeFlag& size : kSizes) {
         const int64_t asked = flags.*size.asked;
-        if (asked != 0) {
-            wanted.*size.size = asked;
-        }
-        if (saved && asked != 0 && asked != (*saved).*size.size) {
-            contradict(size.flag, std::to_string(asked), std::to_string((*saved).*size.size));
-        } else if (asked != 0) {
-            config.*size.size = asked;
-        }
+        if (asked != 0) apply(size.flag, asked, size.size);
     }
     if (!contradictions.empty()) {
         const std::string tensors = checkpoint->misfits(wanted);
@@ -126,7 +165,7 @@ bool has_low_bits(const QuantizerFlags& quantizer) {
 }
 
 void attach_quantizers(nn::Model& model, const QuantizerFlags& quantizer) {
-    quant::attach(model, {quantizer.wbits, quantizer.abits, quantizer.fixed_scale});
+    quant::attach(model, {quantizer.wbits, quantizer.abits, quantizer.fixed_scale, quantizer.head_wise});
 }
 
 }  // namespace vvtq::apps

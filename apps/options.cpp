@@ -51,8 +51,15 @@ void check_ranges(const Options& o) {
     for (const auto& [flag, size] :
          {std::pair{"--img-size", o.model.img_size}, std::pair{"--patch-size", o.model.patch_size},
           std::pair{"--embed-dim", o.model.embed_dim}, std::pair{"--depth", o.model.depth},
-          std::pair{"--num-heads", o.model.num_heads}, std::pair{"--num_classes", o.model.num_classes}}) {
+          std::pair{"--window-size", o.model.window_size}, std::pair{"--num_classes", o.model.num_classes}}) {
         require(size >= 0 && size <= 100000, flag, "0..100000");
+    }
+    for (const auto& [flag, sizes] :
+         {std::pair{"--depths", o.model.depths}, std::pair{"--num-heads", o.model.num_heads}}) {
+        const bool sane = sizes.size() <= 8 && std::all_of(sizes.begin(), sizes.end(), [](int64_t size) {
+                              return size >= 1 && size <= 100000;
+                          });
+        require(sane, flag, "1 to 8 numbers of 1..100000");
     }
     require(o.model.drop_path >= 0 && o.model.drop_path < 1, "--drop-path", "at least 0 and below 1");
     require(o.labels.num_crops >= 1 && o.labels.num_crops <= 10000, "--num_crops", "1..10000");

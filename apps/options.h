@@ -12,14 +12,16 @@ namespace vvtq::apps {
 
 enum class Command { help, pretrain, softlabel, train, bench_step, bench_op, bench_loader };
 
-/// Sizes that are 0 were not asked for: they come from a checkpoint, else from the published model.
+/// Sizes that are 0 or empty were not asked for: they come from a checkpoint, else from the published model.
 struct ModelFlags {
     std::string name;
     int64_t img_size = 0;
     int64_t patch_size = 0;
     int64_t embed_dim = 0;
     int64_t depth = 0;
-    int64_t num_heads = 0;
+    std::vector<int64_t> depths;     // of each stage
+    std::vector<int64_t> num_heads;  // of each stage; one number for deit
+    int64_t window_size = 0;
     int64_t num_classes = 0;
     double drop_path = 0.1;
 };
@@ -69,6 +71,7 @@ struct QuantizerFlags {
     int abits = -1;
     bool fixed_scale = false;
     bool reg = false;
+    bool head_wise = false;
 };
 
 struct OptimizerFlags {

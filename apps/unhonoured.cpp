@@ -44,7 +44,6 @@ const Entry kEntries[] = {
     {"--act-layer", Arity::one, "gelu", "the published program builds its models with gelu; leave it out"},
     {"--act-unsigned", Arity::none, "", kNoEffect},
     {"--use-offset", Arity::none, "", "offsets exist after GELU only in this version; leave it out"},
-    {"--head-wise", Arity::none, "", "one step per head is not implemented in this version; leave it out"},
     {"--mixpre", Arity::none, "", kMixedBits},
     {"--bitops-scaler", Arity::one, "0", kMixedBits},
     {"--show-bit-state", Arity::none, "", kMixedBits},

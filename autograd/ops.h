@@ -81,6 +81,10 @@ Variable select_token(const Variable& x, int64_t index);
 /// y = q a + o with straight-through gradients; alpha (1), beta (1) or undefined, g (1) the gradient scale.
 Variable lsq(const Variable& x, const Variable& alpha, const Variable& beta, engine::CodeRange range,
              const Tensor& g);
+/// lsq with one step for each of H heads, alpha (H): in x, runs of `inner` values belong to head 0, 1, .., H
+/// - 1, 0, ... (ops_heads.cpp). No offset.
+Variable lsq_heads(const Variable& x, const Variable& alpha, int64_t inner, engine::CodeRange range,
+                   const Tensor& g);
 /// The codes of `lsq`, for products.
 Quantized quantize(const Variable& x, const LsqParameters& lsq);
 /// y = s sign(x), dx = dy where |x| <= 1. x (B, R, D) with s (B) or (B, D), the mean of |x|.
@@ -122,9 +126,53 @@ struct Projection {
     Variable bias;
     LsqParameters lsq;  // without offset
 };
-/// x (B, N, C) -> quantize(quantize(softmax(s q k^T)) v), head h at columns hD..(h+1)D; q, k, v the quantized
-/// projections of x. Keeps no (N, N) matrix where the device has a kernel for that.
+/// What is added to the scaled scores s q k^T (B, H, N, N) before their softmax. Either may be undefined.
+struct ScoreTerms {
+    Variable bias;  // (H, N, N), to every sample
+    Tensor mask;    // (W, N, N), to sample b at [b mod W]; a constant
+};
+/// x (B, N, C) -> quantize(quantize(softmax(s q k^T + terms)) v), head h at columns hD..(h+1)D; q, k, v the
+/// quantized projections of x. Keeps no (N, N) matrix where the device has a kernel for that.
 Quantized attention(const Quantized& x, const Projection& q, const Projection& k, const Projection& v,
-                    const LsqParameters& probability, const LsqParameters& output, int64_t heads, double s);
+                    const LsqParameters& probability, const LsqParameters& output, int64_t heads, double s,
+                    const ScoreTerms& terms = {});
+
+// --- ops_stages.cpp: what models with stages need beside
+/// An order of N tokens and its inverse, both (N) i32.
+struct TokenOrder {
+    Tensor index, inverse;
+};
+/// y[b, n] = x[b, index[n]], x (B, N, C).
+Variable gather_tokens(const Variable& x, const TokenOrder& order);
+Quantized gather_tokens(const Quantized& x, const TokenOrder& order);
+Quantized reshape(const Quantized& x, const engine::Shape& shape);
+/// x (B, N, C) -> its mean over tokens (B, C).
+Variable mean_tokens(const Variable& x);
+/// x (R, C) -> (C, R).
+Variable transpose(const Variable& x);
+/// y (H, N, N) = table[index, h] of a table (E, H), index (N, N) i32: relative position biases.
+Variable table_bias(const Variable& table, const Tensor& index);
+/// y = softmax(s x + bias_h + mask_(b mod W)) over the last dimension of x (B, H, N, N); bias and mask as in
+/// ScoreTerms.
+Variable biased_softmax(const Variable& x, double s, const Variable& bias, const Tensor& mask);
+/// y_b = k1 x + keep_b k2 f, k1 and k2 (1); keep (B) may be undefined.
+Variable weighted_sum(const Variable& x, const Variable& f, const Tensor& keep, const Variable& k1,
+                      const Variable& k2);
+/// What a batch normalization remembers of the batches it saw.
+struct RunningMoments {
+    Tensor mean, variance;  // (C)
+    Tensor count;           // (1) batches
+};
+/// y = max(0, (x - mean) / sqrt(variance + eps) gamma + beta), x (..., C). In training with the moments of x,
+/// which are added to the running ones with momentum 0.1 (there the variance with n - 1), else with those.
+Variable batch_norm_relu(const Variable& x, const Variable& gamma, const Variable& beta, double eps,
+                         const RunningMoments& running, bool training);
+/// Pictures x -> the windows of a convolution (B, positions, 9 C), so that `linear` is the convolution. x has
+/// no offset.
+Quantized unfold(const Quantized& x, const engine::Convolution& shape);
+/// x (B, height width, C), w (O, 9), bias (O) -> (B, positions, O): one group for each channel, output o from
+/// channel o C / O.
+Variable grouped_convolution(const Quantized& x, const engine::Convolution& shape, const Quantized& w,
+                             const Variable& bias);
 
 }  // namespace vvtq::autograd

@@ -135,7 +135,8 @@ Tensor joined(const Quantized& q, const Quantized& k, const Quantized& v, engine
 }  // namespace
 
 Quantized attention(const Quantized& x, const Projection& q, const Projection& k, const Projection& v,
-                    const LsqParameters& probability, const LsqParameters& output, int64_t heads, double s) {
+                    const LsqParameters& probability, const LsqParameters& output, int64_t heads, double s,
+                    const ScoreTerms& terms) {
     // x: (B, N, C)
     const Tensor& value = x.q.value();
     const Shape& shape = value.shape();
@@ -143,9 +144,18 @@ Quantized attention(const Quantized& x, const Projection& q, const Projection& k
                " heads");
     VVTQ_CHECK(!x.beta.defined(), "attention's input has no offset");
     const int64_t channels = shape[2];
-    AttentionSteps steps{
-        x.alpha,       {},    {}, q.lsq.step(), k.lsq.step(), v.lsq.step(), probability.step(),
-        output.step(), heads, s};
+    AttentionSteps steps{x.alpha,
+                         {},
+                         {},
+                         q.lsq.step(),
+                         k.lsq.step(),
+                         v.lsq.step(),
+                         probability.step(),
+                         output.step(),
+                         heads,
+                         s,
+                         terms.bias.defined() ? terms.bias.value() : Tensor(),
+                         terms.mask};
     const Projection* const projections[3] = {&q, &k, &v};
     for (size_t t = 0; t < 3; ++t) {
         const Projection& projection = *projections[t];
@@ -174,7 +184,8 @@ Quantized attention(const Quantized& x, const Projection& q, const Projection& k
         const Tensor dz = z.like();
         const Tensor dbias({3 * channels}, master_of(dy.dtype()), dy.device());
         const Tensor dalphas({5}, dbias.dtype(), dy.device());
-        ops.attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas);
+        const Tensor dterms = dx.wanted(12) ? steps.score_bias.like() : Tensor();
+        ops.attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dterms);
         const Tensor dz_rows = as_rows(dz);
         if (dx.wanted(0)) {
             const Tensor gradient = dy.like();
@@ -192,10 +203,11 @@ Quantized attention(const Quantized& x, const Projection& q, const Projection& k
         }
         if (dx.wanted(10)) dx.set(10, dalphas.slice(3, 4));
         if (dx.wanted(11)) dx.set(11, dalphas.slice(4, 5));
+        if (dx.wanted(12)) dx.set(12, dterms);
     };
     Quantized result(record("attention", codes,
                             {x.q, q.w.q, q.bias, q.lsq.alpha, k.w.q, k.bias, k.lsq.alpha, v.w.q, v.bias,
-                             v.lsq.alpha, probability.alpha, output.alpha},
+                             v.lsq.alpha, probability.alpha, output.alpha, terms.bias},
                             backward));
     result.alpha = steps.output.alpha;
     if (recomputes(value) && steps.output.defined()) {

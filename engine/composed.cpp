@@ -84,7 +84,11 @@ struct Forward {
         const Tensor scores = sizes.new_scores(z);
         kernel.batched_matmul(sizes.to_scores(), value[0], value[1], scores);
         p = scores.like();
-        kernel.softmax(scores, steps.scale, p);
+        if (steps.score_bias.defined() || steps.mask.defined()) {
+            kernel.biased_softmax(scores, steps.scale, steps.score_bias, steps.mask, p);
+        } else {
+            kernel.softmax(scores, steps.scale, p);
+        }
         pq = quantized(p, steps.probability);
     }
 };
@@ -139,7 +143,8 @@ void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
     if (lse.defined()) kernel.fill(0.0, lse);  // attention_backward takes the softmax anew
 }
 
-void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In, In dz, In dbias, In dalphas) {
+void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In, In dz, In dbias, In dalphas,
+                        In dscore_bias) {
     const Sizes sizes(z, steps);
     const auto& kernel = kernels(z.device());
     const Forward forward(z, steps, sizes);
@@ -152,6 +157,10 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In, In d
         kernel.batched_matmul(sizes.to_scores(), d_out, forward.value[2], dpq);
         const Tensor dp = through_quantizer(dpq, forward.p, steps.probability, dalpha(3));
         kernel.softmax_backward(dp, forward.p, steps.scale, ds);
+    }
+    if (dscore_bias.defined()) {  // ds is of the scores before they are scaled
+        kernel.sum_rows(ds, dscore_bias);
+        kernel.scale(dscore_bias, 1.0 / steps.scale, dscore_bias);
     }
     Tensor d_value[3] = {sizes.new_tokens(z), sizes.new_tokens(z), sizes.new_tokens(z)};
     kernel.batched_matmul(sizes.to_tokens(), ds, forward.value[1], d_value[0]);

@@ -21,6 +21,7 @@ void gelu_quantize_backward(const Tensor& dq, const Tensor& z, const LsqStep& st
 void attention(const Tensor& z, const AttentionSteps& steps, const Tensor& o, const Tensor& codes,
                const Tensor& lse);
 void attention_backward(const Tensor& dy, const Tensor& z, const AttentionSteps& steps, const Tensor& o,
-                        const Tensor& lse, const Tensor& dz, const Tensor& dbias, const Tensor& dalphas);
+                        const Tensor& lse, const Tensor& dz, const Tensor& dbias, const Tensor& dalphas,
+                        const Tensor& dscore_bias);
 
 }  // namespace vvtq::engine::composed

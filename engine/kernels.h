@@ -50,7 +50,19 @@ struct AttentionSteps {
     LsqStep q, k, v, probability;  // without offset
     LsqStep output;                // without offset
     int64_t heads;
-    double scale;  // D^-1/2
+    double scale;       // D^-1/2
+    Tensor score_bias;  // (H, N, N)? M, added to the scaled scores of every sample
+    Tensor mask;        // (W, N, N)? M, added to those of sample b at [b mod W]
+};
+
+/// A 3 x 3 convolution with padding 1 over pictures (B, C, height, width), or (B, height, width, C) where
+/// `channels_last`. Its output is (B, positions, ...), positions in row order.
+struct Convolution {
+    int64_t channels, height, width, stride;
+    bool channels_last;
+    int64_t out_height() const { return (height - 1) / stride + 1; }
+    int64_t out_width() const { return (width - 1) / stride + 1; }
+    int64_t positions() const { return out_height() * out_width(); }
 };
 
 /// One weight of `quantize_weights`.
@@ -150,6 +162,21 @@ struct Kernels {
     Entry<void(T dy, T x, T gamma, T mean, T rstd, T dx, T dgamma, T dbeta)> layer_norm_backward;
     Entry<void(T x, double s, T y)> softmax;                  // y = softmax(s x) over the last dimension
     Entry<void(T dy, T y, double s, T dx)> softmax_backward;  // dx = s y (dy - sum dy y)
+    // x (B, H, N, N), bias (H, N, N)?, mask (W, N, N)? of M: y = softmax(s x + bias_h + mask_(b mod W)) over
+    // the last dimension
+    Entry<void(T x, double s, T bias, T mask, T y)> biased_softmax;
+    // x (R, C); mean and variance (C) of M over the rows, variance with R
+    Entry<void(T x, T mean, T variance)> column_moments;
+    // r = (1 - momentum) r + momentum m for both; variance with rows - 1; count (1) += 1. All of M
+    Entry<void(T mean, T variance, int64_t rows, double momentum, T running_mean, T running_variance,
+               T count)>
+        track_moments;
+    // x (R, C): y = max(0, n), n = (x - mean) / sqrt(variance + eps) gamma + beta
+    Entry<void(T x, T mean, T variance, T gamma, T beta, double eps, T y)> batch_norm_relu;
+    // dn = dy where n > 0; through mean and variance too where `batch` (they are those of x)
+    Entry<void(T dy, T x, T mean, T variance, T gamma, T beta, double eps, bool batch, T dx, T dgamma,
+               T dbeta)>
+        batch_norm_relu_backward;
     // z, p (B, K), all of M: loss (1) = -1/B sum p . log_softmax(z);  dz (B, K) = (softmax(z) sum_k p - p) /
     // B
     Entry<void(T z, T p, T loss, T dz)> soft_cross_entropy;
@@ -181,6 +208,29 @@ struct Kernels {
     Entry<void(T x, T y)> drop_first_token;              // x (B, N+1, C), y (B, N, C)
     Entry<void(T x, int64_t index, T y)> select_token;   // x (B, N, C), y (B, C)
     Entry<void(T x, int64_t index, T y)> scatter_token;  // x (B, C), y (B, N, C) zero elsewhere
+
+    // y[b, n] = x[b, index[n]]; x (B, N, C), index (N) i32 a permutation
+    Entry<void(T x, T index, T y)> gather_tokens;
+    // key (1) i64 -> index (N) i32: the order of Random(mix_key({key, salt, n})).uniform(), equal ones by n;
+    // inverse (N) i32
+    Entry<void(T key, int64_t salt, T index, T inverse)> random_permutation;
+    Entry<void(T x, T y)> mean_tokens;          // x (B, N, C), y (B, C) = mean over N
+    Entry<void(T x, T y)> spread_token;         // x (B, C), y (B, N, C) = x / N
+    Entry<void(T x, T y)> transpose;            // x (R, C), y (C, R)
+    Entry<void(T t, T index, T y)> table_bias;  // t (E, H), index (I) i32, y (H, I) = t[index_i, h]; all of M
+    Entry<void(T dy, T index, T dt)> table_bias_backward;  // dt (E, H) = sum of dy where index = e
+    // y = k1 x + keep_b k2 f; x, f (B, ...), k1, k2 (1) of M, keep (B)?
+    Entry<void(T x, T f, T keep, T k1, T k2, T y)> weighted_sum;
+    Entry<void(T dy, T x, T f, T keep, T k1, T k2, T dx, T df, T dk1, T dk2)> weighted_sum_backward;
+    // pictures x -> u (B, positions, 9 C), a window as (C, 3, 3), 0 outside of the picture
+    Entry<void(T x, const Convolution& shape, T u)> unfold;
+    Entry<void(T u, const Convolution& shape, T x)> fold;  // the transpose of unfold
+    // one group for each input channel; x channels last, w (O, 9) of T, output o from channel o C / O:
+    // y (B, positions, O) = scale conv(x, w) + bias; scale (1)? of M, bias (O)? of T
+    Entry<void(T x, const Convolution& shape, T w, T scale, T bias, T y)> grouped_convolution;
+    Entry<void(T dy, const Convolution& shape, T w, T scale, T dx)> grouped_convolution_backward_input;
+    // dw (O, 9) of M
+    Entry<void(T dy, const Convolution& shape, T x, T scale, T dw)> grouped_convolution_backward_weight;
 
     // --- quantizers (specification section 1): a = max(alpha, 1e-4); v = (x - o) / a; q = round(clamp(v))
     // alpha (1), beta (1)?: y = q a + o
@@ -220,13 +270,14 @@ struct Kernels {
     // dq is the gradient of a q + o. dz = dq in(h) gelu'(z); q again; dalpha?, dbeta? (1);
     // dbias (C) = sum_r dz_rc
     Entry<void(T dq, T z, const LsqStep& step, T dz, T q, T dalpha, T dbeta, T dbias)> gelu_quantize_backward;
-    // y_t = quantize(a_x a_t z_t + bias_t) for t = q, k, v; p = quantize(softmax(scale y_q y_k^T)) per head;
-    // o (B, N, C) = p y_v; codes? like o: those of the output quantizer; lse (B, H, N)? of M: log of the row
-    // sums of exp(scale y_q y_k^T)
+    // y_t = quantize(a_x a_t z_t + bias_t) for t = q, k, v; p = quantize(softmax(scale y_q y_k^T
+    // + score_bias + mask)) per head; o (B, N, C) = p y_v; codes? like o: those of the output quantizer; lse
+    // (B, H, N)? of M: log of the row sums of exp(scale y_q y_k^T)
     Entry<void(T z, const AttentionSteps& steps, T o, T codes, T lse)> attention;
     // dy is the gradient of the quantized output. dz_t = a_t times the gradient of a_x a_t z_t + bias_t;
-    // dbias (3C) = column sums of that gradient; dalphas (5): q, k, v, probability, output; 0 without a step
-    Entry<void(T dy, T z, const AttentionSteps& steps, T o, T lse, T dz, T dbias, T dalphas)>
+    // dbias (3C) = column sums of that gradient; dalphas (5): q, k, v, probability, output; 0 without a step;
+    // dscore_bias (H, N, N)? of M, where the steps have one
+    Entry<void(T dy, T z, const AttentionSteps& steps, T o, T lse, T dz, T dbias, T dalphas, T dscore_bias)>
         attention_backward;
     // all weights of a model at once
     Entry<void(const std::vector<WeightItem>& items)> quantize_weights;

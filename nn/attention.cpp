@@ -6,7 +6,7 @@
 
 namespace vvtq::nn {
 
-Attention::Attention(int64_t width, int64_t heads, engine::DType dtype)
+Attention::Attention(int64_t width, int64_t heads, engine::DType dtype, int64_t bias_entries)
     : heads_(heads),
       scale_(std::sqrt(static_cast<double>(heads) / static_cast<double>(width))),
       proj_q_({width, width}, dtype),
@@ -19,6 +19,9 @@ Attention::Attention(int64_t width, int64_t heads, engine::DType dtype)
       quant_output_(Values::activation, Bits::configured, heads),
       proj_({width, width}, dtype) {
     VVTQ_CHECK(heads > 0 && width % heads == 0, "width ", width, ", heads ", heads);
+    if (bias_entries > 0) {
+        table_ = &add_parameter("relative_position_bias_table", Tensor::zeros({bias_entries, heads}, dtype));
+    }
     add_module("quant_input", quant_input_);
     add_module("proj_q", proj_q_);
     add_module("proj_k", proj_k_);
@@ -31,12 +34,34 @@ Attention::Attention(int64_t width, int64_t heads, engine::DType dtype)
     add_module("proj", proj_);
 }
 
-Variable Attention::forward(const Quantized& x) {
-    const autograd::Scope scope(name());
-    return proj_.forward(heads(x));
+void Attention::allow_head_wise() {
+    for (QuantizerSlot* slot : {&quant_q_, &quant_k_, &quant_v_, &quant_attn_, &quant_output_}) {
+        slot->give_steps_to_heads(heads_);
+    }
+    for (Linear* projection : {&proj_q_, &proj_k_, &proj_v_}) {
+        projection->weight_slot().give_steps_to_heads(heads_);
+    }
+    proj_.weight_slot().give_steps_to_heads(heads_, true);
 }
 
-Quantized Attention::heads(const Quantized& x) {
+Variable Attention::forward(const Quantized& x, const TokenGroups& groups) {
+    const autograd::Scope scope(name());
+    const engine::Shape shape = x.q.shape();  // (B, N, C)
+    VVTQ_CHECK(shape.rank() == 3 && groups.count > 0 && shape[1] % groups.count == 0, "x ", shape.str(),
+               " in ", groups.count, " groups");
+    autograd::ScoreTerms terms{{}, groups.mask};
+    if (table_ != nullptr) terms.bias = autograd::table_bias(*table_, groups.bias_index);
+    const bool ordered = groups.order.index.defined();
+    const engine::Shape grouped = {shape[0] * groups.count, shape[1] / groups.count, shape[2]};
+    Quantized tokens = ordered ? autograd::gather_tokens(x, groups.order) : x;
+    if (groups.count > 1) tokens = autograd::reshape(tokens, grouped);
+    Quantized y = heads(tokens, terms);
+    if (groups.count > 1) y = autograd::reshape(y, shape);
+    if (ordered) y = autograd::gather_tokens(y, {groups.order.inverse, groups.order.index});
+    return proj_.forward(y);
+}
+
+Quantized Attention::heads(const Quantized& x, const autograd::ScoreTerms& terms) {
     const engine::Shape& shape = x.q.shape();  // (B, N, C)
     const int64_t numel = shape.numel(), scores = shape[0] * heads_ * shape[1] * shape[1];
     const auto q_step = quant_q_.on_the_way(numel), k_step = quant_k_.on_the_way(numel);
@@ -45,12 +70,15 @@ Quantized Attention::heads(const Quantized& x) {
     if (q_step && k_step && v_step && attn_step && output_step) {
         return autograd::attention(
             x, {proj_q_.weight(), proj_q_.bias(), *q_step}, {proj_k_.weight(), proj_k_.bias(), *k_step},
-            {proj_v_.weight(), proj_v_.bias(), *v_step}, *attn_step, *output_step, heads_, scale_);
+            {proj_v_.weight(), proj_v_.bias(), *v_step}, *attn_step, *output_step, heads_, scale_, terms);
     }
     const Variable q = quant_q_(proj_q_.forward(x));
     const Variable k = quant_k_(proj_k_.forward(x));
     const Variable v = quant_v_(proj_v_.forward(x));
-    const Variable p = quant_attn_(autograd::softmax(autograd::attention_scores(q, k, heads_), scale_));
+    const Variable z = autograd::attention_scores(q, k, heads_);
+    const bool plain = !terms.bias.defined() && !terms.mask.defined();
+    const Variable p = quant_attn_(plain ? autograd::softmax(z, scale_)
+                                         : autograd::biased_softmax(z, scale_, terms.bias, terms.mask));
     return quant_output_.quantized(autograd::attention_mix(p, v));
 }
 

@@ -4,9 +4,9 @@
 
 namespace vvtq::nn {
 
-Linear::Linear(const engine::Shape& weight_shape, engine::DType dtype, Bits bits)
+Linear::Linear(const engine::Shape& weight_shape, engine::DType dtype, Bits bits, bool biased)
     : weight_(add_parameter("weight", Tensor::zeros(weight_shape, dtype))),
-      bias_(add_parameter("bias", Tensor::zeros({weight_shape[0]}, dtype))),
+      bias_(biased ? add_parameter("bias", Tensor::zeros({weight_shape[0]}, dtype)) : Variable()),
       quant_weight_(weight_, bits) {
     VVTQ_CHECK(weight_shape.rank() >= 2 && weight_shape.numel() > 0, "weight ", weight_shape.str());
     add_module("", quant_weight_);
@@ -43,6 +43,11 @@ autograd::NormedResidual LayerNorm::forward(const Residual& stream, const Module
     const Variable n = forward(y);
     const autograd::Scope scope(owner.name());
     return {y, slot.quantized(n)};
+}
+
+autograd::NormedResidual LayerNorm::forward(const Residual& stream) {
+    const autograd::Scope scope(name());
+    return autograd::residual_norm(stream.x, stream.branch, stream.keep, weight_, bias_, eps_, {});
 }
 
 PatchEmbed::PatchEmbed(int64_t in_chans, int64_t patch_size, int64_t width, engine::DType dtype)

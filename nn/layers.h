@@ -7,19 +7,21 @@ namespace vvtq::nn {
 
 /// y (..., O) = x (..., K) W^T + bias, with a weight quantizer slot. `weight_shape` is the shape in state
 /// files: (O, K), or (O, C, P, P) for a convolution whose patches do not overlap, K = C P P. Parameters
-/// weight, bias (O), and the quantizer's under the layer's own path ("<layer>.alpha").
+/// weight, bias (O) where it has one, and the quantizer's under the layer's own path ("<layer>.alpha").
 class Linear : public Module {
   public:
-    Linear(const engine::Shape& weight_shape, engine::DType dtype, Bits bits = Bits::configured);
+    Linear(const engine::Shape& weight_shape, engine::DType dtype, Bits bits = Bits::configured,
+           bool biased = true);
 
     Variable forward(const Quantized& x);
     /// The quantized weight (O, K), and the bias.
     Quantized weight();
     const Variable& bias() const { return bias_; }
+    QuantizerSlot& weight_slot() { return quant_weight_; }
 
   private:
     Variable& weight_;
-    Variable& bias_;
+    Variable bias_;  // undefined without one
     QuantizerSlot quant_weight_;
 };
 
@@ -40,6 +42,8 @@ class LayerNorm : public Module {
     /// The sum of the stream, and its norm behind the quantizer of the layer that takes it: `slot` of
     /// `owner`.
     autograd::NormedResidual forward(const Residual& stream, const Module& owner, QuantizerSlot& slot);
+    /// The sum of the stream and its norm.
+    autograd::NormedResidual forward(const Residual& stream);
 
   private:
     Variable& weight_;

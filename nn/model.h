@@ -12,20 +12,24 @@ namespace vvtq::nn {
 /// Sizes of a model. `model_config(name)` gives the published ones; flags change single fields.
 struct ModelConfig {
     std::string name;    // published name, with _quant
-    std::string family;  // "deit"
+    std::string family;  // "deit", "swin" or "sret"
     int64_t img_size = 224;
-    int64_t patch_size = 16;
+    int64_t patch_size = 16;  // of sret: how much smaller the stem makes a picture
     int64_t in_chans = 3;
     int64_t num_classes = 1000;
-    int64_t embed_dim = 192;
-    int64_t depth = 12;
-    int64_t num_heads = 3;
+    int64_t embed_dim = 192;             // of the first stage
+    int64_t depth = 12;                  // deit
+    int64_t num_heads = 3;               // deit
+    std::vector<int64_t> depths, heads;  // of each stage, which are as wide as embed_dim 2^s: swin, sret
+    int64_t window_size = 7;             // swin, in tokens
+    double np_ratio = 1.0;               // sret: MLP ratio of the layers without projections
     double mlp_ratio = 4.0;
     double drop_path = 0.0;  // stochastic depth rate of the last block
 };
 
-/// Published names with and without the suffix `_quant`: deit_{tiny,small,base}_patch16_224[_quant], and
-/// deit_nano_patch4_28[_quant] for small pictures. Throws Error(Fault::input) listing the known names.
+/// Published names with and without the suffix `_quant`: deit_{tiny,small,base}_patch16_224[_quant],
+/// swin_{tiny,small,base}_patch4_window7_224[_quant], SReT_{T,LT,S}[_quant], and deit_nano_patch4_28[_quant]
+/// for small pictures. Throws Error(Fault::input) listing the known names.
 ModelConfig model_config(const std::string& name);
 std::vector<std::string> model_names();
 
@@ -60,10 +64,10 @@ class Model : public Module {
 /// A key for `forward`.
 Tensor random_key(uint64_t key, engine::Device device = engine::Device::cpu);
 
-/// Builds the model and draws its start weights from `seed`: normal with std 0.02, cut at two std; the patch
-/// embedding uniform within 1 / sqrt(fan_in); biases 0, LayerNorm weights 1. A parameter's values depend on
-/// seed, name and size alone. Sizes that do not fit (a picture that patches do not tile, a width that heads
-/// do not divide) throw Error(Fault::input) naming the flags. dtype f32 or f64.
+/// Builds the model and draws its start weights from `seed`: normal with std 0.02, cut at two std;
+/// convolutions uniform within 1 / sqrt(fan_in); biases 0, norm weights and SReT's coefficients 1. A
+/// parameter's values depend on seed, name and size alone. Sizes that do not fit (a picture that patches do
+/// not tile, a width that heads do not divide) throw Error(Fault::input) naming the flags. dtype f32 or f64.
 std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype, uint64_t seed);
 
 }  // namespace vvtq::nn

@@ -16,11 +16,20 @@ std::vector<NamedParameter> Module::parameters(const std::string& prefix) const 
     std::vector<NamedParameter> found;
     for (const Slot& slot : slots_) {
         const std::string path = join(prefix, slot.name);
-        if (slot.child == nullptr) {
-            found.push_back({path, slot.parameter});
-            continue;
-        }
+        if (slot.parameter.defined()) found.push_back({path, slot.parameter});
+        if (slot.child == nullptr) continue;
         for (NamedParameter& below : slot.child->parameters(path)) found.push_back(std::move(below));
+    }
+    return found;
+}
+
+std::vector<std::pair<std::string, Tensor>> Module::buffers(const std::string& prefix) const {
+    std::vector<std::pair<std::string, Tensor>> found;
+    for (const Slot& slot : slots_) {
+        const std::string path = join(prefix, slot.name);
+        if (slot.buffer.defined()) found.emplace_back(path, slot.buffer);
+        if (slot.child == nullptr) continue;
+        for (auto& below : slot.child->buffers(path)) found.push_back(std::move(below));
     }
     return found;
 }
@@ -35,7 +44,11 @@ std::vector<std::pair<std::string, Module*>> Module::modules(const std::string& 
 }
 
 void Module::to(engine::Device device) {
-    for (NamedParameter& p : parameters()) p.parameter.set_value(p.parameter.value().to(device));
+    for (Slot& slot : slots_) {
+        if (slot.parameter.defined()) slot.parameter.set_value(slot.parameter.value().to(device));
+        if (slot.buffer.defined()) slot.buffer = slot.buffer.to(device);
+        if (slot.child != nullptr) slot.child->to(device);
+    }
 }
 
 void Module::train(bool on) {
@@ -48,8 +61,15 @@ void Module::train(bool on) {
 Variable& Module::add_parameter(const std::string& name, Tensor value) {
     VVTQ_CHECK(!name.empty(), "a parameter needs a name");
     for (const Slot& slot : slots_) VVTQ_CHECK(slot.name != name, "\"", name, "\" exists already");
-    slots_.push_back({name, Variable(std::move(value), true), nullptr});
+    slots_.push_back({name, Variable(std::move(value), true), {}, nullptr});
     return slots_.back().parameter;
+}
+
+Tensor& Module::add_buffer(const std::string& name, Tensor value) {
+    VVTQ_CHECK(!name.empty() && value.defined(), "a buffer needs a name and a value");
+    for (const Slot& slot : slots_) VVTQ_CHECK(slot.name != name, "\"", name, "\" exists already");
+    slots_.push_back({name, {}, std::move(value), nullptr});
+    return slots_.back().buffer;
 }
 
 void Module::add_module(const std::string& name, Module& child) {
@@ -59,7 +79,7 @@ void Module::add_module(const std::string& name, Module& child) {
     }
     child.name_ = name;
     child.train(training_);
-    slots_.push_back({name, {}, &child});
+    slots_.push_back({name, {}, {}, &child});
 }
 
 }  // namespace vvtq::nn

@@ -32,9 +32,12 @@ class Module {
 
     /// All parameters below this module, in registration order, names prefixed by `prefix`.
     std::vector<NamedParameter> parameters(const std::string& prefix = "") const;
+    /// Values that belong to the state and are not trained, likewise: running statistics.
+    std::vector<std::pair<std::string, Tensor>> buffers(const std::string& prefix = "") const;
     /// All modules below this one with their paths, this one first.
     std::vector<std::pair<std::string, Module*>> modules(const std::string& prefix = "");
-    /// Moves all parameters below this module to a device. Optimizers and quantizers are made afterwards.
+    /// Moves all parameters and buffers below this module to a device. Optimizers and quantizers are made
+    /// afterwards.
     void to(engine::Device device);
     /// Training or evaluation (stochastic depth), for the whole tree.
     void train(bool on);
@@ -46,6 +49,8 @@ class Module {
   protected:
     /// A leaf that requires a gradient.
     Variable& add_parameter(const std::string& name, Tensor value);
+    /// Values beside the parameters, in the state files under this name.
+    Tensor& add_buffer(const std::string& name, Tensor value);
     /// `child` must live as long as this module. An empty name adds the child's parameters under this
     /// module's own path (`<layer>.alpha`).
     void add_module(const std::string& name, Module& child);
@@ -54,6 +59,7 @@ class Module {
     struct Slot {
         std::string name;
         Variable parameter;       // defined for a parameter
+        Tensor buffer;            // defined for a buffer
         Module* child = nullptr;  // set for a module
     };
     std::deque<Slot> slots_;  // references to parameters stay valid

@@ -61,6 +61,15 @@ class QuantizerSlot : public Module {
     int64_t heads() const { return heads_; }
     /// The layer's weight; undefined for activations.
     const Variable& weight() const { return weight_; }
+    /// With head-wise steps, each of so many heads has a step of its own; a weight's heads are its rows, or
+    /// its `columns`.
+    void give_steps_to_heads(int64_t heads, bool columns = false) {
+        step_heads_ = heads;
+        head_columns_ = columns;
+    }
+    /// 0 where there is one step in every configuration.
+    int64_t step_heads() const { return step_heads_; }
+    bool head_columns() const { return head_columns_; }
     Quantizer* get() const { return quantizer_.get(); }
     /// Once. The quantizer's parameters appear under the slot's path.
     void fill(std::unique_ptr<Quantizer> quantizer);
@@ -68,7 +77,8 @@ class QuantizerSlot : public Module {
   private:
     Values values_;
     Bits bits_;
-    int64_t heads_ = 0;
+    int64_t heads_ = 0, step_heads_ = 0;
+    bool head_columns_ = false;
     Variable weight_;
     std::unique_ptr<Quantizer> quantizer_;
     std::optional<Quantized> prepared_;

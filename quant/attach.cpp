@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "quant/binary.h"
+#include "quant/head_lsq.h"
 #include "quant/lsq.h"
 #include "quant/weight_pass.h"
 
@@ -20,7 +21,8 @@ int checked_bits(int bits, const char* flag) {
     engine::input_error(flag, " ", bits, ": give 1 to 8 bits, or 32 (or -1) for float");
 }
 
-std::unique_ptr<nn::Quantizer> quantizer_for(const nn::QuantizerSlot& slot, int bits, LsqOptions options) {
+std::unique_ptr<nn::Quantizer> quantizer_for(const nn::QuantizerSlot& slot, int bits, LsqOptions options,
+                                             bool head_wise) {
     const bool weight = slot.values() == nn::Values::weight;
     if (bits == 1) {
         return std::make_unique<Binary>(BinaryOptions{.weight = weight, .heads = slot.heads()});
@@ -29,6 +31,9 @@ std::unique_ptr<nn::Quantizer> quantizer_for(const nn::QuantizerSlot& slot, int 
     options.weight = weight;
     options.is_signed = weight || slot.values() == nn::Values::activation;
     options.offset = slot.values() == nn::Values::activated;
+    if (head_wise && slot.step_heads() > 0) {
+        return std::make_unique<HeadLsq>(options, slot.step_heads(), slot.head_columns());
+    }
     return std::make_unique<Lsq>(options);
 }
 
@@ -47,7 +52,7 @@ void attach(nn::Module& model, const BitWidths& bits) {
     for (const auto& [path, slot] : slots(model)) {
         const int configured = slot->values() == nn::Values::weight ? wbits : abits;
         const int width = slot->bits() == nn::Bits::always_8 ? 8 : configured;
-        if (width != kFloat) slot->fill(quantizer_for(*slot, width, options));
+        if (width != kFloat) slot->fill(quantizer_for(*slot, width, options, bits.head_wise));
     }
 }
 

@@ -14,6 +14,7 @@ struct BitWidths {
     int weights = -1;          // 2..8 and 1; -1 or 32: float
     int activations = -1;      // likewise
     bool fixed_scale = false;  // steps and offsets keep their start values
+    bool head_wise = false;    // one step for each head in attention, where the model allows it
 };
 
 /// Fills every quantizer slot below `model` that the bit widths ask for; call it once. First and last layers

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "quant/attach.h"
+#include "quant/head_lsq.h"
 #include "quant/lsq.h"
 
 namespace vvtq::quant {
@@ -64,6 +65,12 @@ StepAndOffset fit_step_and_offset(const Tensor& w, CodeRange range) { return fit
 
 void calibrate_weights(nn::Module& model) {
     for (const auto& [path, slot] : slots(model)) {
+        auto* by_head = dynamic_cast<HeadLsq*>(slot->get());
+        if (by_head != nullptr && slot->values() == nn::Values::weight) {
+            const autograd::Scope scope(path);
+            by_head->recalibrate();
+            by_head->start_from(slot->weight().value());
+        }
         auto* quantizer = dynamic_cast<Lsq*>(slot->get());
         if (quantizer == nullptr || slot->values() != nn::Values::weight) continue;
         const double step = fit_step(slot->weight().value(), quantizer->range()).step;
@@ -77,8 +84,9 @@ void calibrate_weights(nn::Module& model) {
 
 Tensor calibrate_activations(nn::Model& model, const Tensor& pictures) {
     for (const auto& [path, slot] : slots(model)) {
-        auto* quantizer = dynamic_cast<Lsq*>(slot->get());
-        if (quantizer != nullptr && slot->values() != nn::Values::weight) quantizer->recalibrate();
+        if (slot->values() == nn::Values::weight) continue;
+        if (auto* quantizer = dynamic_cast<Lsq*>(slot->get())) quantizer->recalibrate();
+        if (auto* by_head = dynamic_cast<HeadLsq*>(slot->get())) by_head->recalibrate();
     }
     const EvaluationMode evaluation(model);
     const autograd::NoGrad no_grad;

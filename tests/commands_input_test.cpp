@@ -47,7 +47,7 @@ TEST_CASE("bad usage is refused with the flag's name") {
     refused(scratch, "train --lr fast", {"--lr"});
     refused(scratch, "train --lr nan", {"--lr"});
     refused(scratch, "train --batch-size 0", {"--batch-size"});
-    refused(scratch, "train --head-wise", {"--head-wise"});
+    refused(scratch, "train --mixpre", {"--mixpre"});
     refused(scratch, "train --opt sgd", {"--opt", "adamw"});
     refused(scratch, "train --precision fp16", {"--precision", "bf16", "fp32"});
     refused(scratch, "train --device cpu --precision bf16", {"--precision", "bf16", "fp32"});

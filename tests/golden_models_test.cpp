@@ -11,6 +11,7 @@
 #include "nn/losses.h"
 #include "nn/model.h"
 #include "nn/optimizer.h"
+#include "nn/sret.h"
 #include "quant/attach.h"
 #include "quant/bin_regularizer.h"
 #include "quant/calibrate.h"
@@ -65,18 +66,38 @@ std::set<std::string> keys_of(const json& object) {
     return keys;
 }
 
+/// Parameters that the goldens list: a shared one under its first name alone.
+std::vector<nn::NamedParameter> listed_parameters(const nn::Model& model) {
+    std::vector<nn::NamedParameter> listed;
+    std::set<const void*> known;
+    for (nn::NamedParameter& p : model.parameters()) {
+        if (known.insert(p.parameter.value().raw()).second) listed.push_back(std::move(p));
+    }
+    return listed;
+}
+
+/// The goldens without the bit widths of Swin's `reduction` layers: the published code builds these, and
+/// these alone, with a learned bit width that starts at 8 and that the steps of the goldens leave at 8. Here
+/// they have 8 bits (specification section 3).
+json without_bit_widths(json golden) {
+    for (json* object : {&golden["steps"][0]["grad"], &golden["after"]}) {
+        for (auto item = object->begin(); item != object->end();) {
+            item = item.key().ends_with(".reduction.nbits") ? object->erase(item) : std::next(item);
+        }
+    }
+    return golden;
+}
+
 std::unique_ptr<nn::Model> build(const json& golden, Comparison& comparison) {
     nn::ModelConfig config = nn::model_config(golden.at("model").get<std::string>());
     auto model = nn::make_model(config, DType::f64, 0);
+    if (auto* sret = dynamic_cast<nn::Sret*>(model.get())) sret->fix_permutations(permutation);
     int64_t count = 0;
-    std::set<const void*> known;  // a shared parameter keeps the values of its first name
-    for (nn::NamedParameter& p : model->parameters()) {
-        if (!known.insert(p.parameter.value().raw()).second) continue;
+    for (nn::NamedParameter& p : listed_parameters(*model)) {
         const engine::Shape shape = p.parameter.shape();
         count += shape.numel();
         p.parameter.set_value(Tensor::from(start_values(golden.at("tag").get<std::string>(), p.name, shape),
                                            shape, DType::f64));
-        known.insert(p.parameter.value().raw());
     }
     if (count != golden.at("params").get<int64_t>()) {
         comparison.fail(engine::concat(count, " parameters, not ", golden.at("params").dump()));
@@ -90,7 +111,7 @@ void compare_gradients(Comparison& comparison, const nn::Model& model, const jso
     double total = 0;
     for (const auto& item : step.at("grad").items())
         total = std::hypot(total, item.value().at("l2").get<double>());
-    for (const nn::NamedParameter& p : model.parameters()) {
+    for (const nn::NamedParameter& p : listed_parameters(model)) {
         const Tensor& gradient = p.parameter.grad();
         (gradient.defined() ? with : without).insert(p.name);
         if (!gradient.defined() || !step.at("grad").contains(p.name)) continue;
@@ -166,7 +187,7 @@ void run_golden(const json& golden, Comparison& comparison) {
     comparison.add_logits("logits", quant::calibrate_activations(*model, pictures), golden.at("eval_logits"),
                           1e-9);
     std::set<std::string> steps;
-    for (const nn::NamedParameter& p : model->parameters()) {
+    for (const nn::NamedParameter& p : listed_parameters(*model)) {
         if (!p.name.ends_with(".alpha") && !p.name.ends_with(".beta")) continue;
         steps.insert(p.name);
         if (!golden.at("scales_init").contains(p.name)) continue;
@@ -179,7 +200,7 @@ void run_golden(const json& golden, Comparison& comparison) {
     train(comparison, *model, golden, pictures);
 
     std::set<std::string> names;
-    for (const nn::NamedParameter& p : model->parameters()) {
+    for (const nn::NamedParameter& p : listed_parameters(*model)) {
         names.insert(p.name);
         if (!golden.at("after").contains(p.name)) continue;
         comparison.add_digest("parameters after", p.name, p.parameter.value(), golden.at("after").at(p.name),
@@ -227,7 +248,7 @@ std::string first_lines(const std::vector<std::string>& failures) {
 TEST_CASE("models agree with the published code", "[golden]") {
     int models = 0;
     for (const std::filesystem::path& file : model_files(goldens_directory())) {
-        const json golden = read_golden(file);
+        const json golden = without_bit_widths(read_golden(file));
         const std::string name = golden.at("model");
         if (!is_built_here(name)) {
             WARN("skipped " << file.string() << ": " << name << " is not built here");
@@ -247,7 +268,7 @@ TEST_CASE("models agree with the published code", "[golden]") {
 TEST_CASE("the comparison notices a changed figure and a missing name", "[golden]") {
     for (const std::filesystem::path& file : model_files(own_goldens_directory())) {
         json golden = read_golden(file);
-        if (!is_built_here(golden.at("model").get<std::string>())) continue;
+        if (!golden.at("model").get<std::string>().starts_with("deit")) continue;  // the quickest
         const auto nudge = [](json& figure, double relative) {
             figure = figure.get<double>() * (1 + relative);
         };

@@ -167,9 +167,9 @@ void check_attention(const Case& c, DType dtype, Report& report) {
 
     const Tensor dy = Tensor::from(exact_fill(dtype, "dy", out.numel(), 1.0, 0.1), out, dtype, kGpu);
     const Gradients got(z, channels), exact(exact_z, channels);
-    on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas);
+    on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas, {});
     engine::composed::attention_backward(exactly(dy), exact_z, exact_steps, exactly(o), {}, exact.dz,
-                                         exact.dbias, exact.dalphas);
+                                         exact.dbias, exact.dalphas, {});
     // With one token q and k have no gradient, and what is left of p (dp - sum p dp) in bf16 is a share of
     // dp: an H200 gave 2e-4 of the whole in dz, 3e-4 in dbias, 7e-5 of g ||dy|| in dalpha.
     const double share = c.tokens == 1 ? 0.05 : 1e-3;

@@ -144,8 +144,9 @@ std::vector<OpCase> token_cases() {
 const std::vector<OpCase>& op_cases() {
     static const std::vector<OpCase> cases = [] {
         std::vector<OpCase> all;
-        for (std::vector<OpCase> some : {basic_cases(), norm_cases(), matmul_cases(), token_cases(),
-                                         quantizer_op_cases(), code_op_cases(), block_op_cases()}) {
+        for (std::vector<OpCase> some :
+             {basic_cases(), norm_cases(), matmul_cases(), token_cases(), quantizer_op_cases(),
+              code_op_cases(), block_op_cases(), stage_op_cases(), head_op_cases()}) {
             std::move(some.begin(), some.end(), std::back_inserter(all));
         }
         return all;

@@ -48,5 +48,9 @@ std::vector<OpCase> quantizer_op_cases();
 std::vector<OpCase> code_op_cases();
 /// The fused passes of a block (op_cases_block.cpp).
 std::vector<OpCase> block_op_cases();
+/// What models with stages need beside (op_cases_stages.cpp).
+std::vector<OpCase> stage_op_cases();
+/// Quantizers with one step for each head (op_cases_heads.cpp).
+std::vector<OpCase> head_op_cases();
 
 }  // namespace vvtq::tests

@@ -161,6 +161,7 @@ struct AttentionOptions {
     Shape shape;
     int64_t heads;
     bool weights, activations;  // which of them are quantized
+    int64_t masks = 0;          // how many, where there is a bias and a mask on the scores
 };
 
 struct AttentionParts {
@@ -170,6 +171,7 @@ struct AttentionParts {
     std::array<std::optional<size_t>, 3> w_alpha;
     std::array<std::optional<StepPlaces>, 3> steps;  // of q, k, v
     std::optional<StepPlaces> probability, output;
+    Operand score_bias, mask;
 };
 
 constexpr double kScoreScale = 0.8;
@@ -192,6 +194,11 @@ AttentionParts attention_inputs(RowInputs& in, const AttentionOptions& options) 
         parts.probability = in.step(CodeRange::unsigned_bits(4), 0.05);
         parts.output = in.step(kAttentionRange, 0.0937);
     }
+    if (options.masks > 0) {
+        const int64_t n = options.shape[1];
+        parts.score_bias = in.plain({options.heads, n, n}, 0.8);
+        parts.mask.place = in.add({options.masks, n, n}, 1.5, 0.0, false);
+    }
     return parts;
 }
 
@@ -209,14 +216,17 @@ Variable attention_forward(const AttentionParts& parts, int64_t heads, const Arg
     const auto projection = [&](size_t t) -> autograd::Projection {
         return {w[t], parts.bias[t].variable(in), parameters_of(parts.steps[t], in)};
     };
+    const autograd::ScoreTerms terms{parts.score_bias.variable(in),
+                                     parts.mask.place ? in[*parts.mask.place].value() : engine::Tensor()};
     return autograd::attention(parts.x.quantized(in), projection(0), projection(1), projection(2),
                                parameters_of(parts.probability, in), parameters_of(parts.output, in), heads,
-                               kScoreScale)
+                               kScoreScale, terms)
         .q;
 }
 
-/// softmax(s q k^T) of each head, (B, H, N, N).
+/// softmax(s q k^T + bias + mask) of each head, (B, H, N, N); bias and mask may be empty.
 std::vector<double> probabilities(const std::vector<double>& q, const std::vector<double>& k,
+                                  const std::vector<double>& bias, const std::vector<double>& mask,
                                   const Shape& shape, size_t heads) {
     const auto batch = static_cast<size_t>(shape[0]), n = static_cast<size_t>(shape[1]),
                c = static_cast<size_t>(shape[2]), width = c / heads;
@@ -229,7 +239,10 @@ std::vector<double> probabilities(const std::vector<double>& q, const std::vecto
             for (size_t d = head * width; d < (head + 1) * width; ++d) {
                 score += q[(b * n + i) * c + d] * k[(b * n + j) * c + d];
             }
-            p[row * n + j] = std::exp(kScoreScale * score);
+            score *= kScoreScale;
+            if (!bias.empty()) score += bias[(head * n + i) * n + j];
+            if (!mask.empty()) score += mask[(b * n * n + i * n + j) % mask.size()];
+            p[row * n + j] = std::exp(score);
             total += p[row * n + j];
         }
         for (size_t j = 0; j < n; ++j) p[row * n + j] /= total;
@@ -268,9 +281,10 @@ std::vector<double> frozen_attention(const AttentionParts& parts, const Attentio
     }
     const auto& [q, k, v] = projected;
     const auto heads = static_cast<size_t>(options.heads);
+    const Both bias = parts.score_bias.frozen(base, at), mask = parts.mask.frozen(base, at);
     const Both p = behind(parts.probability,
-                          {probabilities(q.base, k.base, options.shape, heads),
-                           probabilities(q.at, k.at, options.shape, heads)},
+                          {probabilities(q.base, k.base, bias.base, mask.base, options.shape, heads),
+                           probabilities(q.at, k.at, bias.at, mask.at, options.shape, heads)},
                           base, at);
     const Both o{mixed(p.base, v.base, options.shape, heads), mixed(p.at, v.at, options.shape, heads)};
     return codes_behind(parts.output, o, base, at);
@@ -314,7 +328,9 @@ std::vector<OpCase> block_op_cases() {
          attention_case("quantized", {{2, 7, 6}, 2, true, true}),
          attention_case("plain weights", {{2, 5, 6}, 3, false, true}),
          attention_case("plain activations", {{2, 7, 6}, 2, true, false}),
-         attention_case("plain", {{3, 5, 4}, 2, false, false})});
+         attention_case("plain", {{3, 5, 4}, 2, false, false}),
+         attention_case("windows", {{4, 7, 6}, 2, true, true, 2}),
+         attention_case("plain windows", {{3, 5, 4}, 2, false, false, 3})});
     return rows;
 }
 

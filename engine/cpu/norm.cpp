@@ -11,6 +11,28 @@ namespace {
 
 constexpr int64_t kGradientChunks = 32;  // partial sums of dgamma and dbeta
 
+template <typename T>
+void add_row(const T* x, int64_t n, T* y) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) y[i] += x[i];
+}
+
+/// y = softmax(y), in place
+template <typename T>
+void normalize_exponentials(T* y, int64_t n) {
+    const T top = max_row(y, n);
+    T total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < n; ++i) {
+        const T e = exp_of(y[i] - top);
+        y[i] = e;
+        total += e;
+    }
+    const T inverse = T{1} / total;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) y[i] *= inverse;
+}
+
 }  // namespace
 
 void layer_norm(In x, In gamma, In beta, double eps, In y, In mean, In rstd) {
@@ -122,17 +144,36 @@ void softmax(In x, double s, In y) {
                 T* out = py + r * cols;
 #pragma omp simd
                 for (int64_t i = 0; i < cols; ++i) out[i] = factor * in[i];
-                const T top = max_row(out, cols);
-                T total = 0;
-#pragma omp simd reduction(+ : total)
-                for (int64_t i = 0; i < cols; ++i) {
-                    const T e = exp_of(out[i] - top);
-                    out[i] = e;
-                    total += e;
-                }
-                const T inverse = T{1} / total;
+                normalize_exponentials(out, cols);
+            }
+        });
+    });
+}
+
+void biased_softmax(In x, double s, In bias, In mask, In y) {
+    check_like(x, y);
+    const Shape& shape = x.shape();
+    VVTQ_CHECK(shape.rank() == 4, "scores (B, H, N, N) wanted, not ", shape.str());
+    const int64_t heads = shape[1], lines = shape[2], cols = shape[3], size = lines * cols;
+    if (bias.defined()) check_size(bias, heads * size, x.dtype());
+    const int64_t windows = mask.defined() ? mask.numel() / size : 1;
+    if (mask.defined()) check_size(mask, windows * size, x.dtype());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T* px = x.data<T>();
+        T* py = y.data<T>();
+        const T* pb = bias.defined() ? bias.data<T>() : nullptr;
+        const T* pm = mask.defined() ? mask.data<T>() : nullptr;
+        const T factor = static_cast<T>(s);
+        parallel_chunks(shape.rows(), rows_per_chunk(cols), [&](int64_t, int64_t begin, int64_t end) {
+            for (int64_t r = begin; r < end; ++r) {
+                const int64_t line = r % lines, head = r / lines % heads, b = r / (lines * heads);
+                const T* in = px + r * cols;
+                T* out = py + r * cols;
 #pragma omp simd
-                for (int64_t i = 0; i < cols; ++i) out[i] *= inverse;
+                for (int64_t i = 0; i < cols; ++i) out[i] = factor * in[i];
+                if (pb != nullptr) add_row(pb + (head * lines + line) * cols, cols, out);
+                if (pm != nullptr) add_row(pm + (b % windows * lines + line) * cols, cols, out);
+                normalize_exponentials(out, cols);
             }
         });
     });

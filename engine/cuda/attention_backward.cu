@@ -302,9 +302,10 @@ __global__ void __launch_bounds__(kSumThreads)
 
 }  // namespace
 
-void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, In dz, In dbias, In dalphas) {
-    if (z.dtype() != DType::bf16) {
-        composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas);
+void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, In dz, In dbias, In dalphas,
+                        In dscore_bias) {
+    if (z.dtype() != DType::bf16 || steps.score_bias.defined() || steps.mask.defined()) {
+        composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);
         return;
     }
     BackwardArguments b{};
@@ -345,7 +346,7 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
                b, samples, columns, pointer<float>(dbias), pointer<float>(dalphas));
         done = true;
     });
-    if (!done) composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas);
+    if (!done) composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);
 }
 
 }  // namespace vvtq::engine::cuda

@@ -233,7 +233,7 @@ auto* kernel_for(const AttentionArguments& s) {
 }  // namespace
 
 void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
-    if (z.dtype() != DType::bf16) {
+    if (z.dtype() != DType::bf16 || steps.score_bias.defined() || steps.mask.defined()) {
         composed::attention(z, steps, o, codes, lse);
         return;
     }

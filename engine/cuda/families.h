@@ -37,6 +37,7 @@ void layer_norm_apply(In x, In mean, In rstd, In gamma, In beta, In y);
 void layer_norm_backward(In dy, In x, In gamma, In mean, In rstd, In dx, In dgamma, In dbeta);
 void softmax(In x, double s, In y);
 void softmax_backward(In dy, In y, double s, In dx);
+void biased_softmax(In x, double s, In bias, In mask, In y);
 
 // loss.cu
 void soft_cross_entropy(In z, In p, In loss, In dz);
@@ -60,6 +61,34 @@ void prepend_token(In token, In x, In y);
 void drop_first_token(In x, In y);
 void select_token(In x, int64_t index, In y);
 void scatter_token(In x, int64_t index, In y);
+
+// batch_norm.cu
+void column_moments(In x, In mean, In variance);
+void track_moments(In mean, In variance, int64_t rows, double momentum, In running_mean, In running_variance,
+                   In count);
+void batch_norm_relu(In x, In mean, In variance, In gamma, In beta, double eps, In y);
+void batch_norm_relu_backward(In dy, In x, In mean, In variance, In gamma, In beta, double eps, bool batch,
+                              In dx, In dgamma, In dbeta);
+
+// order.cu
+void gather_tokens(In x, In index, In y);
+void random_permutation(In key, int64_t salt, In index, In inverse);
+void mean_tokens(In x, In y);
+void spread_token(In x, In y);
+void transpose(In x, In y);
+void table_bias(In t, In index, In y);
+void table_bias_backward(In dy, In index, In dt);
+
+// weighted_sum.cu
+void weighted_sum(In x, In f, In keep, In k1, In k2, In y);
+void weighted_sum_backward(In dy, In x, In f, In keep, In k1, In k2, In dx, In df, In dk1, In dk2);
+
+// convolution.cu
+void unfold(In x, const Convolution& shape, In u);
+void fold(In u, const Convolution& shape, In x);
+void grouped_convolution(In x, const Convolution& shape, In w, In scale, In bias, In y);
+void grouped_convolution_backward_input(In dy, const Convolution& shape, In w, In scale, In dx);
+void grouped_convolution_backward_weight(In dy, const Convolution& shape, In x, In scale, In dw);
 
 // lsq.cu
 void lsq(In x, In alpha, In beta, CodeRange range, In y);
@@ -90,7 +119,8 @@ void gelu_quantize_backward(In dq, In z, const LsqStep& step, In dz, In q, In da
 
 // attention_forward.cu, attention_backward.cu
 void attention(In z, const AttentionSteps& steps, In o, In codes, In lse);
-void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, In dz, In dbias, In dalphas);
+void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, In dz, In dbias, In dalphas,
+                        In dscore_bias);
 
 // weights.cu
 void quantize_weights(const std::vector<WeightItem>& items);

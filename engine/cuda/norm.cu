@@ -75,6 +75,37 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+/// Scores (B, H, lines, cols), what is added to them, and how many masks there are.
+struct ScoreTerms {
+    const float *bias, *mask;
+    int64_t heads, lines, cols, windows;
+    __device__ float at(int64_t b, int64_t head, int64_t line, int64_t c) const {
+        float sum = bias != nullptr ? bias[(head * lines + line) * cols + c] : 0.0f;
+        if (mask != nullptr) sum += mask[(b % windows * lines + line) * cols + c];
+        return sum;
+    }
+};
+
+template <typename T, bool Held>
+__global__ void __launch_bounds__(kThreads)
+    biased_softmax_rows(const T* x, float s, ScoreTerms terms, int64_t rows, T* y) {
+    int64_t r = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+    for (; r < rows; r += int64_t{gridDim.x} * kWarps) {
+        const Row<T, Held> row(x + r * terms.cols, terms.cols, threadIdx.x % 32);
+        const int64_t line = r % terms.lines, head = r / terms.lines % terms.heads;
+        const int64_t b = r / (terms.lines * terms.heads);
+        const auto score = [&](int64_t c, float v) { return s * v + terms.at(b, head, line, c); };
+        float top = -INFINITY;
+        row.each([&](int64_t c, float v) { top = fmaxf(top, score(c, v)); });
+        top = warp_max(top);
+        float total = 0.0f;
+        row.each([&](int64_t c, float v) { total += exp_of<T>(score(c, v) - top); });
+        const float inverse = 1.0f / warp_sum(total);
+        T* out = y + r * terms.cols;
+        row.each([&](int64_t c, float v) { out[c] = from_float<T>(exp_of<T>(score(c, v) - top) * inverse); });
+    }
+}
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     softmax_backward_rows(const T* dy, const T* y, float s, int64_t rows, int64_t cols, T* dx) {
@@ -125,6 +156,21 @@ void softmax(In x, double s, In y) {
     with_activation(x.dtype(), [&]<typename T>() {
         launch(cols <= 32 * kHeld ? softmax_rows<T, true> : softmax_rows<T, false>,
                grid_of(ceil_div(rows, kWarps)), kThreads, 0, pointer<T>(x), s, rows, cols, pointer<T>(y));
+    });
+}
+
+void biased_softmax(In x, double s, In bias, In mask, In y) {
+    check_like(x, y);
+    const Shape& shape = x.shape();
+    VVTQ_CHECK(shape.rank() == 4, "scores (B, H, N, N) wanted, not ", shape.str());
+    const int64_t rows = shape.rows(), cols = shape[3], size = shape[2] * cols;
+    if (bias.defined()) check_size(bias, shape[1] * size, DType::f32);
+    const int64_t windows = mask.defined() ? mask.numel() / size : 1;
+    if (mask.defined()) check_size(mask, windows * size, DType::f32);
+    const ScoreTerms terms{pointer<float>(bias), pointer<float>(mask), shape[1], shape[2], cols, windows};
+    with_activation(x.dtype(), [&]<typename T>() {
+        launch(cols <= 32 * kHeld ? biased_softmax_rows<T, true> : biased_softmax_rows<T, false>,
+               grid_of(ceil_div(rows, kWarps)), kThreads, 0, pointer<T>(x), s, terms, rows, pointer<T>(y));
     });
 }
 

@@ -96,8 +96,7 @@ TEST_CASE("vvtq --help lists groups and defaults") {
 }
 
 TEST_CASE("flags that cannot be honoured are refused by name") {
-    const std::vector<std::vector<std::string>> lines = {{"--head-wise"},
-                                                         {"--mixpre"},
+    const std::vector<std::vector<std::string>> lines = {{"--mixpre"},
                                                          {"--multiprocessing-distributed"},
                                                          {"--dist-url", "tcp://x"},
                                                          {"--dist-backend", "nccl"},
@@ -237,8 +236,8 @@ TEST_CASE("a --config file gives flags and the command line wins") {
     CHECK(lists->optimizer.betas == std::vector<double>{0.8, 0.9});
     CHECK(lists->optimizer.lr == 3);
     CHECK(refuses(scratch.path(), [&] { parse_options({"train", "--config", scratch.path()}); }));
-    std::ofstream(path) << "head-wise = true\n";
-    CHECK(refuses("--head-wise", [&] { parse_options({"train", "--config", path}); }));
+    std::ofstream(path) << "mixpre = true\n";
+    CHECK(refuses("--mixpre", [&] { parse_options({"train", "--config", path}); }));
 }
 
 TEST_CASE("a checkpoint's flags come in where none was given, and contradictions are named") {

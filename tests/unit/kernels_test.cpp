@@ -60,6 +60,36 @@ TEST_CASE("kernels: accumulate_add adds to what is there", "[kernels]") {
     });
 }
 
+TEST_CASE("kernels: random_permutation is a permutation of the key's, and its inverse fits", "[kernels]") {
+    const auto drawn = [](double key, int64_t salt, int64_t n) {
+        const Tensor index({n}, DType::i32), inverse({n}, DType::i32);
+        cpu().random_permutation(Tensor::from({key}, {1}, DType::i64), salt, index, inverse);
+        std::vector<double> order(static_cast<size_t>(n)), sorted(order.size());
+        for (size_t i = 0; i < order.size(); ++i) {
+            order[i] = index.data<int32_t>()[i];
+            CHECK(inverse.data<int32_t>()[index.data<int32_t>()[i]] == static_cast<int32_t>(i));
+            sorted.at(static_cast<size_t>(order[i])) += 1;
+        }
+        CHECK(sorted == std::vector<double>(sorted.size(), 1.0));
+        return order;
+    };
+    CHECK(drawn(3, 0, 1) == std::vector<double>{0});
+    const std::vector<double> order = drawn(3, 1, 197);
+    CHECK(order == drawn(3, 1, 197));
+    CHECK(order != drawn(3, 2, 197));
+    CHECK(order != drawn(4, 1, 197));
+}
+
+TEST_CASE("kernels: running moments move by the momentum, the variance without bias", "[kernels]") {
+    const auto pair = [](double a, double b) { return Tensor::from({a, b}, {2}, DType::f64); };
+    const Tensor running_mean = pair(0, 1), running_variance = pair(1, 1);
+    const Tensor count = Tensor::from({4}, {1}, DType::f64);
+    cpu().track_moments(pair(1, -2), pair(3, 6), 4, 0.25, running_mean, running_variance, count);
+    CHECK(running_mean.to_vector() == std::vector<double>{0.25, 0.25});
+    CHECK(relative_error(running_variance.to_vector(), {0.75 + 0.25 * 4, 0.75 + 0.25 * 8}) <= 1e-15);
+    CHECK(count.item() == 5);
+}
+
 TEST_CASE("kernels: sums of absolute values and squares", "[kernels]") {
     for_sizes_and_dtypes([](int64_t n, DType dtype, double tolerance) {
         const std::vector<double> x = exact("sums", n, 1.0, 0.2);

@@ -1,6 +1,7 @@
 // DeiT: sizes, names, start values, stochastic depth, and the errors of sizes that do not fit.
 #include <cmath>
 #include <map>
+#include <set>
 
 #include "nn/model.h"
 #include "tests/catch.h"
@@ -11,9 +12,13 @@ namespace {
 
 using engine::DType;
 
+/// Numbers in all parameters, shared ones once.
 int64_t count(const Module& module) {
     int64_t n = 0;
-    for (const NamedParameter& p : module.parameters()) n += p.parameter.shape().numel();
+    std::set<const void*> known;
+    for (const NamedParameter& p : module.parameters()) {
+        if (known.insert(p.parameter.value().raw()).second) n += p.parameter.shape().numel();
+    }
     return n;
 }
 
@@ -60,6 +65,8 @@ bool contains(const std::string& text, const std::string& part) {
 
 TEST_CASE("published models have the published sizes") {
     CHECK(count(*make_model(model_config("deit_tiny_patch16_224_quant"), DType::f32, 0)) == 5'717'416);
+    CHECK(count(*make_model(model_config("swin_tiny_patch4_window7_224"), DType::f32, 0)) == 28'288'354);
+    CHECK(count(*make_model(model_config("SReT_T"), DType::f32, 0)) == 4'755'979);
     const ModelConfig small = model_config("deit_small_patch16_224"),
                       base = model_config("deit_base_patch16_224");
     CHECK((small.embed_dim == 384 && small.num_heads == 6 && small.depth == 12));

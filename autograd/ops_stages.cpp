@@ -1,0 +1,232 @@
+// What models with stages need beside the passes of a block: tokens in another order, scores with a bias,
+// learned residual weights, convolutions and batch normalization.
+#include "autograd/linear.h"
+
+namespace vvtq::autograd {
+
+using engine::Convolution;
+using engine::DType;
+using engine::kernels;
+using engine::master_of;
+using engine::Shape;
+
+namespace {
+
+const Shape kOne({1});
+
+Tensor value_of(const Variable& x) { return x.defined() ? x.value() : Tensor(); }
+
+Tensor gathered(const Tensor& x, const Tensor& index) {
+    const Tensor y = x.like();
+    kernels(y.device()).gather_tokens(x, index, y);
+    return y;
+}
+
+}  // namespace
+
+Variable gather_tokens(const Variable& x, const TokenOrder& order) {
+    // x: (B, N, C)
+    VVTQ_CHECK(x.shape().rank() == 3 && order.index.shape() == Shape({x.shape()[1]}) &&
+                   order.inverse.shape() == order.index.shape(),
+               "x ", x.shape().str(), ", order of ", order.index.shape().str());
+    return record(
+        "gather_tokens", gathered(x.value(), order.index), {x},
+        [inverse = order.inverse](const Tensor& dy, Gradients& dx) { dx.set(0, gathered(dy, inverse)); });
+}
+
+Quantized gather_tokens(const Quantized& x, const TokenOrder& order) {
+    Quantized y = x;
+    y.q = gather_tokens(x.q, order);
+    if (x.again) {
+        y.again = [again = x.again, shape = x.q.shape(), index = order.index] {
+            return gathered(again().reshape(shape), index);
+        };
+    }
+    return y;
+}
+
+Quantized reshape(const Quantized& x, const Shape& shape) {
+    Quantized y = x;
+    y.q = reshape(x.q, shape);
+    if (x.again) y.again = [again = x.again, shape] { return again().reshape(shape); };
+    return y;
+}
+
+Variable mean_tokens(const Variable& x) {
+    // x: (B, N, C)
+    const Shape& shape = x.shape();
+    VVTQ_CHECK(shape.rank() == 3, "x ", shape.str());
+    const Tensor y({shape[0], shape[2]}, x.value().dtype(), x.value().device());
+    kernels(y.device()).mean_tokens(x.value(), y);
+    return record("mean_tokens", y, {x}, [before = shape](const Tensor& dy, Gradients& dx) {
+        const Tensor gradient(before, dy.dtype(), dy.device());
+        kernels(dy.device()).spread_token(dy, gradient);
+        dx.set(0, gradient);
+    });
+}
+
+Variable transpose(const Variable& x) {
+    // x: (R, C)
+    const Shape& shape = x.shape();
+    VVTQ_CHECK(shape.rank() == 2, "x ", shape.str());
+    const auto turned = [](const Tensor& of) {
+        const Tensor y({of.shape()[1], of.shape()[0]}, of.dtype(), of.device());
+        kernels(y.device()).transpose(of, y);
+        return y;
+    };
+    return record("transpose", turned(x.value()), {x},
+                  [turned](const Tensor& dy, Gradients& dx) { dx.set(0, turned(dy)); });
+}
+
+Variable table_bias(const Variable& table, const Tensor& index) {
+    // table: (E, H), index: (N, N)
+    const Shape& entries = table.shape();
+    VVTQ_CHECK(entries.rank() == 2 && index.shape().rank() == 2, "table ", entries.str(), ", index ",
+               index.shape().str());
+    const Tensor& value = table.value();
+    const Tensor y({entries[1], index.shape()[0], index.shape()[1]}, value.dtype(), value.device());
+    kernels(y.device()).table_bias(value, index, y);
+    return record("table_bias", y, {table}, [like = value, index](const Tensor& dy, Gradients& dx) {
+        const Tensor gradient = like.like();
+        kernels(dy.device()).table_bias_backward(dy, index, gradient);
+        dx.set(0, gradient);
+    });
+}
+
+Variable biased_softmax(const Variable& x, double s, const Variable& bias, const Tensor& mask) {
+    // x: (B, H, N, N), bias: (H, N, N), mask: (W, N, N)
+    const Tensor y = x.value().like();
+    kernels(y.device()).biased_softmax(x.value(), s, value_of(bias), mask, y);
+    return record("biased_softmax", y, {x, bias}, [y, s](const Tensor& dy, Gradients& dx) {
+        const auto& kernel = kernels(dy.device());
+        const Tensor gradient = y.like();
+        kernel.softmax_backward(dy, y, 1.0, gradient);
+        if (dx.wanted(1)) {
+            const Shape& shape = y.shape();
+            const Tensor dbias({shape[1], shape[2], shape[3]}, master_of(dy.dtype()), dy.device());
+            kernel.sum_rows(gradient, dbias);
+            dx.set(1, dbias);
+        }
+        if (dx.wanted(0)) {
+            const Tensor of_scores = y.like();
+            kernel.scale(gradient, s, of_scores);
+            dx.set(0, of_scores);
+        }
+    });
+}
+
+Variable weighted_sum(const Variable& x, const Variable& f, const Tensor& keep, const Variable& k1,
+                      const Variable& k2) {
+    // x, f: (B, ...), keep: (B), k1, k2: (1)
+    VVTQ_CHECK(x.shape() == f.shape() && k1.shape() == kOne && k2.shape() == kOne, "x ", x.shape().str(),
+               ", f ", f.shape().str());
+    const Tensor y = x.value().like();
+    kernels(y.device()).weighted_sum(x.value(), f.value(), keep, k1.value(), k2.value(), y);
+    return record(
+        "weighted_sum", y, {x, f, k1, k2},
+        [x = x.value(), f = f.value(), keep, a = k1.value(), b = k2.value()](const Tensor& dy, Gradients& d) {
+            const Tensor dx = x.like(), df = x.like(), da = a.like(), db = b.like();
+            kernels(dy.device()).weighted_sum_backward(dy, x, f, keep, a, b, dx, df, da, db);
+            d.set(0, dx);
+            d.set(1, df);
+            d.set(2, da);
+            d.set(3, db);
+        });
+}
+
+Variable batch_norm_relu(const Variable& x, const Variable& gamma, const Variable& beta, double eps,
+                         const RunningMoments& running, bool training) {
+    // x: (..., C), gamma, beta: (C)
+    const Tensor& value = x.value();
+    const Shape channels({value.shape().cols()});
+    VVTQ_CHECK(gamma.shape() == channels && beta.shape() == channels && running.mean.shape() == channels,
+               "x ", value.shape().str(), ", gamma ", gamma.shape().str());
+    const auto& kernel = kernels(value.device());
+    Tensor mean = running.mean, variance = running.variance;
+    if (training) {
+        constexpr double kMomentum = 0.1;
+        mean = running.mean.like();
+        variance = running.variance.like();
+        kernel.column_moments(value, mean, variance);
+        kernel.track_moments(mean, variance, value.shape().rows(), kMomentum, running.mean, running.variance,
+                             running.count);
+    }
+    const Tensor y = value.like();
+    kernel.batch_norm_relu(value, mean, variance, gamma.value(), beta.value(), eps, y);
+    return record("batch_norm_relu", y, {x, gamma, beta},
+                  [x = value, gamma = gamma.value(), beta = beta.value(), mean, variance, eps, training](
+                      const Tensor& dy, Gradients& d) {
+                      const Tensor dx = x.like(), dgamma = gamma.like(), dbeta = beta.like();
+                      kernels(dy.device())
+                          .batch_norm_relu_backward(dy, x, mean, variance, gamma, beta, eps, training, dx,
+                                                    dgamma, dbeta);
+                      d.set(0, dx);
+                      d.set(1, dgamma);
+                      d.set(2, dbeta);
+                  });
+}
+
+Quantized unfold(const Quantized& x, const Convolution& shape) {
+    const Tensor& value = x.q.value();
+    VVTQ_CHECK(value.shape().rank() > 1 && !x.beta.defined(),
+               "a picture's surroundings are 0, which an offset has no code for");
+    const int64_t batch = value.shape()[0];
+    const auto columns = [shape, batch](const Tensor& of) {
+        const Tensor u({batch, shape.positions(), shape.channels * 9}, of.dtype(), of.device());
+        kernels(u.device()).unfold(of, shape, u);
+        return u;
+    };
+    Quantized y = x;
+    y.q = record("unfold", columns(value), {x.q},
+                 [shape, before = value.shape()](const Tensor& du, Gradients& dx) {
+                     const Tensor gradient(before, du.dtype(), du.device());
+                     kernels(du.device()).fold(du, shape, gradient);
+                     dx.set(0, gradient);
+                 });
+    // nine times the picture: kept on the CPU alone
+    if (value.device() == engine::Device::cuda) {
+        y.again = [codes = Kept(x), columns, before = value.shape()] {
+            return columns(codes.get().reshape(before));
+        };
+    }
+    return y;
+}
+
+Variable grouped_convolution(const Quantized& x, const Convolution& shape, const Quantized& w,
+                             const Variable& bias) {
+    // x: (B, height width, C), w: (O, 9), bias: (O)
+    const Tensor& value = x.q.value();
+    VVTQ_CHECK(value.shape().rank() > 1 && !x.beta.defined(),
+               "a picture's surroundings are 0, which an offset has no code for");
+    const Tensor codes = w.q.value().to(value.dtype());
+    const int64_t outputs = codes.shape()[0];
+    const auto& kernel = kernels(value.device());
+    const DType master = master_of(value.dtype());
+    const Tensor scale({1}, master, value.device());
+    const Tensor shifted({outputs}, value.dtype(), value.device());
+    kernel.linear_scale({x.alpha, {}, {}, {}}, codes, w.alpha, value_of(bias), scale, shifted);
+    const Tensor y({value.shape()[0], shape.positions(), outputs}, value.dtype(), value.device());
+    kernel.grouped_convolution(value, shape, codes, scale, shifted, y);
+    return record("grouped_convolution", y, {x.q, w.q, bias},
+                  [shape, codes, x_alpha = x.alpha, w_alpha = w.alpha, kept = Kept(x), outputs, master,
+                   before = value.shape()](const Tensor& dy, Gradients& dx) {
+                      const auto& ops = kernels(dy.device());
+                      if (dx.wanted(0)) {
+                          const Tensor gradient(before, dy.dtype(), dy.device());
+                          ops.grouped_convolution_backward_input(dy, shape, codes, w_alpha, gradient);
+                          dx.set(0, gradient);
+                      }
+                      if (dx.wanted(1)) {
+                          const Tensor dw({outputs, 9}, master, dy.device());
+                          ops.grouped_convolution_backward_weight(dy, shape, kept.get(), x_alpha, dw);
+                          dx.set(1, dw);
+                      }
+                      if (dx.wanted(2)) {
+                          const Tensor dbias({outputs}, master, dy.device());
+                          ops.sum_rows(dy, dbias);
+                          dx.set(2, dbias);
+                      }
+                  });
+}
+
+}  // namespace vvtq::autograd

@@ -1,0 +1,185 @@
+// convolution: windows of 3 x 3, as columns of a product or as groups of one channel.
+#include "engine/cpu/families.h"
+#include "engine/cpu/parallel.h"
+
+namespace vvtq::engine::cpu {
+namespace {
+
+constexpr int64_t kTaps = 9;
+
+/// Strides of a picture's elements, and which of a window's taps lie inside.
+struct Windows {
+    Convolution shape;
+    int64_t of_channel, of_row, of_column, picture;
+
+    explicit Windows(const Convolution& s)
+        : shape(s),
+          of_channel(s.channels_last ? 1 : s.height * s.width),
+          of_row(s.channels_last ? s.width * s.channels : s.width),
+          of_column(s.channels_last ? s.channels : 1),
+          picture(s.channels * s.height * s.width) {
+        VVTQ_CHECK(s.channels > 0 && s.height > 0 && s.width > 0 && s.stride > 0, "pictures of ", s.channels,
+                   " x ", s.height, " x ", s.width, ", stride ", s.stride);
+    }
+    int64_t batch(In x) const {
+        VVTQ_CHECK(x.numel() % picture == 0, x.shape().str(), " in pictures of ", picture, " elements");
+        return x.numel() / picture;
+    }
+    /// f(tap, offset in the picture) for the taps of a position that lie inside.
+    template <typename F>
+    void each_tap(int64_t position, F&& f) const {
+        const int64_t top = position / shape.out_width() * shape.stride - 1;
+        const int64_t left = position % shape.out_width() * shape.stride - 1;
+        for (int64_t tap = 0; tap < kTaps; ++tap) {
+            const int64_t row = top + tap / 3, column = left + tap % 3;
+            if (row < 0 || row >= shape.height || column < 0 || column >= shape.width) continue;
+            f(tap, row * of_row + column * of_column);
+        }
+    }
+};
+
+template <typename F>
+void for_each_picture(int64_t batch, F&& f) {
+    parallel_chunks(batch, 1, [&](int64_t b, int64_t, int64_t) { f(b); });
+}
+
+template <typename T>
+T factor_of(In scale) {
+    return scale.defined() ? *scale.data<T>() : T{1};
+}
+
+}  // namespace
+
+void unfold(In x, const Convolution& shape, In u) {
+    const Windows windows(shape);
+    const int64_t batch = windows.batch(x), size = shape.positions() * shape.channels * kTaps;
+    check_size(u, batch * size, x.dtype());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T* px = x.data<T>();
+        T* pu = u.data<T>();
+        for_each_picture(batch, [&](int64_t b) {
+            std::fill_n(pu + b * size, size, T{0});
+            for (int64_t p = 0; p < shape.positions(); ++p) {
+                T* out = pu + b * size + p * shape.channels * kTaps;
+                windows.each_tap(p, [&](int64_t tap, int64_t at) {
+                    const T* in = px + b * windows.picture + at;
+                    for (int64_t c = 0; c < shape.channels; ++c) {
+                        out[c * kTaps + tap] = in[c * windows.of_channel];
+                    }
+                });
+            }
+        });
+    });
+}
+
+void fold(In u, const Convolution& shape, In x) {
+    const Windows windows(shape);
+    const int64_t batch = windows.batch(x), size = shape.positions() * shape.channels * kTaps;
+    check_size(u, batch * size, x.dtype());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T* pu = u.data<T>();
+        T* px = x.data<T>();
+        for_each_picture(batch, [&](int64_t b) {
+            std::fill_n(px + b * windows.picture, windows.picture, T{0});
+            for (int64_t p = 0; p < shape.positions(); ++p) {
+                const T* in = pu + b * size + p * shape.channels * kTaps;
+                windows.each_tap(p, [&](int64_t tap, int64_t at) {
+                    T* out = px + b * windows.picture + at;
+                    for (int64_t c = 0; c < shape.channels; ++c) {
+                        out[c * windows.of_channel] += in[c * kTaps + tap];
+                    }
+                });
+            }
+        });
+    });
+}
+
+namespace {
+
+/// Outputs of a grouped convolution, checked.
+int64_t grouped_outputs(const Convolution& shape, In w) {
+    const int64_t outputs = w.shape().rows();
+    VVTQ_CHECK(shape.channels_last && w.shape().cols() == kTaps && outputs % shape.channels == 0, "w ",
+               w.shape().str(), " for ", shape.channels, " groups, channels last");
+    return outputs;
+}
+
+}  // namespace
+
+void grouped_convolution(In x, const Convolution& shape, In w, In scale, In bias, In y) {
+    const Windows windows(shape);
+    const int64_t batch = windows.batch(x), outputs = grouped_outputs(shape, w);
+    const int64_t each = outputs / shape.channels, size = shape.positions() * outputs;
+    check_size(y, batch * size, x.dtype());
+    if (bias.defined()) check_size(bias, outputs, x.dtype());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T *px = x.data<T>(), *pw = w.data<T>();
+        const T* pb = bias.defined() ? bias.data<T>() : nullptr;
+        T* py = y.data<T>();
+        const T factor = factor_of<T>(scale);
+        for_each_picture(batch, [&](int64_t b) {
+            for (int64_t p = 0; p < shape.positions(); ++p) {
+                T* out = py + b * size + p * outputs;
+                std::fill_n(out, outputs, T{0});
+                windows.each_tap(p, [&](int64_t tap, int64_t at) {
+                    const T* in = px + b * windows.picture + at;
+                    for (int64_t o = 0; o < outputs; ++o) out[o] += in[o / each] * pw[o * kTaps + tap];
+                });
+                for (int64_t o = 0; o < outputs; ++o) {
+                    out[o] = factor * out[o] + (pb != nullptr ? pb[o] : T{0});
+                }
+            }
+        });
+    });
+}
+
+void grouped_convolution_backward_input(In dy, const Convolution& shape, In w, In scale, In dx) {
+    const Windows windows(shape);
+    const int64_t batch = windows.batch(dx), outputs = grouped_outputs(shape, w);
+    const int64_t each = outputs / shape.channels, size = shape.positions() * outputs;
+    check_size(dy, batch * size, dx.dtype());
+    with_floating(dx.dtype(), [&]<typename T>() {
+        const T *pdy = dy.data<T>(), *pw = w.data<T>();
+        T* pdx = dx.data<T>();
+        const T factor = factor_of<T>(scale);
+        for_each_picture(batch, [&](int64_t b) {
+            std::fill_n(pdx + b * windows.picture, windows.picture, T{0});
+            for (int64_t p = 0; p < shape.positions(); ++p) {
+                const T* in = pdy + b * size + p * outputs;
+                windows.each_tap(p, [&](int64_t tap, int64_t at) {
+                    T* out = pdx + b * windows.picture + at;
+                    for (int64_t o = 0; o < outputs; ++o) {
+                        out[o / each] += factor * in[o] * pw[o * kTaps + tap];
+                    }
+                });
+            }
+        });
+    });
+}
+
+void grouped_convolution_backward_weight(In dy, const Convolution& shape, In x, In scale, In dw) {
+    const Windows windows(shape);
+    const int64_t batch = windows.batch(x), outputs = grouped_outputs(shape, dw);
+    const int64_t each = outputs / shape.channels, size = shape.positions() * outputs;
+    check_size(dy, batch * size, x.dtype());
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T *pdy = dy.data<T>(), *px = x.data<T>();
+        const T factor = factor_of<T>(scale);
+        const Tensor parts = Tensor::zeros({batch, outputs * kTaps}, x.dtype());
+        T* sums = parts.data<T>();
+        for_each_picture(batch, [&](int64_t b) {
+            T* out = sums + b * outputs * kTaps;
+            for (int64_t p = 0; p < shape.positions(); ++p) {
+                const T* g = pdy + b * size + p * outputs;
+                windows.each_tap(p, [&](int64_t tap, int64_t at) {
+                    const T* in = px + b * windows.picture + at;
+                    for (int64_t o = 0; o < outputs; ++o) out[o * kTaps + tap] += g[o] * in[o / each];
+                });
+            }
+        });
+        sum_rows(parts, dw);
+        engine::cpu::scale(dw, static_cast<double>(factor), dw);
+    });
+}
+
+}  // namespace vvtq::engine::cpu

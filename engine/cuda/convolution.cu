@@ -1,0 +1,225 @@
+// convolution: windows of 3 x 3, as columns of a product or as groups of one channel.
+#include "engine/cuda/columns.cuh"
+#include "engine/cuda/families.h"
+#include "engine/cuda/passes.cuh"
+
+namespace vvtq::engine::cuda {
+namespace {
+
+constexpr int kTaps = 9;
+
+/// Strides of a picture's elements, and where windows lie.
+struct Windows {
+    int channels, height, width, stride, out_height, out_width;
+    int of_channel, of_row, of_column, picture;
+
+    explicit Windows(const Convolution& s)
+        : channels(static_cast<int>(s.channels)),
+          height(static_cast<int>(s.height)),
+          width(static_cast<int>(s.width)),
+          stride(static_cast<int>(s.stride)),
+          out_height(static_cast<int>(s.out_height())),
+          out_width(static_cast<int>(s.out_width())),
+          of_channel(s.channels_last ? 1 : height * width),
+          of_row(s.channels_last ? width * channels : width),
+          of_column(s.channels_last ? channels : 1),
+          picture(channels * height * width) {
+        VVTQ_CHECK(s.channels > 0 && s.height > 0 && s.width > 0 && s.stride > 0 &&
+                       s.channels * s.height * s.width < (int64_t{1} << 31),
+                   "pictures of ", s.channels, " x ", s.height, " x ", s.width, ", stride ", s.stride);
+    }
+    int64_t batch(In x) const {
+        VVTQ_CHECK(x.numel() % picture == 0, x.shape().str(), " in pictures of ", picture, " elements");
+        return x.numel() / picture;
+    }
+    __host__ __device__ int positions() const { return out_height * out_width; }
+    /// Offset of a position's tap in its picture, -1 outside.
+    __device__ int offset(int position, int tap) const {
+        const int row = position / out_width * stride - 1 + tap / 3;
+        const int column = position % out_width * stride - 1 + tap % 3;
+        const bool inside = row >= 0 && row < height && column >= 0 && column < width;
+        return inside ? row * of_row + column * of_column : -1;
+    }
+    /// The position whose tap lies at a picture's (row, column), -1 where there is none.
+    __device__ int position(int row, int column, int tap) const {
+        const int top = row + 1 - tap / 3, left = column + 1 - tap % 3;
+        if (top < 0 || left < 0 || top % stride != 0 || left % stride != 0) return -1;
+        const int y = top / stride, x = left / stride;
+        return y < out_height && x < out_width ? y * out_width + x : -1;
+    }
+};
+
+template <typename T>
+__global__ void unfold_kernel(const T* x, Windows windows, int64_t n, T* u) {
+    const int row = windows.channels * kTaps;
+    for (int64_t i = first_index(); i < n; i += index_stride()) {
+        const int64_t place = i / row, b = place / windows.positions();
+        const int k = static_cast<int>(i - place * row), c = k / kTaps;
+        const int at = windows.offset(static_cast<int>(place - b * windows.positions()), k - c * kTaps);
+        u[i] = at < 0 ? from_float<T>(0.0f) : x[b * windows.picture + at + c * windows.of_channel];
+    }
+}
+
+/// Where element i of pictures lies.
+struct Place {
+    int64_t sample;
+    int channel, row, column;
+    __device__ Place(int64_t i, const Windows& windows) {
+        sample = i / windows.picture;
+        const int at = static_cast<int>(i - sample * windows.picture);
+        row = at / windows.of_row % windows.height;
+        column = at / windows.of_column % windows.width;
+        channel = at / windows.of_channel % windows.channels;
+    }
+};
+
+template <typename T>
+__global__ void fold_kernel(const T* u, Windows windows, int64_t n, T* x) {
+    for (int64_t i = first_index(); i < n; i += index_stride()) {
+        const Place place(i, windows);
+        float total = 0.0f;
+        for (int tap = 0; tap < kTaps; ++tap) {
+            const int p = windows.position(place.row, place.column, tap);
+            if (p < 0) continue;
+            const int64_t line = place.sample * windows.positions() + p;
+            total += to_float(u[(line * windows.channels + place.channel) * kTaps + tap]);
+        }
+        x[i] = from_float<T>(total);
+    }
+}
+
+template <typename T>
+__global__ void grouped_kernel(const T* x, Windows windows, const T* w, const float* scale, const T* bias,
+                               int outputs, int64_t n, T* y) {
+    const float factor = scale != nullptr ? *scale : 1.0f;
+    const int each = outputs / windows.channels;
+    for (int64_t i = first_index(); i < n; i += index_stride()) {
+        const int64_t line = i / outputs, b = line / windows.positions();
+        const int o = static_cast<int>(i - line * outputs);
+        const int p = static_cast<int>(line - b * windows.positions());
+        const T* in = x + b * windows.picture + o / each;
+        float total = 0.0f;
+        for (int tap = 0; tap < kTaps; ++tap) {
+            const int at = windows.offset(p, tap);
+            if (at >= 0) total += to_float(in[at]) * to_float(w[o * kTaps + tap]);
+        }
+        y[i] = from_float<T>(factor * total + (bias != nullptr ? to_float(bias[o]) : 0.0f));
+    }
+}
+
+template <typename T>
+__global__ void grouped_input_kernel(const T* dy, Windows windows, const T* w, const float* scale,
+                                     int outputs, int64_t n, T* dx) {
+    const float factor = scale != nullptr ? *scale : 1.0f;
+    const int each = outputs / windows.channels;
+    for (int64_t i = first_index(); i < n; i += index_stride()) {
+        const Place place(i, windows);
+        float total = 0.0f;
+        for (int tap = 0; tap < kTaps; ++tap) {
+            const int p = windows.position(place.row, place.column, tap);
+            if (p < 0) continue;
+            const int64_t line = place.sample * windows.positions() + p;
+            for (int o = place.channel * each; o < (place.channel + 1) * each; ++o) {
+                total += to_float(dy[line * outputs + o]) * to_float(w[o * kTaps + tap]);
+            }
+        }
+        dx[i] = from_float<T>(factor * total);
+    }
+}
+
+/// parts (chunks, outputs, 9): a thread adds up all taps of one output over a chunk of positions
+template <typename T>
+__global__ void grouped_weight_kernel(const T* dy, Windows windows, const T* x, const float* scale,
+                                      int outputs, int64_t lines, int64_t chunk, float* parts) {
+    const float factor = scale != nullptr ? *scale : 1.0f;
+    const int o = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (o >= outputs) return;
+    const int channel = o / (outputs / windows.channels);
+    float total[kTaps] = {};
+    const int64_t begin = int64_t{blockIdx.y} * chunk, end = min(lines, begin + chunk);
+    for (int64_t line = begin; line < end; ++line) {
+        const int64_t b = line / windows.positions();
+        const int p = static_cast<int>(line - b * windows.positions());
+        const float g = to_float(dy[line * outputs + o]);
+        const T* in = x + b * windows.picture + channel;
+#pragma unroll
+        for (int tap = 0; tap < kTaps; ++tap) {
+            const int at = windows.offset(p, tap);
+            if (at >= 0) total[tap] += g * to_float(in[at]);
+        }
+    }
+#pragma unroll
+    for (int tap = 0; tap < kTaps; ++tap) {
+        parts[(int64_t{blockIdx.y} * outputs + o) * kTaps + tap] = factor * total[tap];
+    }
+}
+
+/// Outputs of a grouped convolution, checked.
+int64_t grouped_outputs(const Convolution& shape, In w) {
+    const int64_t outputs = w.shape().rows();
+    VVTQ_CHECK(shape.channels_last && w.shape().cols() == kTaps && outputs % shape.channels == 0, "w ",
+               w.shape().str(), " for ", shape.channels, " groups, channels last");
+    return outputs;
+}
+
+}  // namespace
+
+void unfold(In x, const Convolution& shape, In u) {
+    const Windows windows(shape);
+    const int64_t n = windows.batch(x) * shape.positions() * shape.channels * kTaps;
+    check_size(u, n, x.dtype());
+    with_activation(x.dtype(), [&]<typename T>() {
+        launch(unfold_kernel<T>, pass_blocks(n), kPassThreads, 0, pointer<T>(x), windows, n, pointer<T>(u));
+    });
+}
+
+void fold(In u, const Convolution& shape, In x) {
+    const Windows windows(shape);
+    check_size(u, windows.batch(x) * shape.positions() * shape.channels * kTaps, x.dtype());
+    with_activation(x.dtype(), [&]<typename T>() {
+        launch(fold_kernel<T>, pass_blocks(x.numel()), kPassThreads, 0, pointer<T>(u), windows, x.numel(),
+               pointer<T>(x));
+    });
+}
+
+void grouped_convolution(In x, const Convolution& shape, In w, In scale, In bias, In y) {
+    const Windows windows(shape);
+    const int64_t outputs = grouped_outputs(shape, w), n = windows.batch(x) * shape.positions() * outputs;
+    check_size(y, n, x.dtype());
+    if (bias.defined()) check_size(bias, outputs, x.dtype());
+    with_activation(x.dtype(), [&]<typename T>() {
+        launch(grouped_kernel<T>, pass_blocks(n), kPassThreads, 0, pointer<T>(x), windows, pointer<T>(w),
+               pointer<float>(scale), pointer<T>(bias), outputs, n, pointer<T>(y));
+    });
+}
+
+void grouped_convolution_backward_input(In dy, const Convolution& shape, In w, In scale, In dx) {
+    const Windows windows(shape);
+    const int64_t outputs = grouped_outputs(shape, w);
+    check_size(dy, windows.batch(dx) * shape.positions() * outputs, dx.dtype());
+    with_activation(dx.dtype(), [&]<typename T>() {
+        launch(grouped_input_kernel<T>, pass_blocks(dx.numel()), kPassThreads, 0, pointer<T>(dy), windows,
+               pointer<T>(w), pointer<float>(scale), outputs, dx.numel(), pointer<T>(dx));
+    });
+}
+
+void grouped_convolution_backward_weight(In dy, const Convolution& shape, In x, In scale, In dw) {
+    constexpr int64_t kThreads = 128;
+    const Windows windows(shape);
+    const int64_t outputs = grouped_outputs(shape, dw), lines = windows.batch(x) * shape.positions();
+    check_size(dy, lines * outputs, x.dtype());
+    check_size(dw, outputs * kTaps, DType::f32);
+    if (lines == 0) return fill(0.0, dw);
+    const int64_t chunk = std::max<int64_t>(16, ceil_div(lines, 2 * kPartials)),
+                  chunks = ceil_div(lines, chunk);
+    const Tensor parts(Shape{chunks, outputs * kTaps}, DType::f32, Device::cuda);
+    with_activation(x.dtype(), [&]<typename T>() {
+        launch(grouped_weight_kernel<T>,
+               dim3(static_cast<unsigned>(ceil_div(outputs, kThreads)), static_cast<unsigned>(chunks)),
+               static_cast<unsigned>(kThreads), 0, pointer<T>(dy), windows, pointer<T>(x),
+               pointer<float>(scale), outputs, lines, chunk, pointer<float>(parts));
+    });
+    column_sums(Value{}, parts, 1, chunks, outputs * kTaps, 1.0, dw);
+}
+
+}  // namespace vvtq::engine::cuda
