@@ -1,5 +1,6 @@
 #include "data/torch_file.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>

@@ -1,5 +1,6 @@
 // The attention kernels on the GPU against their composition (engine/composed.h), which is run in f32 on the
-// same values.
+// same values. In f32 attention is the composition on the GPU as well: there, where no quantizer has ties, it
+// is held against the CPU in f64 (with quantizers in the op table).
 #include <algorithm>
 #include <cmath>
 
@@ -65,10 +66,23 @@ AttentionSteps steps_of(const Case& c) {
     return steps;
 }
 
+/// Of projections alone, on the CPU.
+AttentionSteps in_f64(AttentionSteps steps) {
+    for (size_t t = 0; t < 3; ++t) {
+        for (Tensor* x : {&steps.weight_alpha[t], &steps.bias[t]}) {
+            if (x->defined()) *x = as_f64(*x);
+        }
+    }
+    if (steps.input_alpha.defined()) steps.input_alpha = as_f64(steps.input_alpha);
+    return steps;
+}
+
 struct Gradients {
     Tensor dz, dbias, dalphas;
     Gradients(const Tensor& z, int64_t channels)
-        : dz(z.like()), dbias({3 * channels}, DType::f32, kGpu), dalphas({5}, DType::f32, kGpu) {}
+        : dz(z.like()),
+          dbias({3 * channels}, engine::master_of(z.dtype()), z.device()),
+          dalphas({5}, dbias.dtype(), z.device()) {}
 };
 
 /// Columns first .. first + count of a matrix with `width` columns.
@@ -85,10 +99,10 @@ std::vector<double> columns(const Tensor& x, int64_t width, int64_t first, int64
 struct Report {
     Worst outputs, gradients, steps;
 
-    /// Against ||expected||, but at least 1e-3 of `whole`: with one token q and k have no gradient.
+    /// Against ||expected||, but at least `floor`.
     void check(const std::string& what, const std::vector<double>& x, const std::vector<double>& expected,
-               double whole, DType dtype, const std::string& where, Worst& worst) {
-        const double floor = 1e-3 * whole, norm = l2_norm(expected), factor = norm / std::max(norm, floor);
+               double floor, DType dtype, const std::string& where, Worst& worst) {
+        const double norm = l2_norm(expected), factor = norm / std::max(norm, floor);
         const auto error = [&](const std::vector<double>& values) {
             if (norm == 0) return l2_norm(values) / floor;
             return l2_error(values, expected) * factor;
@@ -97,6 +111,21 @@ struct Report {
         worst.note(error(x), where + " " + what);
         CHECK(error(x) <= tolerance_of(dtype));
         if (norm > floor) CHECK_FALSE(error(scaled(x, 1.05)) <= tolerance_of(dtype));
+    }
+    /// Against the norm of the terms of the sums. Of k in bf16 an H200 gave up to 2.5e-3.
+    void check_sum(const std::string& what, const std::vector<double>& x, const std::vector<double>& expected,
+                   double terms, DType dtype, const std::string& where) {
+        const double norm = l2_norm(expected), size = std::max(norm, terms);
+        const auto error = [&](const std::vector<double>& values) {
+            std::vector<double> difference = values;
+            for (size_t i = 0; i < values.size(); ++i) difference[i] -= expected[i];
+            return l2_norm(difference) / size;
+        };
+        INFO(what << ": " << error(x) << ", norms " << l2_norm(x) << " and " << norm << ", of terms "
+                  << terms);
+        gradients.note(error(x), where + " " + what);
+        CHECK(error(x) <= tolerance_of(dtype));
+        if (norm > 0.5 * size) CHECK_FALSE(error(scaled(x, 1.05)) <= tolerance_of(dtype));
     }
 };
 
@@ -112,8 +141,11 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     const Tensor lse({c.batch, c.heads, c.tokens}, DType::f32, kGpu);
     on_gpu().attention(z, steps, o, codes, lse);
 
-    const Tensor exact_z = as(DType::f32, z), exact_o(out, DType::f32, kGpu);
-    engine::composed::attention(exact_z, steps, exact_o, {}, {});
+    const bool on_host = dtype == DType::f32 && !c.quantized;
+    const auto exactly = [&](const Tensor& x) { return on_host ? as_f64(x) : as(DType::f32, x); };
+    const AttentionSteps exact_steps = on_host ? in_f64(steps) : steps;
+    const Tensor exact_z = exactly(z), exact_o = exactly(o).like();
+    engine::composed::attention(exact_z, exact_steps, exact_o, {}, {});
     report.check("o", o.to_vector(), exact_o.to_vector(), 0, dtype, where, report.outputs);
     CHECK(all_finite(lse.to_vector()));
     if (c.quantized) {  // of o as it is stored, so that backward finds the same codes
@@ -136,21 +168,24 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     const Tensor dy = Tensor::from(exact_fill(dtype, "dy", out.numel(), 1.0, 0.1), out, dtype, kGpu);
     const Gradients got(z, channels), exact(exact_z, channels);
     on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas, {});
-    engine::composed::attention_backward(as(DType::f32, dy), exact_z, steps, as(DType::f32, o), {}, exact.dz,
+    engine::composed::attention_backward(exactly(dy), exact_z, exact_steps, exactly(o), {}, exact.dz,
                                          exact.dbias, exact.dalphas, {});
+    // With one token q and k have no gradient, and what is left of p (dp - sum p dp) in bf16 is a share of
+    // dp: an H200 gave 2e-4 of the whole in dz, 3e-4 in dbias, 7e-5 of g ||dy|| in dalpha.
+    const double share = c.tokens == 1 ? 0.05 : 1e-3;
     const double whole = l2_norm(exact.dz.to_vector()), whole_bias = l2_norm(exact.dbias.to_vector());
     const std::vector<double> dalphas = got.dalphas.to_vector(), expected = exact.dalphas.to_vector();
     for (size_t t = 0; t < 3; ++t) {
         const auto first = static_cast<int64_t>(t) * channels;
         const std::vector<double> dz = columns(exact.dz, 3 * channels, first, channels);
         report.check(engine::concat("dz of ", kSteps[t]), columns(got.dz, 3 * channels, first, channels), dz,
-                     whole, dtype, where, report.gradients);
-        if (t != 1 || c.quantized) {  // else the softmax is blind to the bias of k
-            report.check(engine::concat("dbias of ", kSteps[t]),
+                     share * whole, dtype, where, report.gradients);
+        // a column sum, that of k of terms that cancel: the softmax is blind to it but for what is clipped
+        const double terms = l2_norm(dz) / (c.projections ? weight_alpha(t) : 1.0);
+        report.check_sum(engine::concat("dbias of ", kSteps[t]),
                          got.dbias.slice(first, first + channels).to_vector(),
-                         exact.dbias.slice(first, first + channels).to_vector(), whole_bias, dtype, where,
-                         report.gradients);
-        }
+                         exact.dbias.slice(first, first + channels).to_vector(),
+                         std::max(terms, share * whole_bias), dtype, where);
     }
     CHECK(all_finite(got.dbias.to_vector()));
     for (size_t i = 0; i < 5; ++i) {
@@ -168,7 +203,8 @@ void check_attention(const Case& c, DType dtype, Report& report) {
         } else if (i == 4) {
             size = std::max(size, 0.3 * kG * l2_norm(dy.to_vector()));
         }
-        const double error = std::abs(dalphas[i] - expected[i]), floor = 1e-6 * kG * l2_norm(dy.to_vector());
+        const double error = std::abs(dalphas[i] - expected[i]),
+                     floor = (c.tokens == 1 ? 1e-2 : 1e-6) * kG * l2_norm(dy.to_vector());
         INFO("dalpha of " << kSteps[i] << ": " << dalphas[i] << ", expected " << expected[i] << ", size "
                           << size);
         report.steps.note(error / std::max(size, floor), where + " dalpha of " + kSteps[i]);

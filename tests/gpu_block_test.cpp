@@ -1,8 +1,13 @@
 // The ops of a transformer block in bf16 on the GPU, forward and backward, against a float64 composition of
-// simple ops on the CPU that rounds to bf16 what the ops round: products before their quantizers, and
-// attention's output. Without that, codes that lie beside a tie would move, and the gradients of steps with
-// them, by more than any useful tolerance.
+// simple ops on the CPU that has in bf16 what the ops have: products before their quantizers, and attention's
+// output. Without that, codes that lie beside a tie would move, and the gradients of steps with them, by more
+// than any useful tolerance. Steps are such that no sum of products lies on a tie by construction.
+//
+// Gradients of steps and biases are sums of terms that cancel, so their errors are taken against the norm of
+// the terms.
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "autograd/ops.h"
 #include "tests/catch.h"
@@ -21,14 +26,24 @@ using engine::Tensor;
 
 namespace {
 
-constexpr double kTolerance = 1e-2;  // the limit
+/// The limit. Measured on an H200, against the cancelled sums themselves: attention 9.3e-3
+/// (proj_k.bias).
+constexpr double kTolerance = 1e-2;
 
-/// x rounded to bf16; the gradient passes as it is.
-Variable rounded(const Variable& x) {
-    const Tensor y = Tensor::from(rounded_to(DType::bf16, x.value().to_vector()), x.shape(), DType::f64);
-    return autograd::record("test.round_to_bf16", y, {x},
+/// `values` in the place of x; the gradient passes as it is.
+Variable replaced(const Variable& x, const std::vector<double>& values) {
+    return autograd::record("test.replaced", Tensor::from(values, x.shape(), DType::f64), {x},
                             [](const Tensor& dy, autograd::Gradients& dx) { dx.set(0, dy); });
 }
+Variable rounded(const Variable& x) { return replaced(x, rounded_to(DType::bf16, x.value().to_vector())); }
+
+/// Of a gradient that is a sum: the squares of its terms, and what terms beside a tie or an end of the range
+/// may add where rounding takes them across.
+struct Terms {
+    double squares = 0, beside = 0;
+    double norm() const { return std::sqrt(squares); }
+};
+using AllTerms = std::map<std::string, Terms>;
 
 /// The same leaves on the GPU (activations bf16, parameters f32) or on the CPU in f64.
 class Leaves {
@@ -64,8 +79,46 @@ class Leaves {
     std::vector<std::pair<std::string, Variable>> all_;
 };
 
-Variable behind(const Variable& x, const LsqParameters& lsq) {
-    return autograd::lsq(x, lsq.alpha, lsq.beta, lsq.range, lsq.g);
+/// How far f32 arithmetic takes a value from the exact one: of inputs, and of values on the way.
+constexpr double kSlack = 1e-7, kSlackOnTheWay = 2e-6;
+
+/// x behind its quantizer; backward notes the terms of the gradients of `name`'s step and offset, and under
+/// `source`, where it is given, of what is added to x. `unrounded`: what x was rounded to bf16 from.
+Variable behind(const Variable& x, const LsqParameters& lsq, const std::string& name, AllTerms& terms,
+                double slack = kSlack, const std::string& source = "",
+                const std::vector<double>& unrounded = {}) {
+    const Variable y = autograd::lsq(x, lsq.alpha, lsq.beta, lsq.range, lsq.g);
+    const double a = lsq.alpha.value().item(), o = lsq.beta.defined() ? lsq.beta.value().item() : 0.0;
+    const double low = lsq.range.low, high = lsq.range.high, g = lsq.g.item();
+    const std::vector<double> values = x.value().to_vector();
+    const auto moved = [&](double by) {
+        std::vector<double> result = unrounded.empty() ? values : unrounded;
+        for (double& value : result) value += by * std::max(std::abs(value), a);
+        return unrounded.empty() ? result : rounded_to(DType::bf16, result);
+    };
+    const std::vector<double> below = moved(-slack), above = moved(slack);
+    const auto note = [=, &terms](const Tensor& dy, autograd::Gradients& dx) {
+        const std::vector<double> d = dy.to_vector();
+        Terms &alpha = terms[name + ".alpha"], &beta = terms[name + ".beta"], &sum = terms[source];
+        const auto factors = [=](double value) {  // of dy in the gradients of alpha and beta
+            const double v = (value - o) / a, clamped = std::clamp(v, low, high);
+            const bool in = clamped == v;
+            return std::pair(g * (std::nearbyint(clamped) - (in ? v : 0.0)), in ? 0.0 : 1.0);
+        };
+        for (size_t i = 0; i < d.size(); ++i) {
+            const auto [of_alpha, of_beta] = factors(values[i]);
+            alpha.squares += std::pow(d[i] * of_alpha, 2);
+            beta.squares += d[i] * d[i];
+            sum.squares += of_beta == 0 ? d[i] * d[i] : 0.0;
+            const auto [alpha_below, beta_below] = factors(below[i]);
+            const auto [alpha_above, beta_above] = factors(above[i]);
+            if (std::abs(alpha_above - alpha_below) > 0.5 * g)
+                alpha.beside += std::abs(d[i]) * std::abs(alpha_above - alpha_below);
+            if (beta_above != beta_below) beta.beside += std::abs(d[i]);
+        }
+        dx.set(0, dy);
+    };
+    return autograd::record("test.terms", y.value(), {y}, note);
 }
 
 struct Layer {
@@ -78,7 +131,7 @@ Layer layer_of(Leaves& leaves, const std::string& name, int64_t outputs, int64_t
     layer.range = CodeRange::signed_bits(4);
     layer.w =
         leaves.parameter(name + ".weight", {outputs, inputs}, std::sqrt(3.0 / static_cast<double>(inputs)));
-    layer.alpha = leaves.step(name, layer.range, 0.25 / std::sqrt(static_cast<double>(inputs))).alpha;
+    layer.alpha = leaves.step(name, layer.range, 0.2513 / std::sqrt(static_cast<double>(inputs))).alpha;
     layer.bias = leaves.parameter(name + ".bias", {outputs}, 0.3);
     return layer;
 }
@@ -91,16 +144,17 @@ std::vector<Quantized> codes_of(const std::vector<Layer>& layers, DType dtype) {
 }
 
 /// The same on the CPU, as values.
-Variable values_of(const Layer& layer) {
+Variable values_of(const Layer& layer, const std::string& name, AllTerms& terms) {
     const Tensor g({1}, DType::f64);
     on_cpu().lsq_weight_grad_scale(layer.w.value(), layer.range, g);
-    return autograd::lsq(layer.w, layer.alpha, {}, layer.range, g);
+    return behind(layer.w, {layer.alpha, {}, layer.range, g}, name, terms);
 }
 
 /// What an op gave: its output's values, and the leaves with their gradients.
 struct Outcome {
     std::vector<double> y;
     Leaves leaves;
+    AllTerms terms = {};  // of the composition
 };
 
 /// `y` is the op's output; `factor` turns it into values.
@@ -112,7 +166,7 @@ Outcome outcome_of(const Variable& y, double factor, const Leaves& leaves) {
 }
 
 void compare(const std::string& op, const Outcome& gpu, const Outcome& cpu) {
-    Worst worst;
+    Worst worst, sums;
     const double output = l2_error(gpu.y, cpu.y);
     worst.note(output, "output");
     CHECK(output <= kTolerance);
@@ -122,21 +176,39 @@ void compare(const std::string& op, const Outcome& gpu, const Outcome& cpu) {
         REQUIRE(leaf.grad().defined());
         const std::vector<double> gradient = leaf.grad().to_vector();
         const std::vector<double> expected = cpu.leaves.all()[i].second.grad().to_vector();
-        const double error = l2_error(gradient, expected);
-        INFO("gradient of " << name << ": error " << error << ", norms " << l2_norm(gradient) << " and "
-                            << l2_norm(expected));
-        worst.note(error, name);
-        CHECK(error <= kTolerance);
-        CHECK_FALSE(l2_error(scaled(gradient, 1.05), expected) <= kTolerance);
+        const auto entry = cpu.terms.find(name);
+        const Terms terms = entry == cpu.terms.end() ? Terms{} : entry->second;
+        const double size = std::max(l2_norm(expected), terms.norm());
+        const auto error = [&](const std::vector<double>& of) {
+            return l2_error(of, expected) * l2_norm(expected) / size;
+        };
+        INFO("gradient of " << name << ": error " << error(gradient) << ", norms " << l2_norm(gradient)
+                            << " and " << l2_norm(expected) << ", of terms " << terms.norm()
+                            << ", beside ties " << terms.beside);
+        (entry == cpu.terms.end() ? worst : sums).note(error(gradient), name);
+        CHECK(terms.beside <= 0.03 * size);  // 0.019 of probability.alpha, (3, 50, 64)
+        CHECK(error(gradient) <= kTolerance + terms.beside / size);
+        // where the sum does not cancel
+        if (l2_norm(expected) > 0.5 * size) CHECK_FALSE(error(scaled(gradient, 1.05)) <= kTolerance);
     }
-    WARN(op << ", bf16: " << worst.str());
+    WARN(op << ", bf16: " << worst.str() << "; of sums " << sums.str());
+}
+
+/// What mlp's first product gives on the GPU.
+std::vector<double> hidden_on_gpu(const Shape& shape, int64_t hidden) {
+    Leaves leaves(kGpu);
+    const Variable x = leaves.activation("x", shape, 1.4);
+    const LsqParameters input = leaves.step("input", CodeRange::signed_bits(4), 0.2137);
+    const Layer first = layer_of(leaves, "fc1", hidden, shape.cols());
+    const std::vector<Quantized> w = codes_of({first}, DType::bf16);
+    return autograd::linear(autograd::quantize(x, input), w[0], first.bias).value().to_vector();
 }
 
 Outcome mlp_on(Device device, const Shape& shape, int64_t hidden) {
     Leaves leaves(device);
     const Variable x = leaves.activation("x", shape, 1.4);
-    const LsqParameters input = leaves.step("input", CodeRange::signed_bits(4), 0.21);
-    const LsqParameters middle = leaves.step("hidden", CodeRange::unsigned_bits(4), 0.12, -0.16);
+    const LsqParameters input = leaves.step("input", CodeRange::signed_bits(4), 0.2137);
+    const LsqParameters middle = leaves.step("hidden", CodeRange::unsigned_bits(4), 0.1219, -0.1613);
     const Layer first = layer_of(leaves, "fc1", hidden, shape.cols());
     const Layer second = layer_of(leaves, "fc2", shape.cols(), hidden);
     if (device == kGpu) {
@@ -145,9 +217,24 @@ Outcome mlp_on(Device device, const Shape& shape, int64_t hidden) {
             autograd::mlp(autograd::quantize(x, input), w[0], first.bias, middle, w[1], second.bias), 1.0,
             leaves);
     }
-    const Variable z = rounded(autograd::linear(behind(x, input), values_of(first), first.bias));
-    const Variable h = behind(autograd::gelu(z), middle);
-    return outcome_of(autograd::linear(h, values_of(second), second.bias), 1.0, leaves);
+    // z as the GPU has it: where rows are not aligned, as of width 49, cuBLASLt rounds the product to bf16
+    // before it adds the bias, and then again, which moves 1 code in 200. (A composition that does so differs
+    // from one that rounds once as the H200 did: fc2.weight by 0.01127, the output by 0.0135.)
+    AllTerms terms;
+    const Variable exact =
+        autograd::linear(behind(x, input, "input", terms), values_of(first, "fc1", terms), first.bias);
+    const std::vector<double> z = hidden_on_gpu(shape, hidden);
+    const double once =
+        l2_error(rounded_to(DType::bf16, exact.value().to_vector()), exact.value().to_vector());
+    WARN("mlp " << shape.str() << ": hidden values " << l2_error(z, exact.value().to_vector())
+                << ", rounded once " << once);
+    const bool aligned = shape.cols() % 8 == 0 && hidden % 8 == 0;
+    CHECK(l2_error(z, exact.value().to_vector()) <= (aligned ? 1.02 * once : 3e-3));  // once: 1.7e-3
+    const Variable h = behind(autograd::gelu(replaced(exact, z)), middle, "hidden", terms, kSlackOnTheWay);
+    Outcome outcome =
+        outcome_of(autograd::linear(h, values_of(second, "fc2", terms), second.bias), 1.0, leaves);
+    outcome.terms = terms;
+    return outcome;
 }
 
 Outcome attention_on(Device device, const Shape& shape, int64_t heads) {
@@ -156,16 +243,17 @@ Outcome attention_on(Device device, const Shape& shape, int64_t heads) {
     const auto tokens = static_cast<double>(shape[1]);
     const double s = std::sqrt(static_cast<double>(heads) / static_cast<double>(shape.cols()));
     const Variable x = leaves.activation("x", shape, 1.4);
-    const LsqParameters input = leaves.step("input", four, 0.21);
+    const LsqParameters input = leaves.step("input", four, 0.2137);
     const char* const names[] = {"q", "k", "v"};
     std::vector<Layer> layers;
     std::vector<LsqParameters> steps;
     for (const std::string name : names) {
         layers.push_back(layer_of(leaves, "proj_" + name, shape.cols(), shape.cols()));
-        steps.push_back(leaves.step(name, four, 0.27));
+        steps.push_back(leaves.step(name, four, 0.2719));
     }
-    const LsqParameters probability = leaves.step("probability", CodeRange::unsigned_bits(4), 0.8 / tokens);
-    const LsqParameters output = leaves.step("output", four, 0.6 / std::sqrt(tokens));
+    const LsqParameters probability =
+        leaves.step("probability", CodeRange::unsigned_bits(4), 0.8123 / tokens);
+    const LsqParameters output = leaves.step("output", four, 0.6131 / std::sqrt(tokens));
     if (device == kGpu) {
         const std::vector<Quantized> w = codes_of(layers, DType::bf16);
         const auto projection = [&](size_t t) -> autograd::Projection {
@@ -175,17 +263,28 @@ Outcome attention_on(Device device, const Shape& shape, int64_t heads) {
                                                 projection(2), probability, output, heads, s);
         return outcome_of(y.q, output.alpha.value().item(), leaves);
     }
+    AllTerms terms;
     Variable projected[3];
     for (size_t t = 0; t < 3; ++t) {
+        const std::string name = names[t], projection = "proj_" + name;
         const double unit = input.alpha.value().item() * layers[t].alpha.value().item();
-        const Variable product = autograd::linear(behind(x, input), values_of(layers[t]), {});
-        const Variable codes = rounded(autograd::scale(product, 1 / unit));  // of the codes, a whole number
-        projected[t] =
-            behind(autograd::add_broadcast(autograd::scale(codes, unit), layers[t].bias), steps[t]);
+        const Variable product =
+            autograd::linear(behind(x, input, "input", terms), values_of(layers[t], projection, terms), {});
+        // of the codes, a whole number: beyond 256 every second odd one is a tie of bf16
+        std::vector<double> codes = scaled(product.value().to_vector(), 1 / unit);
+        for (double& code : codes) code = std::nearbyint(code);
+        const Variable z = replaced(product, scaled(rounded_to(DType::bf16, codes), unit));
+        projected[t] = behind(autograd::add_broadcast(z, layers[t].bias), steps[t], name, terms,
+                              kSlackOnTheWay, projection + ".bias");
     }
     const Variable scores = autograd::attention_scores(projected[0], projected[1], heads);
-    const Variable p = behind(autograd::softmax(scores, s), probability);
-    return outcome_of(behind(rounded(autograd::attention_mix(p, projected[2])), output), 1.0, leaves);
+    const Variable p =
+        behind(autograd::softmax(scores, s), probability, "probability", terms, kSlackOnTheWay);
+    const Variable o = autograd::attention_mix(p, projected[2]);
+    Outcome outcome = outcome_of(
+        behind(rounded(o), output, "output", terms, kSlackOnTheWay, "", o.value().to_vector()), 1.0, leaves);
+    outcome.terms = terms;
+    return outcome;
 }
 
 }  // namespace

@@ -1,6 +1,10 @@
-// Fused LayerNorm and GELU passes on the GPU against their composition (engine/composed.h), which is run in
-// f32 on the same values: what is rounded to bf16 between two products is what the fused kernel reads, so
-// that nothing but its own arithmetic can differ.
+// Fused LayerNorm and GELU passes on the GPU against their composition (engine/composed.h) in f64 on the CPU,
+// on the same values: what is rounded to bf16 between two products is what the fused kernel reads, so that
+// nothing but its own arithmetic can differ. (On the GPU layer_norm is the fused kernel without a step.)
+//
+// Where a value lies within rounding of a tie, or of an end of the range, its code, or whether it is clipped,
+// may differ. Such values are found in the reference; their codes are not compared, and their upstream
+// gradient is set to zero, so that no gradient depends on which side they are taken to be.
 #include <algorithm>
 #include <cmath>
 
@@ -20,7 +24,12 @@ namespace {
 
 constexpr double kG = 0.37;  // gradient scale of steps
 
-double tolerance_of(DType dtype) { return dtype == DType::bf16 ? 2e-2 : 1e-5; }
+/// The limits. Measured against the composition on an H200: bf16 2.0e-3; f32 1.2e-7 (gelu_quantize).
+double tolerance_of(DType dtype) { return dtype == DType::bf16 ? 1e-2 : 1e-5; }
+
+/// f32 leaves v = (x - o) / a off by less than this times max(1, |v|).
+constexpr double kBeside = 2e-5;
+constexpr double kMostBeside = 2e-3;  // of all values; there are 1.3e-3 in gelu_quantize in bf16, else 3e-4
 
 Tensor values_of(const std::string& name, const Shape& shape, DType dtype, double scale,
                  double offset = 0.0) {
@@ -32,12 +41,30 @@ LsqStep step_of(CodeRange range, double alpha, double beta = 0.0) {
             gpu_vector({kG}, DType::f32)};
 }
 
-Tensor in_f32(const Tensor& x) { return x.defined() ? as(DType::f32, x) : Tensor(); }
+Tensor exactly(const Tensor& x) { return x.defined() ? as_f64(x) : Tensor(); }
+LsqStep exactly(const LsqStep& step) {
+    if (!step.defined()) return {};
+    return {as_f64(step.alpha), exactly(step.beta), step.range, as_f64(step.g)};
+}
+
+/// v = (x - o) / a of each value.
+std::vector<double> steps_of(const Tensor& x, const LsqStep& step) {
+    std::vector<double> values = x.to_vector();
+    const double a = step.alpha.item(), o = step.beta.defined() ? step.beta.item() : 0.0;
+    for (double& value : values) value = (value - o) / a;
+    return values;
+}
+
+bool is_beside(double v, CodeRange range) {
+    const double tie = std::abs(v - std::floor(v) - 0.5);
+    const double end = std::min(std::abs(v - range.low), std::abs(v - range.high));
+    return std::min(tie, end) <= kBeside * std::max(1.0, std::abs(v));
+}
 
 /// Errors of one pass, of each dtype.
 struct Report {
     Worst values, steps;
-    int64_t moved = 0, codes = 0;
+    int64_t beside = 0, codes = 0;
 
     void check(const char* what, const Tensor& y, const Tensor& expected, DType dtype,
                const std::string& where) {
@@ -47,38 +74,62 @@ struct Report {
         CHECK(error <= tolerance_of(dtype));
         CHECK_FALSE(l2_error(scaled(y.to_vector(), 1.05), expected.to_vector()) <= tolerance_of(dtype));
     }
-    /// Codes may move by 1 where arithmetic rounds differently beside a tie. Which moved.
-    std::vector<size_t> check_codes(const Tensor& q, const Tensor& expected) {
+    /// Which values lie beside ties or ends.
+    std::vector<size_t> check_codes(const Tensor& q, const Tensor& expected, const std::vector<double>& v,
+                                    CodeRange range) {
         const std::vector<double> a = q.to_vector(), b = expected.to_vector();
-        std::vector<size_t> different;
-        CHECK(largest_difference(a, b) <= 1);
+        std::vector<size_t> uncertain;
+        size_t wrong = 0;
         for (size_t i = 0; i < a.size(); ++i) {
-            if (a[i] != b[i]) different.push_back(i);
+            const bool open = is_beside(v[i], range);
+            if (open) uncertain.push_back(i);
+            if (!(std::abs(a[i] - b[i]) <= (open ? 1.0 : 0.0))) ++wrong;
         }
-        INFO(different.size() << " of " << a.size() << " codes moved");
-        CHECK(static_cast<double>(different.size()) <= 1e-3 * static_cast<double>(a.size()));
-        moved += static_cast<int64_t>(different.size());
+        INFO(uncertain.size() << " of " << a.size() << " beside ties and ends");
+        CHECK(wrong == 0);
+        beside += static_cast<int64_t>(uncertain.size());
         codes += static_cast<int64_t>(a.size());
-        return different;
+        return uncertain;
     }
-    /// A step's gradient g sum dq (q - v): |q - v| <= 1/2 inside, so that the sum is of the size of 0.3 g
-    /// ||dq|| even where it happens to be smaller; each code that moved adds g |dq|.
-    void check_step(const char* what, const Tensor& d, const Tensor& expected, const std::vector<double>& dq,
-                    const std::vector<size_t>& different, DType dtype, const std::string& where) {
-        const double size = std::max(std::abs(expected.item()), 0.3 * kG * l2_norm(dq));
-        double allowed = tolerance_of(dtype) * size;
-        for (const size_t i : different) allowed += 1.001 * kG * std::abs(dq[i]);
+    /// A step's gradient is a sum that cancels: against the norm of its terms g dq (q - in v).
+    void check_step(const char* what, const Tensor& d, const Tensor& expected, double terms, DType dtype,
+                    const std::string& where) {
+        const double size = std::max(std::abs(expected.item()), terms);
         const double error = std::abs(d.item() - expected.item());
-        INFO(what << " " << d.item() << ", expected " << expected.item() << ", " << different.size()
-                  << " codes moved");
-        if (different.empty()) steps.note(error / size, where + " " + what);
-        CHECK(error <= allowed);
+        INFO(what << " " << d.item() << ", expected " << expected.item() << ", norm of terms " << terms);
+        steps.note(error / size, where + " " + what);
+        CHECK(error <= tolerance_of(dtype) * size);
+    }
+    /// At the end of all cases.
+    void check_share() const {
+        CHECK(static_cast<double>(beside) <= kMostBeside * static_cast<double>(codes));
     }
     std::string str() const {
-        return engine::concat("values ", values.str(), "; steps ", steps.str(), "; ", moved, " of ", codes,
-                              " codes moved");
+        return engine::concat("values ", values.str(), "; steps ", steps.str(), "; ", beside, " of ", codes,
+                              " beside ties and ends");
     }
 };
+
+/// dq with zeros at `where`.
+Tensor without(const Tensor& dq, const std::vector<size_t>& where) {
+    std::vector<double> values = dq.to_vector();
+    for (const size_t i : where) values[i] = 0.0;
+    return Tensor::from(values, dq.shape(), dq.dtype(), kGpu);
+}
+
+/// Norms of the terms of the gradients of a step and its offset.
+std::pair<double, double> norms_of_terms(const Tensor& dq, const std::vector<double>& v, CodeRange range) {
+    const std::vector<double> d = dq.to_vector();
+    double alpha = 0, beta = 0;
+    for (size_t i = 0; i < d.size(); ++i) {
+        const double clamped =
+            std::clamp(v[i], static_cast<double>(range.low), static_cast<double>(range.high));
+        const bool in = clamped == v[i];
+        alpha += std::pow(kG * d[i] * (std::nearbyint(clamped) - (in ? v[i] : 0.0)), 2);
+        beta += in ? 0.0 : d[i] * d[i];
+    }
+    return {std::sqrt(alpha), std::sqrt(beta)};
+}
 
 struct NormCase {
     Shape shape;  // (B, N, C)
@@ -111,40 +162,43 @@ void check_norm(const NormCase& c, DType dtype, Report& report) {
         on_cpu().residual(as_f64(x), as_f64(f), c.keep ? as_f64(keep) : Tensor(), sum);
         CHECK(l2_error(y.to_vector(), sum.to_vector()) <= (dtype == DType::bf16 ? 3e-3 : 1e-6));
     }
-    const Tensor exact_y = in_f32(y), exact_q = exact_y.like(), exact_mean = mean.like(),
-                 exact_rstd = mean.like();
-    engine::composed::residual_norm(exact_y, {}, {}, gamma, beta, 1e-6, step, {}, exact_q, exact_mean,
-                                    exact_rstd);
+    const Tensor exact_y = as_f64(y), exact_gamma = as_f64(gamma), exact_beta = as_f64(beta);
+    const LsqStep exact_step = exactly(step);
+    const Tensor n = exact_y.like(), exact_mean = as_f64(mean).like(), exact_rstd = exact_mean.like();
+    on_cpu().layer_norm(exact_y, exact_gamma, exact_beta, 1e-6, n, exact_mean, exact_rstd);
     CHECK(largest_difference(mean.to_vector(), exact_mean.to_vector()) <= 1e-6);
     CHECK(l2_error(rstd.to_vector(), exact_rstd.to_vector()) <= 1e-5);
-    std::vector<size_t> different;
+    Tensor dq = values_of("dq", c.shape, dtype, 1.0, 0.1);
+    double terms = 0;
     if (c.quantized) {
-        different = report.check_codes(q, exact_q);
+        const std::vector<double> v = steps_of(n, exact_step);
+        const Tensor codes = n.like();
+        on_cpu().lsq_codes(n, exact_step.alpha, {}, step.range, codes);
+        dq = without(dq, report.check_codes(q, codes, v, step.range));
+        terms = norms_of_terms(dq, v, step.range).first;
     } else {
-        report.check("q", q, exact_q, dtype, where);
+        report.check("q", q, n, dtype, where);
     }
 
-    const Tensor dq = values_of("dq", c.shape, dtype, 1.0, 0.1);
     const Tensor dy = c.upstream ? values_of("dy", c.shape, dtype, 1.0, 0.1) : Tensor();
     struct Out {
         Tensor dx, df, dgamma, dbeta, dalpha;
     };
-    const auto outputs = [&](const Tensor& like) -> Out {
-        return {like.like(), c.keep ? like.like() : Tensor(), gamma.like(), gamma.like(),
-                c.quantized ? step.alpha.like() : Tensor()};
+    const auto outputs = [&](const Tensor& like, const Tensor& of_gamma, const LsqStep& of_step) -> Out {
+        return {like.like(), c.keep ? like.like() : Tensor(), of_gamma.like(), of_gamma.like(),
+                c.quantized ? of_step.alpha.like() : Tensor()};
     };
-    const Out out = outputs(y), exact = outputs(exact_y);
+    const Out out = outputs(y, gamma, step), exact = outputs(exact_y, exact_gamma, exact_step);
     on_gpu().residual_norm_backward(dq, dy, y, keep, gamma, beta, mean, rstd, step, out.dx, out.df,
                                     out.dgamma, out.dbeta, out.dalpha);
-    engine::composed::residual_norm_backward(in_f32(dq), in_f32(dy), exact_y, keep, gamma, beta, mean, rstd,
-                                             step, exact.dx, exact.df, exact.dgamma, exact.dbeta,
-                                             exact.dalpha);
+    engine::composed::residual_norm_backward(as_f64(dq), exactly(dy), exact_y, exactly(keep), exact_gamma,
+                                             exact_beta, exact_mean, exact_rstd, exact_step, exact.dx,
+                                             exact.df, exact.dgamma, exact.dbeta, exact.dalpha);
     report.check("dx", out.dx, exact.dx, dtype, where);
     if (c.keep) report.check("df", out.df, exact.df, dtype, where);
     report.check("dgamma", out.dgamma, exact.dgamma, dtype, where);
     report.check("dbeta", out.dbeta, exact.dbeta, dtype, where);
-    if (c.quantized)
-        report.check_step("dalpha", out.dalpha, exact.dalpha, dq.to_vector(), different, dtype, where);
+    if (c.quantized) report.check_step("dalpha", out.dalpha, exact.dalpha, terms, dtype, where);
 }
 
 void check_norms(const std::vector<Shape>& shapes, const std::vector<int64_t>& widths) {
@@ -160,6 +214,7 @@ void check_norms(const std::vector<Shape>& shapes, const std::vector<int64_t>& w
                 check_norm({of, false, false, false, true}, dtype, report);
             }
         }
+        report.check_share();
         WARN("residual_norm, " << engine::name_of(dtype) << ": " << report.str());
     }
 }
@@ -169,42 +224,38 @@ void check_gelu(int64_t rows, int64_t cols, const LsqStep& step, DType dtype, Re
         engine::concat(engine::name_of(dtype), " ", rows, " x ", cols, step.defined() ? " step" : "",
                        step.beta.defined() ? " offset" : "");
     INFO(where);
-    const Tensor z = values_of("z", {rows, cols}, dtype, 3.0), q = z.like(), exact_z = in_f32(z);
-    const Tensor exact_q = exact_z.like();
+    const Tensor z = values_of("z", {rows, cols}, dtype, 3.0), q = z.like(), exact_z = as_f64(z);
+    const LsqStep exact_step = exactly(step);
+    const Tensor h = exact_z.like(), codes = exact_z.like();
     on_gpu().gelu_quantize(z, step, q);
-    engine::composed::gelu_quantize(exact_z, step, exact_q);
-    std::vector<size_t> different;
+    on_cpu().gelu(exact_z, h);
+    Tensor dq = values_of("dq", {rows, cols}, dtype, 1.0, 0.1);
+    std::pair<double, double> terms;
     if (step.defined()) {
-        different = report.check_codes(q, exact_q);
+        const std::vector<double> v = steps_of(h, exact_step);
+        on_cpu().lsq_codes(h, exact_step.alpha, exact_step.beta, step.range, codes);
+        dq = without(dq, report.check_codes(q, codes, v, step.range));
+        terms = norms_of_terms(dq, v, step.range);
     } else {
-        report.check("q", q, exact_q, dtype, where);
+        report.check("q", q, h, dtype, where);
     }
 
-    const Tensor dq = values_of("dq", {rows, cols}, dtype, 1.0, 0.1);
     struct Out {
         Tensor dz, q, dalpha, dbeta, dbias;
     };
-    const auto outputs = [&](const Tensor& like) -> Out {
-        return {like.like(), like.like(), step.defined() ? step.alpha.like() : Tensor(),
-                step.beta.defined() ? step.beta.like() : Tensor(), Tensor({cols}, DType::f32, kGpu)};
+    const auto outputs = [&](const Tensor& like, const LsqStep& of, DType master) -> Out {
+        return {like.like(), like.like(), of.defined() ? of.alpha.like() : Tensor(),
+                of.beta.defined() ? of.beta.like() : Tensor(), Tensor({cols}, master, like.device())};
     };
-    const Out out = outputs(z), exact = outputs(exact_z);
+    const Out out = outputs(z, step, DType::f32), exact = outputs(exact_z, exact_step, DType::f64);
     on_gpu().gelu_quantize_backward(dq, z, step, out.dz, out.q, out.dalpha, out.dbeta, out.dbias);
-    engine::composed::gelu_quantize_backward(in_f32(dq), exact_z, step, exact.dz, exact.q, exact.dalpha,
+    engine::composed::gelu_quantize_backward(as_f64(dq), exact_z, exact_step, exact.dz, exact.q, exact.dalpha,
                                              exact.dbeta, exact.dbias);
-    CHECK(out.q.to_vector() == q.to_vector());
+    CHECK(out.q.to_vector() == q.to_vector());  // backward takes the codes that forward took
     report.check("dz", out.dz, exact.dz, dtype, where);
     report.check("dbias", out.dbias, exact.dbias, dtype, where);
-    const std::vector<double> upstream = dq.to_vector();
-    if (step.defined())
-        report.check_step("dalpha", out.dalpha, exact.dalpha, upstream, different, dtype, where);
-    if (step.beta.defined()) {
-        // a sum of dq where it is clipped: nothing of a single code
-        const double size = std::max(std::abs(exact.dbeta.item()), 0.3 * l2_norm(upstream));
-        const double error = std::abs(out.dbeta.item() - exact.dbeta.item());
-        INFO("dbeta " << out.dbeta.item() << ", expected " << exact.dbeta.item());
-        CHECK(error <= tolerance_of(dtype) * size);
-    }
+    if (step.defined()) report.check_step("dalpha", out.dalpha, exact.dalpha, terms.first, dtype, where);
+    if (step.beta.defined()) report.check_step("dbeta", out.dbeta, exact.dbeta, terms.second, dtype, where);
 }
 
 void check_gelus(const std::vector<int64_t>& rows, const std::vector<int64_t>& widths) {
@@ -217,6 +268,7 @@ void check_gelus(const std::vector<int64_t>& rows, const std::vector<int64_t>& w
                 for (const LsqStep& step : steps) check_gelu(r, cols, step, dtype, report);
             }
         }
+        report.check_share();
         WARN("gelu_quantize, " << engine::name_of(dtype) << ": " << report.str());
     }
 }

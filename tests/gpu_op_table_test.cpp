@@ -7,6 +7,7 @@
 #include <set>
 
 #include "engine/device.h"
+#include "engine/random.h"
 #include "tests/catch.h"
 #include "tests/gpu_support.h"
 #include "tests/op_harness.h"
@@ -19,7 +20,7 @@ using engine::Tensor;
 
 namespace {
 
-// The issue's limits, of relative L2 errors.
+// The issue's limits, of relative L2 errors. Measured on an H200: f32 5.9e-6 (linear, codes with an offset).
 constexpr double kSingleTolerance = 1e-5;
 constexpr double kBf16Tolerance = 1e-2;
 
@@ -104,6 +105,19 @@ OpResult run_row(const OpCase& row, const Values& in, const std::vector<double>&
     return result;
 }
 
+/// Takes values of bf16 to the next ones while they lie beside a tie or an end of the range of op lsq: whole
+/// multiples of a step that is not exact, of which f32 sees ties and f64 does not (3 % of row "8 bits", 1 %
+/// and less of the others).
+void clear_of_kinks(const OpCase& row, Values& in) {
+    const double a = in[1][0], o = row.inputs.size() == 4 ? in[2][0] : 0.0;
+    for (double& x : in[0]) {
+        for (double v = (x - o) / a;
+             std::abs(v - std::nearbyint(2 * v) / 2) < 1e-4 * std::max(1.0, std::abs(v)); v = (x - o) / a) {
+            x = rounded_to(DType::bf16, {x == 0 ? 1e-3 : x * (1 + 1.0 / 128)})[0];
+        }
+    }
+}
+
 /// The row's inputs as bf16 holds them; steps, offsets and gradient scales stay f32.
 Values bf16_inputs(const OpCase& row) {
     Values in = input_values(row);
@@ -118,6 +132,7 @@ Values bf16_inputs(const OpCase& row) {
         for (std::vector<double>& values : in) values = rounded_to(DType::f32, values);
         round();
     }
+    if (row.op == "lsq") clear_of_kinks(row, in);
     // so that x + keep f is exact; op `residual` and gpu_fused_test.cpp check the sum
     if (has_branch(row)) std::fill(in[1].begin(), in[1].end(), 0.0);
     return in;
@@ -128,10 +143,40 @@ double gain_error(const std::vector<double>& a, const std::vector<double>& refer
     return std::abs(product / (l2_norm(reference) * l2_norm(reference)) - 1);
 }
 
+/// For gradients of one element, which are sums that cancel (row "lsq, 8 bits": 52 of 660), the norm of their
+/// terms: in f64, their root mean square over draws of the signs of the upstream gradient. Empty where a row
+/// has none.
+std::vector<double> norms_of_terms(const OpCase& row, const Values& in, const std::vector<double>& upstream) {
+    constexpr uint64_t kDraws = 6;
+    std::vector<double> squares(row.inputs.size(), 0.0);
+    const bool any = std::any_of(row.inputs.begin(), row.inputs.end(), [](const Input& input) {
+        return input.differentiable && input.shape.numel() == 1;
+    });
+    if (!any || upstream.size() == 1) return {};
+    for (uint64_t draw = 0; draw < kDraws; ++draw) {
+        engine::Random random(engine::mix_key({draw, 29}));
+        std::vector<double> signed_upstream = upstream;
+        for (double& value : signed_upstream) value *= random.below(2) == 0 ? 1.0 : -1.0;
+        const OpResult result = run_row(row, in, signed_upstream, DType::f64, Device::cpu);
+        for (size_t i = 0; i < squares.size(); ++i) {
+            if (result.gradients[i].size() == 1)
+                squares[i] += result.gradients[i][0] * result.gradients[i][0] / kDraws;
+        }
+    }
+    for (double& value : squares) value = std::sqrt(value);
+    return squares;
+}
+
+double l2_distance(std::vector<double> a, const std::vector<double>& b) {
+    for (size_t i = 0; i < a.size(); ++i) a[i] -= b[i];
+    return l2_norm(a);
+}
+
 /// How far one tensor of a row is from the reference.
 struct Check {
     std::function<double(const std::vector<double>&, const std::vector<double>&)> error;
     double tolerance;
+    std::vector<double> terms = {};  // norms of the terms of gradients of one element, or empty
 };
 
 /// Checks output and gradients of a row, and that no gradient passes 1.05 times as large.
@@ -147,18 +192,24 @@ void check_row(const OpCase& row, const OpResult& result, const OpResult& refere
         INFO("gradient of input " << i << " " << row.inputs[i].shape.str());
         const auto &gradient = result.gradients[i], &expected = reference.gradients[i];
         REQUIRE(gradient.size() == expected.size());
-        if (l2_norm(expected) <= 1e-9 * largest) {  // zero but for rounding
-            CHECK(l2_norm(gradient) <= check.tolerance * largest);
+        // Zero but for rounding; where codes move, also sums that all but cancel: softmax is blind to the
+        // bias of k but for clipped values (an H200 gave 0.26 of that one's own norm).
+        const bool moved = kHiddenRounding.count(row.op) != 0 && check.tolerance == kGainTolerance;
+        if (l2_norm(expected) <= (moved ? 0.05 : 1e-9) * largest) {
+            CHECK(l2_distance(gradient, expected) <= check.tolerance * largest);
             continue;
         }
-        if (kHiddenRounding.count(row.op) != 0 && expected.size() == 1 && check.tolerance == kGainTolerance) {
+        if (moved && expected.size() == 1) {
             CHECK(all_finite(gradient));
             continue;
         }
-        const double error = check.error(gradient, expected);
+        const double size = l2_norm(expected), terms = check.terms.empty() ? 0.0 : check.terms[i];
+        const double cancelled = expected.size() == 1 && terms > size ? size / terms : 1.0;
+        const double error = check.error(gradient, expected) * cancelled;
         worst.note(error, engine::concat(row.op, ", ", row.label, ", input ", i));
         CHECK(error <= check.tolerance);
-        CHECK_FALSE(check.error(scaled(gradient, 1.05), expected) <= check.tolerance);
+        if (cancelled > 0.5)
+            CHECK_FALSE(check.error(scaled(gradient, 1.05), expected) * cancelled <= check.tolerance);
     }
 }
 
@@ -196,7 +247,8 @@ TEST_CASE("gpu op table: bf16 agrees with the CPU's f64 on the same inputs", "[g
         if (kHiddenRounding.count(row.op) != 0) {
             check_row(row, result, reference, {gain_error, kGainTolerance}, gain);
         } else {
-            check_row(row, result, reference, {l2_error, kBf16Tolerance}, worst);
+            check_row(row, result, reference, {l2_error, kBf16Tolerance, norms_of_terms(row, in, upstream)},
+                      worst);
         }
     });
     WARN("op table, bf16: " << worst.str() << "; gains " << gain.str());
@@ -214,8 +266,10 @@ TEST_CASE("gpu op table: every element is written, and the same bits run after r
             INFO(engine::name_of(dtype));
             const OpResult clean = run_row(row, in, upstream, dtype, kGpu);
             poison_pool(largest * engine::size_of(DType::f64), kGpu);
-            REQUIRE_FALSE(all_finite(Tensor({static_cast<int64_t>(upstream.size())}, DType::f64, kGpu)
-                                         .to_vector()));  // the poison works
+            {  // the poison works
+                const Tensor fresh({static_cast<int64_t>(upstream.size())}, dtype, kGpu);
+                REQUIRE_FALSE(all_finite(fresh.to_vector()));
+            }
             const OpResult poisoned = run_row(row, in, upstream, dtype, kGpu);
             CHECK(all_finite(poisoned.y));
             for (const auto& gradient : poisoned.gradients) CHECK(all_finite(gradient));

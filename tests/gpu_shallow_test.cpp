@@ -12,6 +12,7 @@
 #include "quant/bin_regularizer.h"
 #include "quant/calibrate.h"
 #include "tests/catch.h"
+#include "tests/golden_inputs.h"
 #include "tests/gpu_support.h"
 
 using namespace vvtq;
@@ -30,8 +31,8 @@ struct Pass {
 };
 
 /// Calibrates the model and goes through it once, forward and back; parameters of `master`, activations of
-/// `dtype`.
-Pass pass_of(Device device, DType master, DType dtype, int bits) {
+/// `dtype`. Start values are multiplied by 1 + `moved` (2u - 1).
+Pass pass_of(Device device, DType master, DType dtype, int bits, double moved = 0.0) {
     constexpr int64_t kBatch = 3;
     nn::ModelConfig config = nn::model_config("deit_nano_patch4_28_quant");
     config.depth = 2;
@@ -42,8 +43,11 @@ Pass pass_of(Device device, DType master, DType dtype, int bits) {
         const bool norm = shape.rank() == 1 && p.name.ends_with(".weight");
         const double scale =
             shape.rank() == 1 ? 0.1 : 1.7 / std::sqrt(static_cast<double>(shape.numel() / shape[0]));
-        const auto values =
-            exact_fill(DType::f32, "shallow/" + p.name, shape.numel(), scale, norm ? 1.0 : 0.0);
+        auto values = exact_fill(DType::f32, "shallow/" + p.name, shape.numel(), scale, norm ? 1.0 : 0.0);
+        if (moved > 0) {
+            const auto factors = fill("shallow/moved/" + p.name, shape.numel(), moved, 1.0);
+            for (size_t i = 0; i < values.size(); ++i) values[i] *= factors[i];
+        }
         on_cpu().copy(Tensor::from(values, shape, master), p.parameter.value());
     }
     model->to(device);
@@ -80,8 +84,8 @@ TEST_CASE("gpu models: a shallow quantized model in f32, and every gradient of i
         const Pass gpu = pass_of(kGpu, DType::f32, DType::f32, bits);
         const Pass cpu = pass_of(Device::cpu, DType::f64, DType::f64, bits);
         Worst worst;
-        CHECK(l2_error(gpu.logits, cpu.logits) <= 1e-4);
-        CHECK(relative(gpu.loss, cpu.loss) <= 1e-5);
+        CHECK(l2_error(gpu.logits, cpu.logits) <= 1e-5);  // 1.1e-7
+        CHECK(relative(gpu.loss, cpu.loss) <= 1e-5);      // 5.8e-8
         CHECK(relative(gpu.regularizer, cpu.regularizer) <= 1e-5);
         REQUIRE(gpu.gradients.size() == cpu.gradients.size());
         double largest = 0;
@@ -99,7 +103,7 @@ TEST_CASE("gpu models: a shallow quantized model in f32, and every gradient of i
                 continue;
             }
             worst.note(error, name);
-            CHECK(error <= 1e-3);
+            CHECK(error <= 1e-3);  // measured on an H200: 6.8e-5 (patch_embed.proj.alpha)
             CHECK_FALSE(l2_error(scaled(gradient, 1.01), expected) <= 1e-3);
         }
         WARN("shallow model, f32, " << bits << " bits: logits " << l2_error(gpu.logits, cpu.logits)
@@ -109,12 +113,22 @@ TEST_CASE("gpu models: a shallow quantized model in f32, and every gradient of i
     }
 }
 
+// bf16 moves every value by up to 2^-9, and codes with it. What that may do is measured on the CPU in f64:
+// start values moved by 1e-3 and 4e-3 change the logits of 2, 4 and 8 bits by 0.7 to 0.8, 0.3 to 0.4 and 0.12
+// to 0.13, and losses by 0.07 to 0.11, 0.06 to 0.09 and 0.03 to 0.05. The GPU in bf16: logits 0.67, 0.31 and
+// 0.13, losses 0.005, 0.10 and 0.051.
 TEST_CASE("gpu models: a shallow quantized model in bf16", "[gpu]") {
     if (gpu_missing()) return;
     for (const int bits : {2, 4, 8}) {
         INFO(bits << " bits");
         const Pass gpu = pass_of(kGpu, DType::f32, DType::bf16, bits);
         const Pass cpu = pass_of(Device::cpu, DType::f64, DType::f64, bits);
+        double logits = 0, loss = 0;
+        for (const double by : {1e-3, 2e-3, 4e-3}) {
+            const Pass moved = pass_of(Device::cpu, DType::f64, DType::f64, bits, by);
+            logits = std::max(logits, l2_error(moved.logits, cpu.logits));
+            loss = std::max(loss, relative(moved.loss, cpu.loss));
+        }
         std::string largest;
         double norm = 0;
         for (const auto& [name, gradient] : gpu.gradients) {
@@ -123,9 +137,11 @@ TEST_CASE("gpu models: a shallow quantized model in bf16", "[gpu]") {
             norm = std::max(norm, l2_norm(gradient));
         }
         WARN("shallow model, bf16, " << bits << " bits: logits " << l2_error(gpu.logits, cpu.logits)
-                                     << ", loss " << relative(gpu.loss, cpu.loss) << ", largest gradient of "
-                                     << largest);
-        CHECK(relative(gpu.loss, cpu.loss) <= 5e-2);
+                                     << ", loss " << relative(gpu.loss, cpu.loss) << ", start values moved "
+                                     << logits << " and " << loss << ", largest gradient of " << largest);
+        CHECK(l2_error(gpu.logits, cpu.logits) <= 1.5 * logits);
+        CHECK(relative(gpu.loss, cpu.loss) <= 2 * loss);
+        if (bits == 8) CHECK_FALSE(l2_error(scaled(gpu.logits, 1.3), cpu.logits) <= 1.5 * logits);
         CHECK(relative(gpu.regularizer, cpu.regularizer) <= 1e-5);  // of weights, which are f32
     }
 }

@@ -76,13 +76,13 @@ TEST_CASE("gpu kernels: adamw, more parameters than a launch takes", "[gpu]") {
         const AdamwItem &gpu = parameters.gpu[k], &cpu = parameters.cpu[k];
         INFO("parameter " << k << " of " << gpu.p.numel());
         const double p = l2_error(gpu.p.to_vector(), cpu.p.to_vector());
-        // of gradients of either sign, so that a single one may happen to be small
-        const double m =
-            l2_error(gpu.m.to_vector(), cpu.m.to_vector()) *
-            std::min(1.0, l2_norm(cpu.m.to_vector()) / (0.1 * std::sqrt(static_cast<double>(gpu.p.numel()))));
+        // a sum of four terms of either sign, of about 0.026 together: one of them alone may cancel
+        const double m = l2_error(gpu.m.to_vector(), cpu.m.to_vector()) *
+                         std::min(1.0, l2_norm(cpu.m.to_vector()) /
+                                           (0.02 * std::sqrt(static_cast<double>(gpu.p.numel()))));
         const double v = l2_error(gpu.v.to_vector(), cpu.v.to_vector());
         worst.note(std::max({p, m, v}), engine::concat("parameter ", k));
-        CHECK(p <= 1e-5);
+        CHECK(p <= 1e-5);  // measured on an H200: 2.1e-7
         CHECK(m <= 1e-5);
         CHECK(v <= 1e-5);
     }

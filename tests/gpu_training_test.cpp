@@ -194,7 +194,7 @@ TEST_CASE("gpu training: f32 losses are the CPU's", "[gpu]") {
     for (size_t i = 0; i < gpu.size(); ++i) {
         INFO("step " << i << ": " << gpu[i] << ", CPU " << cpu[i]);
         worst = std::max(worst, std::abs(gpu[i] / cpu[i] - 1));
-        CHECK(std::abs(gpu[i] / cpu[i] - 1) <= 1e-3);  // f32 against f64 on the CPU: 7.1e-4
+        CHECK(std::abs(gpu[i] / cpu[i] - 1) <= 1e-3);  // H200: 8.9e-4; f32 against f64 on the CPU: 7.1e-4
     }
     WARN("losses of 5 steps, f32: worst " << worst);
 }
