@@ -45,7 +45,7 @@ void mark_steps_ready(nn::Model& model) {
     for (const auto& [path, module] : model.modules()) {
         if (auto* lsq = dynamic_cast<quant::Lsq*>(module)) {
             // a step of 0 was saved before the quantizer saw a tensor: Swin's picture quantizer never does
-            if (lsq->step() > 0) lsq->mark_ready();
+            if (lsq->step() != 0) lsq->mark_ready();
         } else if (auto* by_head = dynamic_cast<quant::HeadLsq*>(module)) {
             by_head->mark_ready();
         }
