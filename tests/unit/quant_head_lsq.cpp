@@ -65,7 +65,9 @@ TEST_CASE("with equal heads the values are those of one step") {
     const LsqOptions options{.bits = 3, .dtype = DType::f64};
     HeadLsq by_head(options, 2);
     Lsq whole(options);
-    CHECK(by_head(Variable(both)).value().to_vector() == whole(Variable(both)).value().to_vector());
+    // the mean of |x| is summed in another order
+    CHECK(tests::relative_error(by_head(Variable(both)).value().to_vector(),
+                                whole(Variable(both)).value().to_vector()) <= 1e-14);
 }
 
 TEST_CASE("a model with head-wise steps trains at every width") {
