@@ -1,6 +1,7 @@
 // engine/cuda/: the kernel table of NVIDIA GPUs, one file per family of kernels as in engine/cpu/. cuBLASLt
-// multiplies. Everything runs on one stream, so memory may be given back to the pool as soon as its last
-// kernel is enqueued. The only folder that includes a CUDA header.
+// multiplies. All kernels run on one stream, so memory may be given back to the pool as soon as its last
+// kernel is enqueued; a second stream copies batches into blocks of its own (Upload in runtime.cpp). The only
+// folder that includes a CUDA header.
 //
 // backend: what the rest of the engine sees of this folder.
 #pragma once

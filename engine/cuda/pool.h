@@ -10,9 +10,10 @@
 
 namespace vvtq::engine::cuda {
 
-/// All work runs in one order, so a block that was given back may be handed out at once. A graph replays on
-/// the very addresses it was recorded with: while one is recorded, memory comes from its own arena, and what
-/// is given back there serves that graph alone.
+/// All kernels run in one order, so a block that was given back may be handed out at once; who writes to a
+/// block from elsewhere first waits for the kernels before. A graph replays on the very addresses it was
+/// recorded with: while one is recorded, memory comes from its own arena, and what is given back there serves
+/// that graph alone.
 class DevicePool final : public Pool {
   public:
     void* allocate(size_t bytes) override;
