@@ -126,22 +126,29 @@ struct Projection {
     Variable bias;
     LsqParameters lsq;  // without offset
 };
-/// What is added to the scaled scores s q k^T (B, H, N, N) before their softmax. Either may be undefined.
-struct ScoreTerms {
-    Variable bias;  // (H, N, N), to every sample
-    Tensor mask;    // (W, N, N), to sample b at [b mod W]; a constant
-};
-/// x (B, N, C) -> quantize(quantize(softmax(s q k^T + terms)) v), head h at columns hD..(h+1)D; q, k, v the
-/// quantized projections of x. Keeps no (N, N) matrix where the device has a kernel for that.
-Quantized attention(const Quantized& x, const Projection& q, const Projection& k, const Projection& v,
-                    const LsqParameters& probability, const LsqParameters& output, int64_t heads, double s,
-                    const ScoreTerms& terms = {});
-
-// --- ops_stages.cpp: what models with stages need beside
 /// An order of N tokens and its inverse, both (N) i32.
 struct TokenOrder {
     Tensor index, inverse;
 };
+/// Which tokens of a sample attend to one another: `count` groups of n = N / count consecutive ones of
+/// `order` (none: as they are).
+struct TokenGrouping {
+    int64_t count = 1;
+    TokenOrder order;
+};
+/// What is added to the scaled scores s q k^T (B W, H, n, n) of W groups before their softmax. Either may be
+/// undefined.
+struct ScoreTerms {
+    Variable bias;  // (H, n, n), to every group
+    Tensor mask;    // (W, n, n), to group b at [b mod W]; a constant
+};
+/// x (B, N, C) -> quantize(quantize(softmax(s q k^T + terms)) v) in each group, head h at columns hD..(h+1)D;
+/// q, k, v the quantized projections of x. Keeps no (n, n) matrix where the device has a kernel for that.
+Quantized attention(const Quantized& x, const Projection& q, const Projection& k, const Projection& v,
+                    const LsqParameters& probability, const LsqParameters& output, int64_t heads, double s,
+                    const ScoreTerms& terms = {}, const TokenGrouping& groups = {});
+
+// --- ops_stages.cpp: what models with stages need beside
 /// y[b, n] = x[b, index[n]], x (B, N, C).
 Variable gather_tokens(const Variable& x, const TokenOrder& order);
 Quantized gather_tokens(const Quantized& x, const TokenOrder& order);

@@ -136,12 +136,22 @@ Tensor joined(const Quantized& q, const Quantized& k, const Quantized& v, engine
 
 Quantized attention(const Quantized& x, const Projection& q, const Projection& k, const Projection& v,
                     const LsqParameters& probability, const LsqParameters& output, int64_t heads, double s,
-                    const ScoreTerms& terms) {
+                    const ScoreTerms& terms, const TokenGrouping& groups) {
     // x: (B, N, C)
     const Tensor& value = x.q.value();
     const Shape& shape = value.shape();
     VVTQ_CHECK(shape.rank() == 3 && heads > 0 && shape[2] % heads == 0, "x ", shape.str(), ", ", heads,
                " heads");
+    VVTQ_CHECK(groups.count > 0 && shape[1] % groups.count == 0, "x ", shape.str(), " in ", groups.count,
+               " groups");
+    VVTQ_CHECK(!groups.order.index.defined() || (groups.order.index.shape() == Shape({shape[1]}) &&
+                                                 groups.order.inverse.shape() == Shape({shape[1]})),
+               "x ", shape.str(), ", order of ", groups.order.index.shape().str());
+    const int64_t tokens = shape[1] / groups.count;
+    VVTQ_CHECK(!terms.bias.defined() || terms.bias.shape() == Shape({heads, tokens, tokens}), "x ",
+               shape.str(), ", bias ", terms.bias.shape().str());
+    VVTQ_CHECK(!terms.mask.defined() || terms.mask.shape() == Shape({groups.count, tokens, tokens}), "x ",
+               shape.str(), ", mask ", terms.mask.shape().str());
     VVTQ_CHECK(!x.beta.defined(), "attention's input has no offset");
     const int64_t channels = shape[2];
     AttentionSteps steps{x.alpha,
@@ -154,6 +164,9 @@ Quantized attention(const Quantized& x, const Projection& q, const Projection& k
                          output.step(),
                          heads,
                          s,
+                         groups.count,
+                         groups.order.index,
+                         groups.order.inverse,
                          terms.bias.defined() ? terms.bias.value() : Tensor(),
                          terms.mask};
     const Projection* const projections[3] = {&q, &k, &v};
@@ -174,9 +187,8 @@ Quantized attention(const Quantized& x, const Projection& q, const Projection& k
     kernel.linear(as_rows(value), w, {}, {}, as_rows(z));
     const Tensor o = value.like();
     const Tensor codes = steps.output.defined() ? value.like() : o;
-    const Tensor lse = is_recording()
-                           ? Tensor({shape[0], heads, shape[1]}, master_of(value.dtype()), value.device())
-                           : Tensor();
+    const Shape sums = {shape[0] * groups.count, heads, tokens};
+    const Tensor lse = is_recording() ? Tensor(sums, master_of(value.dtype()), value.device()) : Tensor();
     kernel.attention(z, steps, o, steps.output.defined() ? codes : Tensor(), lse);
 
     const auto backward = [steps, w, z, o, lse, input = Kept(x), channels](const Tensor& dy, Gradients& dx) {

@@ -35,7 +35,8 @@ Tensor through_quantizer(In dy, In x, const LsqStep& step, In dalpha, In dbeta =
     return dx;
 }
 
-/// Sizes of attention, and its products' layouts: tokens are (B, N, H D), scores (B, H, N, N).
+/// Sizes of attention, and its products' layouts: tokens are (B, N, H D), scores (B, H, N, N), with a group
+/// of N tokens for each of B.
 struct Sizes {
     int64_t batch, heads, tokens, width;
 
@@ -43,8 +44,10 @@ struct Sizes {
         const Shape& shape = z.shape();
         VVTQ_CHECK(shape.rank() == 3 && heads > 0 && shape[2] % (3 * heads) == 0, "z ", shape.str(), ", ",
                    heads, " heads");
-        batch = shape[0];
-        tokens = shape[1];
+        VVTQ_CHECK(steps.groups > 0 && shape[1] % steps.groups == 0, "z ", shape.str(), " in ", steps.groups,
+                   " groups");
+        batch = shape[0] * steps.groups;
+        tokens = shape[1] / steps.groups;
         width = shape[2] / (3 * heads);
     }
     int64_t channels() const { return heads * width; }
@@ -66,13 +69,25 @@ struct Sizes {
     }
 };
 
+/// x (B, N, ...) with the tokens of a group one behind another, and y back in the order of x.
+Tensor in_groups(In x, const AttentionSteps& steps) {
+    if (!steps.order.defined()) return x;
+    const Tensor y = x.like();
+    kernels(x.device()).gather_tokens(x, steps.order, y);
+    return y;
+}
+void out_of_groups(In y, const AttentionSteps& steps, In x) {
+    kernels(x.device()).gather_tokens(y, steps.inverse, x);
+}
+
 /// What attention computes on the way to its output.
 struct Forward {
     Tensor y[3];      // (B, N, C) q, k, v before their quantizers
     Tensor value[3];  // behind them
     Tensor p, pq;     // (B, H, N, N) softmax, quantized
 
-    Forward(In z, const AttentionSteps& steps, const Sizes& sizes) {
+    Forward(In products, const AttentionSteps& steps, const Sizes& sizes) {
+        const Tensor z = in_groups(products, steps);
         const auto& kernel = kernels(z.device());
         const LsqStep* const quantizers[3] = {&steps.q, &steps.k, &steps.v};
         for (int t = 0; t < 3; ++t) {
@@ -138,7 +153,13 @@ void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
     const Sizes sizes(z, steps);
     const auto& kernel = kernels(z.device());
     const Forward forward(z, steps, sizes);
-    kernel.batched_matmul(sizes.to_tokens(), forward.pq, forward.value[2], o);
+    if (steps.order.defined()) {
+        const Tensor grouped = o.like();
+        kernel.batched_matmul(sizes.to_tokens(), forward.pq, forward.value[2], grouped);
+        out_of_groups(grouped, steps, o);
+    } else {
+        kernel.batched_matmul(sizes.to_tokens(), forward.pq, forward.value[2], o);
+    }
     if (codes.defined()) codes_of(o, steps.output, codes);
     if (lse.defined()) kernel.fill(0.0, lse);  // attention_backward takes the softmax anew
 }
@@ -149,7 +170,7 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In, In d
     const auto& kernel = kernels(z.device());
     const Forward forward(z, steps, sizes);
     const auto dalpha = [&](int64_t i) { return dalphas.slice(i, i + 1); };  // q, k, v, probability, output
-    const Tensor d_out = through_quantizer(dy, o, steps.output, dalpha(4));
+    const Tensor d_out = in_groups(through_quantizer(dy, o, steps.output, dalpha(4)), steps);
 
     const Tensor ds = sizes.new_scores(z);
     {
@@ -169,11 +190,13 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In, In d
 
     const LsqStep* const quantizers[3] = {&steps.q, &steps.k, &steps.v};
     const int64_t channels = sizes.channels();
+    const Tensor dz_grouped = steps.order.defined() ? dz.like() : dz;
     for (int64_t t = 0; t < 3; ++t) {
         const Tensor d = through_quantizer(d_value[t], forward.y[t], *quantizers[t], dalpha(t));
         kernel.sum_rows(d, dbias.slice(t * channels, (t + 1) * channels));
-        kernel.put_columns(d, steps.weight_alpha[t], t * channels, dz);
+        kernel.put_columns(d, steps.weight_alpha[t], t * channels, dz_grouped);
     }
+    if (steps.order.defined()) out_of_groups(dz_grouped, steps, dz);
 }
 
 }  // namespace vvtq::engine::composed

@@ -17,7 +17,7 @@ void residual_norm_backward(const Tensor& dq, const Tensor& dy, const Tensor& y,
 void gelu_quantize(const Tensor& z, const LsqStep& step, const Tensor& q);
 void gelu_quantize_backward(const Tensor& dq, const Tensor& z, const LsqStep& step, const Tensor& dz,
                             const Tensor& q, const Tensor& dalpha, const Tensor& dbeta, const Tensor& dbias);
-/// These two hold scores (B, H, N, N) in memory.
+/// These two hold scores (B groups, H, n, n) in memory, and q, k and v in the groups' order.
 void attention(const Tensor& z, const AttentionSteps& steps, const Tensor& o, const Tensor& codes,
                const Tensor& lse);
 void attention_backward(const Tensor& dy, const Tensor& z, const AttentionSteps& steps, const Tensor& o,

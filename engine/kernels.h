@@ -42,7 +42,8 @@ struct LsqStep {
 };
 
 /// What attention's kernel knows beside the raw products z (B, N, 3C) of codes: columns 0..C belong to q,
-/// C..2C to k, 2C..3C to v, head h to columns hD..(h+1)D of each, D = C / heads.
+/// C..2C to k, 2C..3C to v, head h to columns hD..(h+1)D of each, D = C / heads. Tokens attend within groups
+/// of n = N / groups: group w of a sample is its rows order[w n] .. order[w n + n - 1].
 struct AttentionSteps {
     Tensor input_alpha;            // (1)? step of the projections' input
     Tensor weight_alpha[3];        // (1)? steps of the three projections' weights
@@ -50,9 +51,11 @@ struct AttentionSteps {
     LsqStep q, k, v, probability;  // without offset
     LsqStep output;                // without offset
     int64_t heads;
-    double scale;       // D^-1/2
-    Tensor score_bias;  // (H, N, N)? M, added to the scaled scores of every sample
-    Tensor mask;        // (W, N, N)? M, added to those of sample b at [b mod W]
+    double scale;  // D^-1/2
+    int64_t groups = 1;
+    Tensor order, inverse;  // (N)? i32 permutations, one the inverse of the other; rows as they are without
+    Tensor score_bias;      // (H, n, n)? M, added to the scaled scores of every group
+    Tensor mask;            // (groups, n, n)? M, added to those of each group
 };
 
 /// A 3 x 3 convolution with padding 1 over pictures (B, C, height, width), or (B, height, width, C) where
@@ -271,12 +274,12 @@ struct Kernels {
     // dbias (C) = sum_r dz_rc
     Entry<void(T dq, T z, const LsqStep& step, T dz, T q, T dalpha, T dbeta, T dbias)> gelu_quantize_backward;
     // y_t = quantize(a_x a_t z_t + bias_t) for t = q, k, v; p = quantize(softmax(scale y_q y_k^T
-    // + score_bias + mask)) per head; o (B, N, C) = p y_v; codes? like o: those of the output quantizer; lse
-    // (B, H, N)? of M: log of the row sums of exp(scale y_q y_k^T)
+    // + score_bias + mask)) per group and head; o (B, N, C) = p y_v; codes? like o: those of the output
+    // quantizer; lse (B groups, H, n)? of M: log of the row sums of the softmax's exponentials
     Entry<void(T z, const AttentionSteps& steps, T o, T codes, T lse)> attention;
     // dy is the gradient of the quantized output. dz_t = a_t times the gradient of a_x a_t z_t + bias_t;
     // dbias (3C) = column sums of that gradient; dalphas (5): q, k, v, probability, output; 0 without a step;
-    // dscore_bias (H, N, N)? of M, where the steps have one
+    // dscore_bias (H, n, n)? of M, where the steps have one
     Entry<void(T dy, T z, const AttentionSteps& steps, T o, T lse, T dz, T dbias, T dalphas, T dscore_bias)>
         attention_backward;
     // all weights of a model at once

@@ -51,27 +51,30 @@ Variable Attention::forward(const Quantized& x, const TokenGroups& groups) {
                " in ", groups.count, " groups");
     autograd::ScoreTerms terms{{}, groups.mask};
     if (table_ != nullptr) terms.bias = autograd::table_bias(*table_, groups.bias_index);
-    const bool ordered = groups.order.index.defined();
-    const engine::Shape grouped = {shape[0] * groups.count, shape[1] / groups.count, shape[2]};
-    Quantized tokens = ordered ? autograd::gather_tokens(x, groups.order) : x;
-    if (groups.count > 1) tokens = autograd::reshape(tokens, grouped);
-    Quantized y = heads(tokens, terms);
-    if (groups.count > 1) y = autograd::reshape(y, shape);
-    if (ordered) y = autograd::gather_tokens(y, {groups.order.inverse, groups.order.index});
-    return proj_.forward(y);
+    return proj_.forward(heads(x, terms, groups));
 }
 
-Quantized Attention::heads(const Quantized& x, const autograd::ScoreTerms& terms) {
-    const engine::Shape& shape = x.q.shape();  // (B, N, C)
-    const int64_t numel = shape.numel(), scores = shape[0] * heads_ * shape[1] * shape[1];
+Quantized Attention::heads(const Quantized& x, const autograd::ScoreTerms& terms, const TokenGroups& groups) {
+    const engine::Shape shape = x.q.shape();  // (B, N, C)
+    const int64_t numel = shape.numel(), tokens = shape[1] / groups.count;
     const auto q_step = quant_q_.on_the_way(numel), k_step = quant_k_.on_the_way(numel);
     const auto v_step = quant_v_.on_the_way(numel), output_step = quant_output_.on_the_way(numel);
-    const auto attn_step = quant_attn_.on_the_way(scores);
+    const auto attn_step = quant_attn_.on_the_way(shape[0] * heads_ * shape[1] * tokens);
     if (q_step && k_step && v_step && attn_step && output_step) {
-        return autograd::attention(
-            x, {proj_q_.weight(), proj_q_.bias(), *q_step}, {proj_k_.weight(), proj_k_.bias(), *k_step},
-            {proj_v_.weight(), proj_v_.bias(), *v_step}, *attn_step, *output_step, heads_, scale_, terms);
+        return autograd::attention(x, {proj_q_.weight(), proj_q_.bias(), *q_step},
+                                   {proj_k_.weight(), proj_k_.bias(), *k_step},
+                                   {proj_v_.weight(), proj_v_.bias(), *v_step}, *attn_step, *output_step,
+                                   heads_, scale_, terms, groups);
     }
+    const bool ordered = groups.order.index.defined();
+    Quantized y = ordered ? autograd::gather_tokens(x, groups.order) : x;
+    if (groups.count > 1) y = autograd::reshape(y, {shape[0] * groups.count, tokens, shape[2]});
+    y = composed_heads(y, terms);
+    if (groups.count > 1) y = autograd::reshape(y, shape);
+    return ordered ? autograd::gather_tokens(y, {groups.order.inverse, groups.order.index}) : y;
+}
+
+Quantized Attention::composed_heads(const Quantized& x, const autograd::ScoreTerms& terms) {
     const Variable q = quant_q_(proj_q_.forward(x));
     const Variable k = quant_k_(proj_k_.forward(x));
     const Variable v = quant_v_(proj_v_.forward(x));

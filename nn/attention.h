@@ -5,13 +5,10 @@
 
 namespace vvtq::nn {
 
-/// Tokens that attend to one another: `count` groups of consecutive tokens, after the tokens were put into
-/// `order` (none: as they are). Windows of a picture, slices of a sequence.
-struct TokenGroups {
-    int64_t count = 1;
-    autograd::TokenOrder order;
-    Tensor bias_index;  // (N, N)? i32 entry of the position bias for a pair of a group's tokens
-    Tensor mask;        // (count, N, N)? added to the scores
+/// Tokens that attend to one another: windows of a picture, slices of a sequence.
+struct TokenGroups : autograd::TokenGrouping {
+    Tensor bias_index;  // (n, n)? i32 entry of the position bias for a pair of a group's tokens
+    Tensor mask;        // (count, n, n)? added to the scores
 };
 
 /// quant_input(x) (B, N, C) -> (B, N, C), head h at columns hD..(h+1)D, D = C / heads:
@@ -31,7 +28,9 @@ class Attention : public Module {
 
   private:
     /// The heads' output behind `quant_output`; in one op where the quantizers allow it.
-    Quantized heads(const Quantized& x, const autograd::ScoreTerms& terms);
+    Quantized heads(const Quantized& x, const autograd::ScoreTerms& terms, const TokenGroups& groups);
+    /// The same op by op, of x (B, N, C) whose N tokens attend to one another.
+    Quantized composed_heads(const Quantized& x, const autograd::ScoreTerms& terms);
 
     int64_t heads_;
     double scale_;               // D^-1/2

@@ -21,18 +21,24 @@ namespace {
 
 constexpr double kG = 0.37;
 constexpr double kInputAlpha = 0.1;
+constexpr int64_t kTurn = 11;  // has no divisor in common with a number of tokens here
 const char* const kSteps[] = {"q", "k", "v", "probability", "output"};
 
 double tolerance_of(DType dtype) { return dtype == DType::bf16 ? 2e-2 : 1e-5; }
 
 struct Case {
-    int64_t batch, tokens, heads, width;
+    int64_t batch, tokens, heads, width;  // tokens: of a group
     bool projections, quantized, biased;  // steps of x and w; quantizers
+    int64_t groups = 1;
+    bool ordered = false, score_bias = false, mask = false;
     int64_t channels() const { return heads * width; }
+    Shape of_tokens(int64_t columns) const { return {batch, groups * tokens, columns}; }
     std::string str(DType dtype) const {
         return engine::concat(engine::name_of(dtype), " B ", batch, " N ", tokens, " H ", heads, " D ", width,
                               projections ? " codes" : "", quantized ? " quantized" : "",
-                              biased ? " biased" : "");
+                              biased ? " biased" : "", groups > 1 ? engine::concat(" groups ", groups) : "",
+                              ordered ? " ordered" : "", score_bias ? " score bias" : "",
+                              mask ? " mask" : "");
     }
 };
 
@@ -55,6 +61,23 @@ AttentionSteps steps_of(const Case& c) {
         }
     }
     if (c.projections) steps.input_alpha = one(kInputAlpha);
+    steps.groups = c.groups;
+    if (c.ordered) {
+        const int64_t all = c.groups * c.tokens;
+        std::vector<double> order, inverse(static_cast<size_t>(all));
+        for (int64_t i = 0; i < all; ++i) {
+            order.push_back(static_cast<double>((kTurn * i + 3) % all));
+            inverse[static_cast<size_t>((kTurn * i + 3) % all)] = static_cast<double>(i);
+        }
+        steps.order = Tensor::from(order, {all}, DType::i32, kGpu);
+        steps.inverse = Tensor::from(inverse, {all}, DType::i32, kGpu);
+    }
+    const auto terms = [&](const char* name, int64_t count, double reach) {
+        const Shape shape{count, c.tokens, c.tokens};
+        return Tensor::from(exact_fill(DType::f32, name, shape.numel(), reach), shape, DType::f32, kGpu);
+    };
+    if (c.score_bias) steps.score_bias = terms("score bias", c.heads, 1.0);
+    if (c.mask) steps.mask = terms("mask", c.groups, 2.0);
     if (c.quantized) {
         const CodeRange four = CodeRange::signed_bits(4);
         steps.q = step(four, 0.23);
@@ -73,16 +96,22 @@ AttentionSteps in_f64(AttentionSteps steps) {
             if (x->defined()) *x = as_f64(*x);
         }
     }
-    if (steps.input_alpha.defined()) steps.input_alpha = as_f64(steps.input_alpha);
+    for (Tensor* x : {&steps.input_alpha, &steps.score_bias, &steps.mask}) {
+        if (x->defined()) *x = as_f64(*x);
+    }
+    for (Tensor* x : {&steps.order, &steps.inverse}) {
+        if (x->defined()) *x = x->to(engine::Device::cpu);
+    }
     return steps;
 }
 
 struct Gradients {
-    Tensor dz, dbias, dalphas;
-    Gradients(const Tensor& z, int64_t channels)
+    Tensor dz, dbias, dalphas, dscore_bias;
+    Gradients(const Tensor& z, int64_t channels, const AttentionSteps& steps)
         : dz(z.like()),
           dbias({3 * channels}, engine::master_of(z.dtype()), z.device()),
-          dalphas({5}, dbias.dtype(), z.device()) {}
+          dalphas({5}, dbias.dtype(), z.device()),
+          dscore_bias(steps.score_bias.defined() ? steps.score_bias.like() : Tensor()) {}
 };
 
 /// Columns first .. first + count of a matrix with `width` columns.
@@ -134,11 +163,11 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     INFO(where);
     const int64_t channels = c.channels();
     const AttentionSteps steps = steps_of(c);
-    const Shape shape{c.batch, c.tokens, 3 * channels}, out{c.batch, c.tokens, channels};
+    const Shape shape = c.of_tokens(3 * channels), out = c.of_tokens(channels);
     const double reach = c.projections ? 1.6 / (kInputAlpha * weight_alpha(1)) : 1.6;
     const Tensor z = Tensor::from(exact_fill(dtype, "z", shape.numel(), reach), shape, dtype, kGpu);
     const Tensor o(out, dtype, kGpu), codes = c.quantized ? o.like() : Tensor();
-    const Tensor lse({c.batch, c.heads, c.tokens}, DType::f32, kGpu);
+    const Tensor lse({c.batch * c.groups, c.heads, c.tokens}, DType::f32, kGpu);
     on_gpu().attention(z, steps, o, codes, lse);
 
     const bool on_host = dtype == DType::f32 && !c.quantized;
@@ -166,10 +195,10 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     }
 
     const Tensor dy = Tensor::from(exact_fill(dtype, "dy", out.numel(), 1.0, 0.1), out, dtype, kGpu);
-    const Gradients got(z, channels), exact(exact_z, channels);
-    on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas, {});
+    const Gradients got(z, channels, steps), exact(exact_z, channels, exact_steps);
+    on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas, got.dscore_bias);
     engine::composed::attention_backward(exactly(dy), exact_z, exact_steps, exactly(o), {}, exact.dz,
-                                         exact.dbias, exact.dalphas, {});
+                                         exact.dbias, exact.dalphas, exact.dscore_bias);
     // With one token q and k have no gradient, and what is left of p (dp - sum p dp) in bf16 is a share of
     // dp: an H200 gave 2e-4 of the whole in dz, 3e-4 in dbias, 9e-4 of g ||dy|| in dalpha.
     const double share = c.tokens == 1 ? 0.05 : 1e-3;
@@ -188,6 +217,15 @@ void check_attention(const Case& c, DType dtype, Report& report) {
                          std::max(terms, share * whole_bias), dtype, where);
     }
     CHECK(all_finite(got.dbias.to_vector()));
+    if (c.score_bias) {  // sums over samples and groups of p (dp - sum p dp)
+        report.check("dscore_bias", got.dscore_bias.to_vector(), exact.dscore_bias.to_vector(), 0, dtype,
+                     where, report.gradients);
+        const Gradients again(z, channels, steps);
+        on_gpu().attention_backward(dy, z, steps, o, lse, again.dz, again.dbias, again.dalphas,
+                                    again.dscore_bias);
+        CHECK(again.dscore_bias.to_vector() == got.dscore_bias.to_vector());
+        CHECK(again.dz.to_vector() == got.dz.to_vector());
+    }
     for (size_t i = 0; i < 5; ++i) {
         if (!c.quantized) {
             CHECK(dalphas[i] == 0);
@@ -234,6 +272,30 @@ void check_all(const std::vector<int64_t>& tokens, const std::vector<int64_t>& w
 TEST_CASE("gpu fused: attention agrees with its composition", "[gpu]") {
     if (gpu_missing()) return;
     check_all({1, 7, 49, 50, 197, 208, 392}, {16, 32, 42, 64}, {1, 2, 3}, DType::bf16);
+}
+
+TEST_CASE("gpu fused: attention in groups agrees with its composition", "[gpu][gpu-ops]") {
+    if (gpu_missing()) return;
+    Report report;
+    for (const bool quantized : {true, false}) {
+        const auto check = [&](const Case& c) { check_attention(c, DType::bf16, report); };
+        check({3, 49, 3, 32, true, quantized, true, 4, true, true, true});      // shifted windows
+        check({150, 49, 3, 32, true, quantized, true, 4, true, true, false});   // several to a block
+        check({2, 49, 2, 32, true, quantized, true, 1, false, true, false});    // one window
+        check({700, 16, 4, 32, true, quantized, true, 1, false, true, false});  // the same
+        check({2, 98, 2, 32, true, quantized, true, 2, true, false, false});    // slices, permuted
+        check({2, 50, 2, 42, true, quantized, true, 4, false, false, false});   // as they are
+        check({2, 7, 2, 21, true, quantized, true, 5, true, true, true});       // of odd width
+        check({2, 144, 2, 32, true, quantized, true, 2, true, true, true});     // large windows
+    }
+    WARN("attention in groups: outputs " << report.outputs.str() << "; gradients " << report.gradients.str()
+                                         << "; steps " << report.steps.str());
+}
+
+TEST_CASE("gpu fused: groups too large for the kernel", "[gpu]") {  // where bf16 rounds scores as well
+    if (gpu_missing()) return;
+    Report report;
+    check_attention({1, 320, 1, 64, true, false, true, 2, true, true, true}, DType::bf16, report);
 }
 
 TEST_CASE("gpu fused: attention in f32", "[gpu]") {

@@ -161,7 +161,16 @@ struct AttentionOptions {
     Shape shape;
     int64_t heads;
     bool weights, activations;  // which of them are quantized
-    int64_t masks = 0;          // how many, where there is a bias and a mask on the scores
+    int64_t groups = 1;         // of tokens that attend to one another
+    bool ordered = false;       // whether they are of tokens in another order
+    bool biased = false;        // whether there is a bias and a mask on the scores
+
+    int64_t tokens() const { return shape[1] / groups; }
+    std::vector<int64_t> order() const {
+        std::vector<int64_t> index;
+        for (int64_t i = 0; i < shape[1]; ++i) index.push_back((11 * i + 3) % shape[1]);
+        return index;
+    }
 };
 
 struct AttentionParts {
@@ -194,15 +203,15 @@ AttentionParts attention_inputs(RowInputs& in, const AttentionOptions& options) 
         parts.probability = in.step(CodeRange::unsigned_bits(4), 0.05);
         parts.output = in.step(kAttentionRange, 0.0937);
     }
-    if (options.masks > 0) {
-        const int64_t n = options.shape[1];
+    if (options.biased) {
+        const int64_t n = options.tokens();
         parts.score_bias = in.plain({options.heads, n, n}, 0.8);
-        parts.mask.place = in.add({options.masks, n, n}, 1.5, 0.0, false);
+        parts.mask.place = in.add({options.groups, n, n}, 1.5, 0.0, false);
     }
     return parts;
 }
 
-Variable attention_forward(const AttentionParts& parts, int64_t heads, const Args& in) {
+Variable attention_forward(const AttentionParts& parts, const AttentionOptions& options, const Args& in) {
     std::vector<Quantized> w;
     if (parts.w_alpha[0]) {
         std::vector<autograd::WeightParameters> weights;
@@ -218,10 +227,39 @@ Variable attention_forward(const AttentionParts& parts, int64_t heads, const Arg
     };
     const autograd::ScoreTerms terms{parts.score_bias.variable(in),
                                      parts.mask.place ? in[*parts.mask.place].value() : engine::Tensor()};
+    autograd::TokenGrouping groups{options.groups, {}};
+    if (options.ordered) {
+        const std::vector<int64_t> index = options.order();
+        std::vector<double> forth(index.begin(), index.end()), back(index.size());
+        for (size_t i = 0; i < index.size(); ++i)
+            back[static_cast<size_t>(index[i])] = static_cast<double>(i);
+        const auto tensor = [&](const std::vector<double>& values) {
+            return engine::Tensor::from(values, {options.shape[1]}, engine::DType::i32,
+                                        in[0].value().device());
+        };
+        groups.order = {tensor(forth), tensor(back)};
+    }
     return autograd::attention(parts.x.quantized(in), projection(0), projection(1), projection(2),
-                               parameters_of(parts.probability, in), parameters_of(parts.output, in), heads,
-                               kScoreScale, terms)
+                               parameters_of(parts.probability, in), parameters_of(parts.output, in),
+                               options.heads, kScoreScale, terms, groups)
         .q;
+}
+
+/// y row i = x row order[i] of each sample of x (B, N, C); with `back` the inverse.
+std::vector<double> reordered(const std::vector<double>& x, const AttentionOptions& options, bool back) {
+    if (!options.ordered) return x;
+    const std::vector<int64_t> order = options.order();
+    const size_t n = order.size(), c = static_cast<size_t>(options.shape[2]);
+    std::vector<double> y(x.size());
+    for (size_t e = 0; e < x.size(); ++e) {
+        const size_t i = e / c % n, first = e / c - i, other = first + static_cast<size_t>(order[i]);
+        const size_t from = back ? e / c : other, to = back ? other : e / c;
+        y[to * c + e % c] = x[from * c + e % c];
+    }
+    return y;
+}
+Both reordered(const Both& x, const AttentionOptions& options) {
+    return {reordered(x.base, options, false), reordered(x.at, options, false)};
 }
 
 /// softmax(s q k^T + bias + mask) of each head, (B, H, N, N); bias and mask may be empty.
@@ -277,16 +315,18 @@ std::vector<double> frozen_attention(const AttentionParts& parts, const Attentio
         }
         const Both y =
             product(x, w, parts.bias[t].frozen(base, at), static_cast<size_t>(options.shape.cols()));
-        projected[t] = behind(parts.steps[t], y, base, at);
+        projected[t] = reordered(behind(parts.steps[t], y, base, at), options);
     }
+    const Shape grouped = {options.shape[0] * options.groups, options.tokens(), options.shape[2]};
     const auto& [q, k, v] = projected;
     const auto heads = static_cast<size_t>(options.heads);
     const Both bias = parts.score_bias.frozen(base, at), mask = parts.mask.frozen(base, at);
     const Both p = behind(parts.probability,
-                          {probabilities(q.base, k.base, bias.base, mask.base, options.shape, heads),
-                           probabilities(q.at, k.at, bias.at, mask.at, options.shape, heads)},
+                          {probabilities(q.base, k.base, bias.base, mask.base, grouped, heads),
+                           probabilities(q.at, k.at, bias.at, mask.at, grouped, heads)},
                           base, at);
-    const Both o{mixed(p.base, v.base, options.shape, heads), mixed(p.at, v.at, options.shape, heads)};
+    const Both o{reordered(mixed(p.base, v.base, grouped, heads), options, true),
+                 reordered(mixed(p.at, v.at, grouped, heads), options, true)};
     return codes_behind(parts.output, o, base, at);
 }
 
@@ -298,7 +338,7 @@ OpCase attention_case(const std::string& label, const AttentionOptions& options)
                    "attention_backward"};
     RowInputs inputs(row);
     const AttentionParts parts = attention_inputs(inputs, options);
-    row.forward = [=](const Args& in) { return attention_forward(parts, options.heads, in); };
+    row.forward = [=](const Args& in) { return attention_forward(parts, options, in); };
     row.place = [parts](Values& in) {
         parts.x.place_clear(in);
         for (size_t t = 0; t < 3; ++t) {
@@ -329,8 +369,10 @@ std::vector<OpCase> block_op_cases() {
          attention_case("plain weights", {{2, 5, 6}, 3, false, true}),
          attention_case("plain activations", {{2, 7, 6}, 2, true, false}),
          attention_case("plain", {{3, 5, 4}, 2, false, false}),
-         attention_case("windows", {{4, 7, 6}, 2, true, true, 2}),
-         attention_case("plain windows", {{3, 5, 4}, 2, false, false, 3})});
+         attention_case("windows", {{2, 14, 6}, 2, true, true, 2, true, true}),
+         attention_case("plain windows", {{1, 15, 4}, 2, false, false, 3, true, true}),
+         attention_case("groups", {{2, 10, 6}, 3, true, true, 2}),
+         attention_case("groups in another order", {{2, 14, 6}, 2, true, true, 2, true})});
     return rows;
 }
 

@@ -1,7 +1,7 @@
-// attention: what the two attention kernels share. One block works on one head of one sample: q, k, v lie in
-// shared memory as bf16 codes (the values themselves without a quantizer), and warps multiply 16 x 16 pieces
-// of them on the tensor cores. Probabilities are kept in units of their step, w = P / a_p, so that a code is
-// round(min(w, Qp)).
+// attention: what the two attention kernels share. One block works on one head of one group of tokens at a
+// time (AttentionSteps; without groups, of one sample): q, k, v lie in shared memory as bf16 codes (the
+// values themselves without a quantizer), and warps multiply 16 x 16 pieces of them on the tensor cores.
+// Probabilities are kept in units of their step, w = P / a_p, so that a code is round(min(w, Qp)).
 #pragma once
 
 #include "engine/cuda/device.cuh"
@@ -17,12 +17,73 @@ struct AttentionArguments {
     const float* weight_alpha[3];
     const float* bias[3];
     StepArgument step[3], probability, output;
-    int tokens, heads, width;  // N, H, D
+    int tokens, heads, width;  // n, H, D
     float scale;
-    bool vectors;  // rows of a head are 16-byte vectors
-    bool paired;   // columns of a head begin at 4-byte boundaries, two of them at a time
+    int groups, problems;  // of a sample, of all
+    const int* order;      // (groups n)?
+    const float* terms;    // score_terms(), or null
+    bool masked;           // terms differ from group to group
+    bool vectors;          // rows of a head are 16-byte vectors
+    bool paired;           // columns of a head begin at 4-byte boundaries, two of them at a time
 
     __host__ __device__ int channels() const { return heads * width; }
+    __host__ __device__ int rows() const { return (tokens + 15) / 16 * 16; }
+};
+
+/// Where the tokens of a group lie in (B N) rows. `grouped`: the group is not a sample in order.
+template <bool grouped>
+struct TokenRows {
+    int64_t first;  // of the sample
+    const int* row_of;
+
+    /// Behind the first.
+    __device__ int row(int token) const {
+        if constexpr (grouped) return row_of[token];
+        return token;
+    }
+};
+
+/// The problems that a block works on, one after the other; it stays with one head and one group of each
+/// sample. `row_of` is shared memory for the rows of tokens.
+template <bool grouped>
+struct Problems {
+    int head, problem, next;  // next: behind so many
+    TokenRows<grouped> tokens;
+
+    __device__ Problems(const AttentionArguments& s, int* row_of)
+        : head(static_cast<int>(blockIdx.x) % s.heads),
+          problem(static_cast<int>(blockIdx.x) / s.heads),
+          next(static_cast<int>(gridDim.x) / s.heads),
+          tokens{static_cast<int64_t>(problem) * s.tokens, row_of} {
+        if constexpr (grouped) {
+            const int start = problem % s.groups * s.tokens;
+            for (int i = static_cast<int>(threadIdx.x); i < s.rows(); i += static_cast<int>(blockDim.x)) {
+                const int token = start + min(i, s.tokens - 1);
+                row_of[i] = s.order != nullptr ? s.order[token] : token;
+            }
+            place(s);
+            __syncthreads();
+        }
+    }
+    /// On to the next one, if there is one, after all threads are done with this.
+    __device__ bool advance(const AttentionArguments& s) {
+        if constexpr (!grouped) return false;
+        problem += next;
+        place(s);
+        __syncthreads();
+        return problem < s.problems;
+    }
+    /// What is added to scores of the group and head, (R, R) with R = s.rows(); or null.
+    __device__ const float* terms(const AttentionArguments& s) const {
+        if (!grouped || s.terms == nullptr) return nullptr;
+        const int group = s.masked ? problem % s.groups : 0;
+        return s.terms + (static_cast<int64_t>(group) * s.heads + head) * s.rows() * s.rows();
+    }
+
+  private:
+    __device__ void place(const AttentionArguments& s) {
+        tokens.first = static_cast<int64_t>(problem / s.groups) * s.groups * s.tokens;
+    }
 };
 
 __device__ inline float min_nan(float a, float b) {
@@ -105,14 +166,18 @@ struct alignas(16) Projection {
     __device__ bool inside(float distance) const { return !(fabsf(distance) > reach); }
 };
 
-/// From products of codes of q and k to probabilities: w = 2^(s * factor - shift(lse)). Forward and backward
-/// must agree to the bit, or their codes differ.
+/// From products s of codes of q and k to probabilities: w = 2^(s * unit + term - shift(lse)). Forward and
+/// backward must agree to the bit, or their codes differ. With `grouped` scores are first made exponents, s *
+/// unit + term.
+template <bool grouped>
 struct Scores {
-    float factor, log2_step;
+    float unit, log2_step;
     __device__ Scores(const AttentionArguments& s, const Step& q, const Step& k, const Step& probability)
-        : factor(s.scale * q.a * k.a * kLog2e), log2_step(log2f(probability.a)) {}
+        : unit(s.scale * q.a * k.a * kLog2e), log2_step(log2f(probability.a)) {}
     __device__ float shift(float lse) const { return fmaf(lse, kLog2e, log2_step); }
-    __device__ float weight(float s, float shift) const { return power_of_two(fmaf(s, factor, -shift)); }
+    /// of a score in exponents
+    __device__ float factor() const { return grouped ? 1.0f : unit; }
+    __device__ float weight(float s, float shift) const { return power_of_two(fmaf(s, factor(), -shift)); }
 };
 
 /// dw / a_v of a probability through its quantizer; e = do . v codes.
@@ -233,11 +298,11 @@ __device__ void await_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
 }
 
-/// Starts to copy `tokens` rows, stride `ld`, to matrix t; rows behind them are zeros. Each thread copies the
-/// pieces of its Share, not permuted yet.
-template <int D, int M, bool whole>
-__device__ void fetch(const AttentionArguments& s, const bf16* from, int ld, int rows,
-                      const Matrices<D, M>& matrices, int t) {
+/// Starts to copy the rows of tokens, stride `ld`, to matrix t; rows behind them are zeros. Each thread
+/// copies the pieces of its Share, not permuted yet.
+template <int D, int M, bool whole, bool grouped>
+__device__ void fetch(const AttentionArguments& s, const TokenRows<grouped>& tokens, const bf16* from, int ld,
+                      int rows, const Matrices<D, M>& matrices, int t) {
     constexpr int kBatch = 4;
     const Share<D> share(s.width);
     if (share.idle()) return;
@@ -249,7 +314,7 @@ __device__ void fetch(const AttentionArguments& s, const bf16* from, int ld, int
             if (row >= rows) break;
             Words& piece = matrices.piece(t, row, share.turn(u), share.piece);
             const bool real = row < s.tokens;
-            const bf16* const source = real ? from + row * static_cast<int64_t>(ld) : from;
+            const bf16* const source = real ? from + tokens.row(row) * static_cast<int64_t>(ld) : from;
             if constexpr (whole) {
                 asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(&piece)),
                              "l"(source), "r"(real ? 16 : 0)
@@ -269,15 +334,17 @@ __device__ void fetch(const AttentionArguments& s, const bf16* from, int ld, int
         }
     }
 }
-/// Where the products of q, k or v (t) of a head begin.
-__device__ inline const bf16* products_of(const AttentionArguments& s, int t, int sample, int head) {
-    return s.z + (static_cast<int64_t>(sample) * s.tokens * 3 + t) * s.channels() + head * s.width;
+/// Where the products of q, k or v (t) of a head begin in the row `first`.
+__device__ inline const bf16* products_of(const AttentionArguments& s, int t, int64_t first, int head) {
+    return s.z + (first * 3 + t) * s.channels() + head * s.width;
 }
 /// Fetches the products of q, k or v (t) to matrix `to`; its own group of copies.
-template <int D, int M, bool whole>
-__device__ void fetch_products(const AttentionArguments& s, int t, int sample, int head, int rows,
-                               const Matrices<D, M>& matrices, int to) {
-    fetch<D, M, whole>(s, products_of(s, t, sample, head), 3 * s.channels(), rows, matrices, to);
+template <int D, int M, bool whole, bool grouped>
+__device__ void fetch_products(const AttentionArguments& s, const Problems<grouped>& problems, int t,
+                               int rows, const Matrices<D, M>& matrices, int to) {
+    const TokenRows<grouped>& tokens = problems.tokens;
+    fetch<D, M, whole>(s, tokens, products_of(s, t, tokens.first, problems.head), 3 * s.channels(), rows,
+                       matrices, to);
     commit_copies();
 }
 
@@ -333,7 +400,25 @@ struct Columns {
 
 // --- launching
 
+/// Without terms.
 AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& steps);
+
+/// Whether a kernel needs to be `grouped`.
+inline bool is_grouped(const AttentionSteps& steps) {
+    return steps.order.defined() || steps.score_bias.defined() || steps.mask.defined();
+}
+/// (1 or groups, H, R, R): log2 e times what the steps add to scores of n tokens, R the multiple of 16 from n
+/// on; -inf in columns that are no keys. Undefined if they add nothing.
+Tensor score_terms(const AttentionSteps& steps, int64_t tokens);
+
+/// How many problems of each head are under way at a time. With groups, a block takes them from sample to
+/// sample; how many blocks there are does not depend on the GPU, for the sake of equal sums.
+inline int64_t problems_at_a_time(const AttentionArguments& s, bool grouped) {
+    if (!grouped) return s.problems;
+    constexpr int64_t kBlocks = 2048;
+    const int64_t samples = s.problems / s.groups;
+    return s.groups * std::min(samples, ceil_div(kBlocks, static_cast<int64_t>(s.groups) * s.heads));
+}
 
 /// Calls f.operator()<D>() with the least compiled D that holds a head of `width` columns; false if none
 /// does.

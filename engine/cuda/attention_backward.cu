@@ -25,20 +25,24 @@ struct Unit {
 enum : int { kQ, kK, kV, kD };  // the matrices: codes of q, k and v; do
 
 /// What both phases of the backward kernel work with.
-template <int D>
+template <int D, bool grouped>
 struct Room {
     QueryRow* query;
     Reader<D, 4> straight, crossed;
-    Scores scores;
-    float high;  // of the probability's codes
+    Scores<grouped> scores;
+    float high;          // of the probability's codes
+    const float* terms;  // of the head and group, or null
+    float* score_sums;   // (keys, score_pitch(rows))? sums of the gradients of scores, divided by a_p a_v
 };
+/// From one key's sums to the next one's: eight keys then lie in different banks.
+__host__ __device__ inline int score_pitch(int rows) { return rows + 8; }
 
 /// Gradient of a unit's query rows; completes their delta. `x` is divided by scale a_p a_v a_k. Returns the
 /// thread's part of sum w dPq in(w) / a_v. With f = w (dw - estimate) and E = sum_j w_j k_j, the exact
 /// gradient is sum_j f_j k_j - (delta - estimate) E: one pass over the keys gives delta and the gradient.
-template <int D, bool quantized>
-__device__ float query_gradient(const Room<D>& room, float step, const Unit<D>& unit, int keys, int tokens,
-                                Accumulator (&x)[kBackwardTiles<D>][D / 8]) {
+template <int D, bool quantized, bool grouped>
+__device__ float query_gradient(const AttentionArguments& s, const Room<D, grouped>& room, float step,
+                                const Unit<D>& unit, int keys, Accumulator (&x)[kBackwardTiles<D>][D / 8]) {
     constexpr int tiles = kBackwardTiles<D>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const Left<D, 4, tiles> q(room.straight, kQ, unit.row), d(room.straight, kD, unit.row);
@@ -58,13 +62,8 @@ __device__ float query_gradient(const Room<D>& room, float step, const Unit<D>& 
         Accumulator w[tiles][2], e[tiles][2];
         q.times(room.crossed, kK, key, w);
         d.times(room.crossed, kV, key, e);
-        if (key + 16 > tokens) {  // columns that are no keys weigh nothing
 #pragma unroll
-            for (int i = 0; i < tiles * 8; ++i) {
-                const int column = key + i / 4 % 2 * 8 + lane % 4 * 2 + i % 2;
-                if (column >= tokens) w[i / 8][i / 4 % 2][i % 4] = -INFINITY;
-            }
-        }
+        for (int r = 0; r < tiles; ++r) to_exponents(s, room.scores, room.terms, unit.row[r], key, w[r]);
         uint32_t f[tiles][4], p[tiles][4];
 #pragma unroll
         for (int r = 0; r < tiles; ++r) {
@@ -120,9 +119,9 @@ __device__ float query_gradient(const Room<D>& room, float step, const Unit<D>& 
 }
 
 /// Gradients of a unit's rows of keys, divided by scale a_p a_v a_q, and of values, divided by a_p.
-template <int D, bool quantized>
-__device__ void key_gradient(const Room<D>& room, const Unit<D>& unit, int queries,
-                             Accumulator (&dk)[kBackwardTiles<D>][D / 8],
+template <int D, bool quantized, bool grouped>
+__device__ void key_gradient(const AttentionArguments& s, const Room<D, grouped>& room, const Unit<D>& unit,
+                             int queries, Accumulator (&dk)[kBackwardTiles<D>][D / 8],
                              Accumulator (&dv)[kBackwardTiles<D>][D / 8]) {
     constexpr int tiles = kBackwardTiles<D>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -134,6 +133,12 @@ __device__ void key_gradient(const Room<D>& room, const Unit<D>& unit, int queri
         Accumulator w[tiles][2], e[tiles][2];
         k.times(room.crossed, kQ, query, w);
         v.times(room.crossed, kD, query, e);
+        if constexpr (grouped) {
+#pragma unroll
+            for (int r = 0; r < tiles; ++r) {
+                to_exponents_by_key(s, room.scores.unit, room.terms, unit.row[r], query, w[r]);
+            }
+        }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float4 two = *reinterpret_cast<const float4*>(room.query + query + half * 8 + lane % 4 * 2);
@@ -144,6 +149,20 @@ __device__ void key_gradient(const Room<D>& room, const Unit<D>& unit, int queri
                 weight = room.scores.weight(weight, i % 2 == 0 ? two.x : two.z);
                 const float through = through_probability<quantized>(gradient, weight, room.high);
                 gradient = weight * (through - (i % 2 == 0 ? two.y : two.w));
+            }
+        }
+        if (grouped && room.score_sums != nullptr) {
+#pragma unroll
+            for (int i = 0; i < tiles * 4; ++i) {
+                if (unit.end[i / 4] == 0) continue;
+                const int key = unit.row[i / 4] + i % 2 * 8 + lane / 4;
+                float* const to =
+                    room.score_sums + key * score_pitch(queries) + query + i / 2 % 2 * 8 + lane % 4 * 2;
+                const float* const two = e[i / 4][i / 2 % 2] + i % 2 * 2;
+                float2 sum = *reinterpret_cast<const float2*>(to);
+                sum.x += two[0];
+                sum.y += two[1];
+                *reinterpret_cast<float2*>(to) = sum;
             }
         }
         uint32_t a[tiles][4];
@@ -170,76 +189,100 @@ inline constexpr int kWarps = D <= 32   ? 16
 
 /// Bytes of shared memory for so many rows and warps.
 template <int D>
-size_t backward_memory(int64_t rows, int warps) {
-    return static_cast<size_t>(rows) * (Matrices<D, 4>::pitch * sizeof(bf16) + sizeof(QueryRow)) +
-           sizeof(Projections<D>) + static_cast<size_t>(warps) * (3 * D + 5) * sizeof(float);
+size_t backward_memory(int rows, int warps, bool grouped, bool score_sums) {
+    size_t row = Matrices<D, 4>::pitch * sizeof(bf16) + sizeof(QueryRow);
+    if (grouped) row += sizeof(int);
+    if (score_sums) row += static_cast<size_t>(score_pitch(rows)) * sizeof(float);
+    return static_cast<size_t>(rows) * row + sizeof(Projections<D>) +
+           static_cast<size_t>(warps) * (3 * D + 5) * sizeof(float);
 }
 
-template <int D, bool quantized, bool whole>
+template <int D, bool quantized, bool whole, bool grouped>
 __global__ void __launch_bounds__(kWarps<D> * 32, 1)
     attention_backward_kernel(const BackwardArguments b, int rows) {
     const AttentionArguments& s = b.forward;
     extern __shared__ __align__(128) unsigned char shared[];
     const Matrices<D, 4> matrices{reinterpret_cast<bf16*>(shared)};
     QueryRow* const query = reinterpret_cast<QueryRow*>(matrices.base + rows * matrices.pitch);
-    const int sample = static_cast<int>(blockIdx.x) / s.heads, head = static_cast<int>(blockIdx.x) % s.heads;
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     const int warps = static_cast<int>(blockDim.x) / 32;
     auto* const projections = reinterpret_cast<Projections<D>*>(query + rows);
-    float* const bias_sums = reinterpret_cast<float*>(projections + 1);  // (warps, 3, D)
-    float* const step_sums = bias_sums + warps * 3 * D;                  // (warps, 5)
+    const int score_count = b.score_parts != nullptr ? rows * score_pitch(rows) : 0;
+    float* const score_sums = reinterpret_cast<float*>(projections + 1);
+    float* const bias_sums = score_sums + (grouped ? score_count : 0);  // (warps, 3, D)
+    float* const step_sums = bias_sums + warps * 3 * D;                 // (warps, 5)
 
-    fetch<D, 4, whole>(s, b.dy + head_at(s, sample, head), s.channels(), rows, matrices, kD);
-    commit_copies();
-    fetch_products<D, 4, whole>(s, kQ, sample, head, rows, matrices, kQ);
-    fetch_products<D, 4, whole>(s, kK, sample, head, rows, matrices, kK);
-    fetch_products<D, 4, whole>(s, kV, sample, head, rows, matrices, kV);
+    Problems<grouped> problems(s, reinterpret_cast<int*>(step_sums + warps * 5));
+    const int head = problems.head;
+    const auto start_copies = [&] {
+        fetch<D, 4, whole>(s, problems.tokens, b.dy + head_at(s, problems), s.channels(), rows, matrices, kD);
+        commit_copies();
+        fetch_products<D, 4, whole>(s, problems, kQ, rows, matrices, kQ);
+        fetch_products<D, 4, whole>(s, problems, kK, rows, matrices, kK);
+        fetch_products<D, 4, whole>(s, problems, kV, rows, matrices, kV);
+    };
+    start_copies();
     const Quantizer probability(s.probability);
     const float a_q = s.step[0].load().a, a_k = s.step[1].load().a, a_v = s.step[2].load().a;
-    const Scores scores(s, s.step[0].load(), s.step[1].load(), probability);
+    const Scores<grouped> scores(s, s.step[0].load(), s.step[1].load(), probability);
     for (int i = static_cast<int>(threadIdx.x); i < warps * 3 * D; i += static_cast<int>(blockDim.x)) {
         bias_sums[i] = 0.0f;
     }
-    for (int i = static_cast<int>(threadIdx.x); i < rows; i += static_cast<int>(blockDim.x)) {
-        const float* const lse = b.lse + static_cast<int64_t>(blockIdx.x) * s.tokens;
-        query[i].shift = i < s.tokens ? scores.shift(lse[i]) : 0.0f;
+    if constexpr (grouped) {
+        for (int i = static_cast<int>(threadIdx.x); i < score_count; i += static_cast<int>(blockDim.x)) {
+            score_sums[i] = 0.0f;
+        }
     }
     projections->load(s, head);
-    float sums[5] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-    sums[4] = load_gradient<D, whole>(b, s.step[2].load().inverse, sample, head, rows, matrices, kD, query);
-    await_copies<2>();
-    make_codes<D, 4>(s, kQ, head, rows, matrices, kQ);
-    await_copies<1>();
-    make_codes<D, 4>(s, kK, head, rows, matrices, kK);
-    await_copies<0>();
-    make_codes<D, 4>(s, kV, head, rows, matrices, kV);
-    __syncthreads();
-
-    const Room<D> room{query, Reader<D, 4>::straight(matrices), Reader<D, 4>::crossed(matrices), scores,
-                       probability.high};
+    const Room<D, grouped> room{query,
+                                Reader<D, 4>::straight(matrices),
+                                Reader<D, 4>::crossed(matrices),
+                                scores,
+                                probability.high,
+                                problems.terms(s),
+                                score_count > 0 ? score_sums : nullptr};
     float* const bias_sum = bias_sums + warp * 3 * D;
     const float factor = s.scale * probability.a * a_v;
     const int units = (rows / 16 + kBackwardTiles<D> - 1) / kBackwardTiles<D>;
-    for (int number = warp; number < units; number += warps) {
-        const Unit<D> unit(number, rows, s.tokens);
-        Accumulator dq[kBackwardTiles<D>][D / 8];
-        sums[3] -= query_gradient<D, quantized>(room, probability.a, unit, rows, s.tokens, dq);
-        const Finished f = finish_rows<D, whole>(b, matrices, *projections, kQ, sample, head, unit.row,
-                                                 unit.end, dq, factor * a_k, bias_sum);
-        sums[0] += factor * a_k * (f.coded - f.passed);
-    }
-    __syncthreads();
-    for (int number = warp; number < units; number += warps) {
-        const Unit<D> unit(number, rows, s.tokens);
-        Accumulator dk[kBackwardTiles<D>][D / 8], dv[kBackwardTiles<D>][D / 8];
-        key_gradient<D, quantized>(room, unit, rows, dk, dv);
-        const Finished f = finish_rows<D, whole>(b, matrices, *projections, kK, sample, head, unit.row,
-                                                 unit.end, dk, factor * a_q, bias_sum + D);
-        sums[1] += factor * a_q * (f.coded - f.passed);
-        const Finished g = finish_rows<D, whole>(b, matrices, *projections, kV, sample, head, unit.row,
-                                                 unit.end, dv, probability.a, bias_sum + 2 * D);
-        sums[2] += probability.a * (g.coded - g.passed);
-        sums[3] += g.coded;  // sum Pq dPq = sum v dv
+    float sums[5] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    for (;;) {
+        for (int i = static_cast<int>(threadIdx.x); i < rows; i += static_cast<int>(blockDim.x)) {
+            const float* const lse =
+                b.lse + (static_cast<int64_t>(problems.problem) * s.heads + head) * s.tokens;
+            query[i].shift = i < s.tokens ? scores.shift(lse[i]) : 0.0f;
+        }
+        sums[4] += load_gradient<D, whole>(b, problems, s.step[2].load().inverse, rows, matrices, kD, query);
+        await_copies<2>();
+        make_codes<D, 4>(s, kQ, head, rows, matrices, kQ);
+        await_copies<1>();
+        make_codes<D, 4>(s, kK, head, rows, matrices, kK);
+        await_copies<0>();
+        make_codes<D, 4>(s, kV, head, rows, matrices, kV);
+        __syncthreads();
+
+        for (int number = warp; number < units; number += warps) {
+            const Unit<D> unit(number, rows, s.tokens);
+            Accumulator dq[kBackwardTiles<D>][D / 8];
+            sums[3] -= query_gradient<D, quantized>(s, room, probability.a, unit, rows, dq);
+            const Finished f = finish_rows<D, whole>(b, problems, matrices, *projections, kQ, unit.row,
+                                                     unit.end, dq, factor * a_k, bias_sum);
+            sums[0] += factor * a_k * (f.coded - f.passed);
+        }
+        __syncthreads();
+        for (int number = warp; number < units; number += warps) {
+            const Unit<D> unit(number, rows, s.tokens);
+            Accumulator dk[kBackwardTiles<D>][D / 8], dv[kBackwardTiles<D>][D / 8];
+            key_gradient<D, quantized>(s, room, unit, rows, dk, dv);
+            const Finished f = finish_rows<D, whole>(b, problems, matrices, *projections, kK, unit.row,
+                                                     unit.end, dk, factor * a_q, bias_sum + D);
+            sums[1] += factor * a_q * (f.coded - f.passed);
+            const Finished g = finish_rows<D, whole>(b, problems, matrices, *projections, kV, unit.row,
+                                                     unit.end, dv, probability.a, bias_sum + 2 * D);
+            sums[2] += probability.a * (g.coded - g.passed);
+            sums[3] += g.coded;  // sum Pq dPq = sum v dv
+        }
+        if (!problems.advance(s)) break;
+        start_copies();
     }
     sums[3] *= a_v;
 
@@ -256,31 +299,44 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
         if (!bias) {
             b.alpha_parts[static_cast<int64_t>(blockIdx.x) * 5 + i - 3 * D] = sum;
         } else if (i % D < s.width) {
-            b.bias_parts[(static_cast<int64_t>(sample) * 3 + i / D) * s.channels() + head * s.width + i % D] =
-                sum;
+            const int64_t row = static_cast<int64_t>(blockIdx.x) / s.heads * 3 + i / D;
+            b.bias_parts[row * s.channels() + head * s.width + i % D] = sum;
+        }
+    }
+    if constexpr (grouped) {
+        if (score_count == 0) return;
+        const int count = s.tokens * s.tokens;
+        float* const to = b.score_parts + static_cast<int64_t>(blockIdx.x) * count;
+        for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+            const int query_row = i / s.tokens, key = i % s.tokens;
+            to[i] = probability.a * a_v * score_sums[key * score_pitch(rows) + query_row];
         }
     }
 }
 
 template <int D, bool whole>
-auto* kernel_for(const AttentionArguments& s) {
-    return s.probability.alpha != nullptr ? attention_backward_kernel<D, true, whole>
-                                          : attention_backward_kernel<D, false, whole>;
+auto* kernel_for(const AttentionArguments& s, bool grouped) {
+    if (s.probability.alpha != nullptr) {
+        return grouped ? attention_backward_kernel<D, true, whole, true>
+                       : attention_backward_kernel<D, true, whole, false>;
+    }
+    return grouped ? attention_backward_kernel<D, false, whole, true>
+                   : attention_backward_kernel<D, false, whole, false>;
 }
 
 constexpr int kSumThreads = 512;
 
-/// dbias (columns) = column sums of parts (samples, columns), 32 columns a block; the last block sums
-/// dalphas.
+/// y (columns) = column sums of parts (rows, columns), 32 columns a block; a block behind them sums dalphas.
 __global__ void __launch_bounds__(kSumThreads)
-    sum_parts_kernel(const BackwardArguments b, int samples, int columns, float* dbias, float* dalphas) {
+    sum_parts_kernel(const BackwardArguments b, const float* from, int rows, int columns, float* y,
+                     float* dalphas) {
     const int lane = static_cast<int>(threadIdx.x) % 32, slice = static_cast<int>(threadIdx.x) / 32;
     constexpr int slices = kSumThreads / 32;
-    if (blockIdx.x + 1 == gridDim.x) {
+    if (static_cast<int>(blockIdx.x) * 32 >= columns) {
         if (slice >= 5) return;
         float sum = 0.0f;
 #pragma unroll 8
-        for (int i = lane; i < samples * b.forward.heads; i += 32) sum += b.alpha_parts[i * 5 + slice];
+        for (int i = lane; i < rows * b.forward.heads; i += 32) sum += b.alpha_parts[i * 5 + slice];
         sum = warp_sum(sum);
         if (lane == 0) dalphas[slice] = b.g[slice] != nullptr ? sum * *b.g[slice] : 0.0f;
         return;
@@ -290,30 +346,33 @@ __global__ void __launch_bounds__(kSumThreads)
     float sum = 0.0f;
     if (column < columns) {
 #pragma unroll 8
-        for (int i = slice; i < samples; i += slices)
-            sum += b.bias_parts[static_cast<int64_t>(i) * columns + column];
+        for (int i = slice; i < rows; i += slices) sum += from[static_cast<int64_t>(i) * columns + column];
     }
     parts[slice][lane] = sum;
     __syncthreads();
     if (slice > 0 || column >= columns) return;
     for (int i = 1; i < slices; ++i) sum += parts[i][lane];
-    dbias[column] = sum;
+    y[column] = sum;
 }
 
 }  // namespace
 
 void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, In dz, In dbias, In dalphas,
                         In dscore_bias) {
-    if (z.dtype() != DType::bf16 || steps.score_bias.defined() || steps.mask.defined()) {
+    if (z.dtype() != DType::bf16) {
         composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);
         return;
     }
     BackwardArguments b{};
     AttentionArguments& s = b.forward;
     s = attention_arguments(z, steps);
-    const int64_t samples = z.shape()[0], blocks = samples * s.heads, columns = 3 * s.channels();
-    check_size(o, samples * s.tokens * s.channels(), DType::bf16);
-    check_size(lse, blocks * s.tokens, DType::f32);
+    const bool grouped = is_grouped(steps);
+    const int64_t tokens = z.shape()[0] * z.shape()[1], columns = 3 * s.channels();
+    const int64_t problems = problems_at_a_time(s, grouped), blocks = problems * s.heads;
+    const int64_t scores = dscore_bias.defined() ? s.heads * s.tokens * s.tokens : 0;
+    check_size(o, tokens * s.channels(), DType::bf16);
+    check_size(lse, tokens * s.heads, DType::f32);
+    if (scores > 0) check_size(dscore_bias, scores, DType::f32);
     check_size(dbias, columns, DType::f32);
     check_size(dalphas, 5, DType::f32);
     check_like(dy, o);
@@ -328,22 +387,34 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
     s.vectors = s.vectors && aligned(16, dy, o, dz);
     s.paired = s.paired && aligned(4, dy, o, dz);
 
+    const Tensor terms = score_terms(steps, s.tokens);
+    s.terms = pointer<float>(terms);
     bool done = false;
     with_width(s.width, [&]<int D>() {
-        const int64_t tiles = ceil_div(s.tokens, 16);
-        const Plan plan = plan_for(ceil_div(tiles, kBackwardTiles<D>), kWarps<D>,
-                                   [&](int warps) { return backward_memory<D>(tiles * 16, warps); });
+        const int rows = s.rows();
+        const Plan plan = plan_for(ceil_div(rows / 16, kBackwardTiles<D>), kWarps<D>, [&](int warps) {
+            return backward_memory<D>(rows, warps, grouped, scores > 0);
+        });
         if (plan.shared > gpu().shared_memory) return;
-        const Tensor bias_parts(Shape{samples, columns}, DType::f32, Device::cuda);
+        const Tensor bias_parts(Shape{problems, columns}, DType::f32, Device::cuda);
         const Tensor alpha_parts(Shape{blocks, 5}, DType::f32, Device::cuda);
+        const Tensor score_parts =
+            scores > 0 ? Tensor({problems, scores}, DType::f32, Device::cuda) : Tensor();
         b.bias_parts = pointer<float>(bias_parts);
         b.alpha_parts = pointer<float>(alpha_parts);
-        auto* const kernel = s.vectors && s.width == D ? kernel_for<D, true>(s) : kernel_for<D, false>(s);
+        b.score_parts = pointer<float>(score_parts);
+        auto* const kernel =
+            s.vectors && s.width == D ? kernel_for<D, true>(s, grouped) : kernel_for<D, false>(s, grouped);
         allow_memory(kernel, plan.shared);
         launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(plan.warps * 32)),
-               plan.shared, b, tiles * 16);
+               plan.shared, b, rows);
         launch(sum_parts_kernel, dim3(static_cast<unsigned>(ceil_div(columns, 32) + 1)), dim3(kSumThreads), 0,
-               b, samples, columns, pointer<float>(dbias), pointer<float>(dalphas));
+               b, pointer<float>(bias_parts), problems, columns, pointer<float>(dbias),
+               pointer<float>(dalphas));
+        if (scores > 0) {
+            launch(sum_parts_kernel, dim3(static_cast<unsigned>(ceil_div(scores, 32))), dim3(kSumThreads), 0,
+                   b, pointer<float>(score_parts), problems, scores, pointer<float>(dscore_bias), nullptr);
+        }
         done = true;
     });
     if (!done) composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);

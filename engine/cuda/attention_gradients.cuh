@@ -17,8 +17,9 @@ struct BackwardArguments {
     const bf16 *dy, *o;
     const float* lse;
     bf16* dz;
-    float* bias_parts;   // (B, 3C) of dbias
-    float* alpha_parts;  // (B H, 5) of dalphas, before g
+    float* bias_parts;   // (P, 3C) of dbias, P problems at a time
+    float* alpha_parts;  // (P H, 5) of dalphas, before g
+    float* score_parts;  // (P, H, n, n)? of dscore_bias
 };
 
 /// What a score's gradient needs of its query row.
@@ -46,22 +47,24 @@ struct Projections {
     }
 };
 
-/// Where a head of o and its gradient begins.
-__device__ inline int64_t head_at(const AttentionArguments& s, int sample, int head) {
-    return (static_cast<int64_t>(sample) * s.tokens * s.heads + head) * s.width;
+/// Where a head of o and its gradient begins in the problem's first row.
+template <bool grouped>
+__device__ int64_t head_at(const AttentionArguments& s, const Problems<grouped>& problems) {
+    return (problems.tokens.first * s.heads + problems.head) * s.width;
 }
 
 /// do = dy in(o / a_o) as matrix t, from the dy that this thread fetched, and an estimate of delta:
 /// sum_j Pq dPq = do . o, which differs from sum_j P dP by what the quantizer of P does. Returns the thread's
 /// part of sum dy (code - in v). Waits for all but the latest three groups of copies.
-template <int D, bool whole>
-__device__ float load_gradient(const BackwardArguments& b, float value_unit, int sample, int head, int rows,
-                               const Matrices<D, 4>& matrices, int t, QueryRow* query) {
+template <int D, bool whole, bool grouped>
+__device__ float load_gradient(const BackwardArguments& b, const Problems<grouped>& problems,
+                               float value_unit, int rows, const Matrices<D, 4>& matrices, int t,
+                               QueryRow* query) {
     constexpr int kBatch = 8;  // loads in flight
     const AttentionArguments& s = b.forward;
     const Share<D> share(s.width);
     const Quantizer output(s.output);
-    const bf16* const from = b.o + head_at(s, sample, head) + share.piece * 8;
+    const bf16* const from = b.o + head_at(s, problems) + share.piece * 8;
     float coded = 0.0f, passed = 0.0f;
     for (int turn = 0; share.row(turn, 0) < rows; turn += kBatch) {
         Words o[kBatch], dy[kBatch];
@@ -69,7 +72,8 @@ __device__ float load_gradient(const BackwardArguments& b, float value_unit, int
         for (int u = 0; u < kBatch; ++u) {
             const int row = share.row(turn, u);
             const int count = row < s.tokens && !share.idle() ? share.count : 0;
-            o[u] = load_columns<whole, 8>(from + static_cast<int64_t>(row) * s.channels(), count, s.paired);
+            const int64_t place = problems.tokens.row(grouped ? min(row, s.tokens - 1) : row);
+            o[u] = load_columns<whole, 8>(from + place * s.channels(), count, s.paired);
         }
         await_copies<3>();
 #pragma unroll
@@ -148,9 +152,9 @@ struct Finished {
 
 /// Gradients dyq = factor * x of rows of quantized q, k or v (t): through the quantizer, out as dz, and into
 /// the sums of the bias. Of tile r, rows row[r].. below end[r] count.
-template <int D, bool whole>
-__device__ Finished finish_rows(const BackwardArguments& b, const Matrices<D, 4>& matrices,
-                                const Projections<D>& projections, int t, int sample, int head,
+template <int D, bool whole, bool grouped>
+__device__ Finished finish_rows(const BackwardArguments& b, const Problems<grouped>& problems,
+                                const Matrices<D, 4>& matrices, const Projections<D>& projections, int t,
                                 const int (&row)[kBackwardTiles<D>], const int (&end)[kBackwardTiles<D>],
                                 const Accumulator (&x)[kBackwardTiles<D>][D / 8], float factor,
                                 float* bias_sum) {
@@ -158,13 +162,14 @@ __device__ Finished finish_rows(const BackwardArguments& b, const Matrices<D, 4>
     constexpr int lines = kBackwardTiles<D> * 2, words = At::count / 2;
     const AttentionArguments& s = b.forward;
     const int lane = static_cast<int>(threadIdx.x) % 32, ld = 3 * s.channels();
-    const bf16* const from = products_of(s, t, sample, head);
+    const bf16* const from = products_of(s, t, problems.tokens.first, problems.head);
     bf16* const to = b.dz + (from - s.z);
     Pack<uint32_t, words> z[lines][At::groups];
 #pragma unroll
     for (int line = 0; line < lines; ++line) {
         const int at = row[line / 2] + line % 2 * 8 + lane / 4;
-        const int place = min(at, s.tokens - 1) * ld;  // rows that do not count are loaded all the same
+        // rows that do not count are loaded all the same
+        const int place = problems.tokens.row(min(at, s.tokens - 1)) * ld;
 #pragma unroll
         for (int group = 0; group < At::groups; ++group) {
             const int column = At::first(group), count = whole ? At::count : s.width - column;
@@ -193,6 +198,7 @@ __device__ Finished finish_rows(const BackwardArguments& b, const Matrices<D, 4>
         for (int line = 0; line < lines; ++line) {
             const int at = row[line / 2] + line % 2 * 8 + lane / 4;
             if (at >= end[line / 2]) continue;
+            const int place = problems.tokens.row(at) * ld;
             Pack<uint32_t, words>& pairs = z[line][group];
 #pragma unroll
             for (int i = 0; i < At::count; i += 2) {
@@ -213,7 +219,7 @@ __device__ Finished finish_rows(const BackwardArguments& b, const Matrices<D, 4>
                 }
                 pair = pack(d[0] * out, d[1] * out);
             }
-            store_columns<whole>(s, to + at * ld + column, pairs, s.width - column);
+            store_columns<whole>(s, to + place + column, pairs, s.width - column);
         }
     }
     column_sums<At::groups * At::count, 16>(sums, 0, true, [&](int i, float y) {

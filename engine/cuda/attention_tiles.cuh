@@ -103,6 +103,44 @@ struct Left {
     }
 };
 
+/// Scores of 16 queries from `row` and as many keys from `key` to exponents; -inf for columns that are no
+/// keys. `terms` (R, R) is what is added to scores of the group and head, or null.
+template <bool grouped>
+__device__ void to_exponents(const AttentionArguments& s, const Scores<grouped>& scores, const float* terms,
+                             int row, int key, Accumulator (&y)[2]) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, column = key + lane % 4 * 2;
+    if (grouped && terms != nullptr) {
+        const float* const from = terms + (row + lane / 4) * s.rows() + column;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {  // eight rows down, eight columns across
+            const auto two = __ldg(reinterpret_cast<const float2*>(from + i % 2 * 8 * s.rows() + i / 2 * 8));
+            float* const pair = y[i / 2] + i % 2 * 2;
+            pair[0] = fmaf(pair[0], scores.unit, two.x);
+            pair[1] = fmaf(pair[1], scores.unit, two.y);
+        }
+        return;
+    }
+    const bool last = key + 16 > s.tokens;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        float& score = y[i / 4][i % 4];
+        if constexpr (grouped) score *= scores.unit;
+        if (last && column + i / 4 * 8 + i % 2 >= s.tokens) score = -INFINITY;
+    }
+}
+/// The same of 16 keys from `key` (rows) and as many queries from `query`, but for columns that are no
+/// queries or rows that are no keys.
+__device__ inline void to_exponents_by_key(const AttentionArguments& s, float unit, const float* terms,
+                                           int key, int query, Accumulator (&y)[2]) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        const int row = key + lane / 4 + i / 2 % 2 * 8, column = query + lane % 4 * 2 + i / 4 * 8 + i % 2;
+        float& score = y[i / 4][i % 4];
+        score = fmaf(score, unit, terms != nullptr ? __ldg(terms + column * s.rows() + row) : 0.0f);
+    }
+}
+
 /// y += a (16, 16) . the 16 rows of matrix t at `row`
 template <int D, int M, int tiles>
 __device__ void accumulate(const uint32_t (&a)[tiles][4], const Reader<D, M>& straight, int t, int row,
