@@ -116,9 +116,9 @@ struct NormedResidual {
 /// f and keep (B) may be undefined.
 NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor& keep, const Variable& gamma,
                              const Variable& beta, double eps, const LsqParameters& lsq);
-/// y = quantize(gelu(x w1^T + b1)) w2^T + b2
-Variable mlp(const Quantized& x, const Quantized& w1, const Variable& b1, const LsqParameters& hidden,
-             const Quantized& w2, const Variable& b2);
+/// y = quantize(gelu(x weight1^T + bias1)) weight2^T + bias2
+Variable mlp(const Quantized& x, const Quantized& weight1, const Variable& bias1, const LsqParameters& hidden,
+             const Quantized& weight2, const Variable& bias2);
 
 /// A projection of attention and the quantizer behind it.
 struct Projection {

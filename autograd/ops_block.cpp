@@ -69,8 +69,47 @@ NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor&
     return result;
 }
 
-Variable mlp(const Quantized& x, const Quantized& w1, const Variable& b1, const LsqParameters& hidden,
-             const Quantized& w2, const Variable& b2) {
+namespace {
+
+/// Columns of the hidden values in memory: on a GPU so many that rows are 16-byte vectors, which its fast
+/// products need. Those behind the weights' own are 0, and so are their gradients.
+int64_t padded(int64_t columns, const Tensor& like) {
+    if (like.device() != engine::Device::cuda) return columns;
+    const int64_t pack = 16 / static_cast<int64_t>(engine::size_of(like.dtype()));
+    return (columns + pack - 1) / pack * pack;
+}
+/// x (R, C), or (R), with zeros up to `shape`, where rows or columns are more.
+Tensor widened(const Tensor& x, const Shape& shape) {
+    const Tensor y(shape, x.dtype(), x.device());
+    const auto& kernel = kernels(x.device());
+    kernel.fill(0.0, y);
+    if (shape.cols() == x.shape().cols() || shape.rank() == 1) {
+        kernel.copy(x, y.slice(0, x.shape()[0]));
+    } else {
+        kernel.put_columns(x, {}, 0, y);
+    }
+    return y;
+}
+/// The first columns of y (R, W).
+Tensor first_columns(const Tensor& y, int64_t columns) {
+    const Tensor x({y.shape()[0], columns}, y.dtype(), y.device());
+    kernels(y.device()).take_columns(y, 0, {}, {}, {}, x);
+    return x;
+}
+
+}  // namespace
+
+Variable mlp(const Quantized& x, const Quantized& weight1, const Variable& bias1, const LsqParameters& hidden,
+             const Quantized& weight2, const Variable& bias2) {
+    const engine::DType dtype = x.q.value().dtype();
+    const int64_t width = weight1.q.shape()[0], columns = padded(width, x.q.value());
+    Quantized w1 = weight1, w2 = weight2;
+    Variable b1 = bias1;
+    if (columns != width) {
+        w1.q = Variable(widened(weight1.q.value().to(dtype), {columns, weight1.q.shape()[1]}));
+        w2.q = Variable(widened(weight2.q.value().to(dtype), {weight2.q.shape()[0], columns}));
+        if (bias1.defined()) b1 = Variable(widened(bias1.value(), {columns}));
+    }
     const LinearProduct first(x, w1, b1);
     const Tensor z = first.forward(x.q.value());  // (R, hidden)
     const LsqStep step = hidden.step();
@@ -79,12 +118,12 @@ Variable mlp(const Quantized& x, const Quantized& w1, const Variable& b1, const 
     Quantized h{Variable(q)};
     h.alpha = step.alpha;
     h.beta = step.beta;
-    const LinearProduct second(h, w2, b2);
+    const LinearProduct second(h, w2, bias2);
     std::vector<int64_t> sizes = x.q.shape().vec();
     sizes.back() = second.outputs();
     const Tensor y = second.forward(q).reshape(Shape(sizes));
-    const auto backward = [first, second, step, z, codes = Kept(x), x_shape = x.q.shape()](const Tensor& dy,
-                                                                                           Gradients& dx) {
+    const auto backward = [first, second, step, z, width, codes = Kept(x), x_shape = x.q.shape()](
+                              const Tensor& dy, Gradients& dx) {
         const auto& kernel = kernels(dy.device());
         const Tensor rows = as_rows(dy);
         const Tensor db2 = second.bias_gradient(rows);
@@ -98,14 +137,17 @@ Variable mlp(const Quantized& x, const Quantized& w1, const Variable& b1, const 
                                           db1);
             if (dx.wanted(3)) dx.set(3, dalpha);
             if (dx.wanted(4)) dx.set(4, dbeta);
-            if (dx.wanted(5)) dx.set(5, second.weight_gradient(rows, again, db2));
+            if (dx.wanted(5)) {
+                const Tensor dw2 = second.weight_gradient(rows, again, db2);
+                dx.set(5, second.inputs() == width ? dw2 : first_columns(dw2, width));
+            }
         }
         dx.set(6, db2);
         if (dx.wanted(0)) dx.set(0, first.input_gradient(dz).reshape(x_shape));
-        if (dx.wanted(1)) dx.set(1, first.weight_gradient(dz, codes.get(), db1));
-        dx.set(2, db1);
+        if (dx.wanted(1)) dx.set(1, first.weight_gradient(dz, codes.get(), db1).slice(0, width));
+        dx.set(2, db1.slice(0, width));
     };
-    return record("mlp", y, {x.q, w1.q, b1, hidden.alpha, hidden.beta, w2.q, b2}, backward);
+    return record("mlp", y, {x.q, weight1.q, bias1, hidden.alpha, hidden.beta, weight2.q, bias2}, backward);
 }
 
 namespace {

@@ -225,7 +225,7 @@ struct Kernels {
     // y = k1 x + keep_b k2 f; x, f (B, ...), k1, k2 (1) of M, keep (B)?
     Entry<void(T x, T f, T keep, T k1, T k2, T y)> weighted_sum;
     Entry<void(T dy, T x, T f, T keep, T k1, T k2, T dx, T df, T dk1, T dk2)> weighted_sum_backward;
-    // pictures x -> u (B, positions, 9 C), a window as (C, 3, 3), 0 outside of the picture
+    // pictures x -> u (B, positions, 9 C), a window as (3, 3, C), 0 outside of the picture
     Entry<void(T x, const Convolution& shape, T u)> unfold;
     Entry<void(T u, const Convolution& shape, T x)> fold;  // the transpose of unfold
     // one group for each input channel; x channels last, w (O, 9) of T, output o from channel o C / O:

@@ -1,15 +1,34 @@
 #include "nn/convolution.h"
 
+#include "nn/windows.h"
+
 namespace vvtq::nn {
 
+namespace {
+
+constexpr int64_t kTaps = 9;
+
+autograd::TokenOrder channels_last(int64_t channels) {
+    std::vector<int64_t> index;
+    for (int64_t i = 0; i < kTaps * channels; ++i) index.push_back(i % channels * kTaps + i / channels);
+    return order_of(index);
+}
+
+}  // namespace
+
 Convolution::Convolution(int64_t in, int64_t out, engine::DType dtype)
-    : product_({out, in, 3, 3}, dtype, Bits::always_8) {
+    : product_({out, in, 3, 3}, dtype, Bits::always_8), channels_last_(channels_last(in)) {
     add_module("", product_);
 }
 
 Variable Convolution::forward(const Quantized& x, const engine::Convolution& shape) {
     const autograd::Scope scope(name());
-    return product_.forward(autograd::unfold(x, shape));
+    channels_last_ = on_device(channels_last_, x.q.value().device());
+    Quantized w = product_.weight();
+    const int64_t outputs = w.q.shape()[0], columns = w.q.shape().numel() / outputs;
+    w = autograd::gather_tokens(autograd::reshape(w, {outputs, columns, 1}), channels_last_);
+    return autograd::linear(autograd::unfold(x, shape), autograd::reshape(w, {outputs, columns}),
+                            product_.bias());
 }
 
 GroupedConvolution::GroupedConvolution(int64_t in, engine::DType dtype)

@@ -16,6 +16,7 @@ class Convolution : public Module {
 
   private:
     Linear product_;
+    autograd::TokenOrder channels_last_;  // of the 9 C columns of a weight (C, 3, 3)
 };
 
 /// The same with one group for each input channel and O = 2 C: weight (2 C, 1, 3, 3).

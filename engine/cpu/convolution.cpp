@@ -64,7 +64,7 @@ void unfold(In x, const Convolution& shape, In u) {
                 windows.each_tap(p, [&](int64_t tap, int64_t at) {
                     const T* in = px + b * windows.picture + at;
                     for (int64_t c = 0; c < shape.channels; ++c) {
-                        out[c * kTaps + tap] = in[c * windows.of_channel];
+                        out[tap * shape.channels + c] = in[c * windows.of_channel];
                     }
                 });
             }
@@ -86,7 +86,7 @@ void fold(In u, const Convolution& shape, In x) {
                 windows.each_tap(p, [&](int64_t tap, int64_t at) {
                     T* out = px + b * windows.picture + at;
                     for (int64_t c = 0; c < shape.channels; ++c) {
-                        out[c * windows.of_channel] += in[c * kTaps + tap];
+                        out[c * windows.of_channel] += in[tap * shape.channels + c];
                     }
                 });
             }

@@ -49,14 +49,26 @@ struct Windows {
     }
 };
 
-template <typename T>
-__global__ void unfold_kernel(const T* x, Windows windows, int64_t n, T* u) {
-    const int row = windows.channels * kTaps;
-    for (int64_t i = first_index(); i < n; i += index_stride()) {
-        const int64_t place = i / row, b = place / windows.positions();
-        const int k = static_cast<int>(i - place * row), c = k / kTaps;
-        const int at = windows.offset(static_cast<int>(place - b * windows.positions()), k - c * kTaps);
-        u[i] = at < 0 ? from_float<T>(0.0f) : x[b * windows.picture + at + c * windows.of_channel];
+/// A thread copies V channels of a tap; blocks of equal y share a picture.
+template <typename T, int V>
+__global__ void unfold_kernel(const T* x, Windows windows, int batch, T* u) {
+    const int columns = windows.channels / V, count = windows.positions() * kTaps * columns;
+    const int step = static_cast<int>(gridDim.x * blockDim.x);
+    for (int b = static_cast<int>(blockIdx.y); b < batch; b += static_cast<int>(gridDim.y)) {
+        const T* const picture = x + static_cast<int64_t>(b) * windows.picture;
+        T* const to = u + static_cast<int64_t>(b) * count * V;
+        for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < count; i += step) {
+            const int line = i / columns, c = (i - line * columns) * V, position = line / kTaps;
+            const int at = windows.offset(position, line - position * kTaps);
+            Pack<T, V> pack;
+            if (at < 0) {
+#pragma unroll
+                for (T& value : pack.at) value = from_float<T>(0.0f);
+            } else {
+                pack = *reinterpret_cast<const Pack<T, V>*>(picture + at + c * windows.of_channel);
+            }
+            reinterpret_cast<Pack<T, V>*>(to)[i] = pack;
+        }
     }
 }
 
@@ -73,18 +85,32 @@ struct Place {
     }
 };
 
-template <typename T>
-__global__ void fold_kernel(const T* u, Windows windows, int64_t n, T* x) {
-    for (int64_t i = first_index(); i < n; i += index_stride()) {
-        const Place place(i, windows);
-        float total = 0.0f;
-        for (int tap = 0; tap < kTaps; ++tap) {
-            const int p = windows.position(place.row, place.column, tap);
-            if (p < 0) continue;
-            const int64_t line = place.sample * windows.positions() + p;
-            total += to_float(u[(line * windows.channels + place.channel) * kTaps + tap]);
+/// A thread adds up V channels of a picture's element; blocks of equal y share a picture.
+template <typename T, int V>
+__global__ void fold_kernel(const T* u, Windows windows, int batch, T* x) {
+    const int count = windows.picture / V, columns = windows.channels * kTaps;
+    const int step = static_cast<int>(gridDim.x * blockDim.x);
+    for (int b = static_cast<int>(blockIdx.y); b < batch; b += static_cast<int>(gridDim.y)) {
+        const T* const lines = u + static_cast<int64_t>(b) * windows.positions() * columns;
+        for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < count; i += step) {
+            const int at = i * V, row = at / windows.of_row % windows.height;
+            const int column = at / windows.of_column % windows.width;
+            const int channel = at / windows.of_channel % windows.channels;
+            float total[V] = {};
+#pragma unroll
+            for (int tap = 0; tap < kTaps; ++tap) {
+                const int p = windows.position(row, column, tap);
+                if (p < 0) continue;
+                const T* const from = lines + p * columns + tap * windows.channels + channel;
+                const auto values = *reinterpret_cast<const Pack<T, V>*>(from);
+#pragma unroll
+                for (int j = 0; j < V; ++j) total[j] += to_float(values.at[j]);
+            }
+            Pack<T, V> y;
+#pragma unroll
+            for (int j = 0; j < V; ++j) y.at[j] = from_float<T>(total[j]);
+            reinterpret_cast<Pack<T, V>*>(x + static_cast<int64_t>(b) * windows.picture)[i] = y;
         }
-        x[i] = from_float<T>(total);
     }
 }
 
@@ -164,21 +190,48 @@ int64_t grouped_outputs(const Convolution& shape, In w) {
 
 }  // namespace
 
+namespace {
+
+/// Whether unfold and fold can move 16 bytes of neighbouring channels.
+template <typename T>
+bool in_packs(const Convolution& shape, In x, In u) {
+    return shape.channels_last && shape.channels % kPack<T> == 0 && aligned(16, x, u);
+}
+/// Blocks for so many threads a picture.
+dim3 picture_blocks(int64_t threads, int64_t batch) {
+    return {static_cast<unsigned>(std::max<int64_t>(1, ceil_div(threads, kPassThreads))),
+            static_cast<unsigned>(std::clamp<int64_t>(batch, 1, 65535))};
+}
+/// Batch of u and x, checked.
+int checked_batch(In x, const Windows& windows, In u) {
+    const int64_t batch = windows.batch(x), line = int64_t{windows.channels} * kTaps;
+    VVTQ_CHECK(batch < (int64_t{1} << 31) && line * windows.positions() < (int64_t{1} << 31), "windows of ",
+               batch, " pictures of ", windows.picture, " elements");
+    check_size(u, batch * windows.positions() * line, x.dtype());
+    return static_cast<int>(batch);
+}
+
+}  // namespace
+
 void unfold(In x, const Convolution& shape, In u) {
     const Windows windows(shape);
-    const int64_t n = windows.batch(x) * shape.positions() * shape.channels * kTaps;
-    check_size(u, n, x.dtype());
+    const int batch = checked_batch(x, windows, u);
     with_activation(x.dtype(), [&]<typename T>() {
-        launch(unfold_kernel<T>, pass_blocks(n), kPassThreads, 0, pointer<T>(x), windows, n, pointer<T>(u));
+        const bool packs = in_packs<T>(shape, x, u);
+        const int64_t threads = shape.positions() * kTaps * shape.channels / (packs ? kPack<T> : 1);
+        launch(packs ? unfold_kernel<T, kPack<T>> : unfold_kernel<T, 1>, picture_blocks(threads, batch),
+               kPassThreads, 0, pointer<T>(x), windows, batch, pointer<T>(u));
     });
 }
 
 void fold(In u, const Convolution& shape, In x) {
     const Windows windows(shape);
-    check_size(u, windows.batch(x) * shape.positions() * shape.channels * kTaps, x.dtype());
+    const int batch = checked_batch(x, windows, u);
     with_activation(x.dtype(), [&]<typename T>() {
-        launch(fold_kernel<T>, pass_blocks(x.numel()), kPassThreads, 0, pointer<T>(u), windows, x.numel(),
-               pointer<T>(x));
+        const bool packs = in_packs<T>(shape, x, u);
+        const int64_t threads = windows.picture / (packs ? kPack<T> : 1);
+        launch(packs ? fold_kernel<T, kPack<T>> : fold_kernel<T, 1>, picture_blocks(threads, batch),
+               kPassThreads, 0, pointer<T>(u), windows, batch, pointer<T>(x));
     });
 }
 
