@@ -51,7 +51,7 @@ Variable sum(const Variable& x) {
 
 Variable reshape(const Variable& x, const Shape& shape) {
     const Shape before = x.shape();
-    return record("reshape", x.value().reshape(shape), {x},
+    return record("reshape", Output(x.value().reshape(shape), x.gradient_dtype()), {x},
                   [before](const Tensor& dy, Gradients& dx) { dx.set(0, dy.reshape(before)); });
 }
 

@@ -30,7 +30,7 @@ Variable gather_tokens(const Variable& x, const TokenOrder& order) {
                    order.inverse.shape() == order.index.shape(),
                "x ", x.shape().str(), ", order of ", order.index.shape().str());
     return record(
-        "gather_tokens", gathered(x.value(), order.index), {x},
+        "gather_tokens", Output(gathered(x.value(), order.index), x.gradient_dtype()), {x},
         [inverse = order.inverse](const Tensor& dy, Gradients& dx) { dx.set(0, gathered(dy, inverse)); });
 }
 

@@ -248,6 +248,11 @@ void Variable::set_value(Tensor value) {
 
 bool Variable::requires_grad() const { return defined() && state_->requires_grad; }
 
+DType Variable::gradient_dtype() const {
+    VVTQ_CHECK(defined(), "an undefined variable");
+    return state_->gradient;
+}
+
 const Tensor& Variable::grad() const {
     VVTQ_CHECK(defined(), "undefined variable");
     return state_->grad;
@@ -315,7 +320,7 @@ std::vector<Variable> record(const char* op, std::vector<Output> ys, const std::
     return outs;
 }
 
-Variable record(const char* op, Tensor y, const std::vector<Variable>& inputs, Backward backward) {
+Variable record(const char* op, Output y, const std::vector<Variable>& inputs, Backward backward) {
     BackwardOfMany one;
     if (backward) {
         one = [function = std::move(backward)](const std::vector<Tensor>& dy, Gradients& dx) {

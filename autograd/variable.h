@@ -63,6 +63,8 @@ class Variable {
     /// Replaces the value of a leaf (same shape and dtype): for optimizers, calibration and checkpoints.
     void set_value(Tensor value);
     bool requires_grad() const;
+    /// The value's, or another that its op named.
+    engine::DType gradient_dtype() const;
     /// The collected gradient; undefined where none has arrived.
     const Tensor& grad() const;
     void clear_grad();
@@ -89,7 +91,7 @@ class Variable {
 /// finite, naming op and `Scope`.
 std::vector<Variable> record(const char* op, std::vector<Output> ys, const std::vector<Variable>& inputs,
                              BackwardOfMany backward);
-Variable record(const char* op, Tensor y, const std::vector<Variable>& inputs, Backward backward);
+Variable record(const char* op, Output y, const std::vector<Variable>& inputs, Backward backward);
 /// Whether ops record here: false under NoGrad.
 bool is_recording();
 

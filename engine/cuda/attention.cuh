@@ -19,12 +19,12 @@ struct AttentionArguments {
     StepArgument step[3], probability, output;
     int tokens, heads, width;  // n, H, D
     float scale;
-    int groups, problems;  // of a sample, of all
-    const int* order;      // (groups n)?
-    const float* terms;    // score_terms(), or null
-    bool masked;           // terms differ from group to group
-    bool vectors;          // rows of a head are 16-byte vectors
-    bool paired;           // columns of a head begin at 4-byte boundaries, two of them at a time
+    int groups, problems;               // of a sample, of all
+    const int* order;                   // (groups n)?
+    const float *terms, *terms_by_key;  // score_terms(), or null
+    bool masked;                        // terms differ from group to group
+    bool vectors;                       // rows of a head are 16-byte vectors
+    bool paired;                        // columns of a head begin at 4-byte boundaries, two of them at a time
 
     __host__ __device__ int channels() const { return heads * width; }
     __host__ __device__ int rows() const { return (tokens + 15) / 16 * 16; }
@@ -73,11 +73,11 @@ struct Problems {
         __syncthreads();
         return problem < s.problems;
     }
-    /// What is added to scores of the group and head, (R, R) with R = s.rows(); or null.
-    __device__ const float* terms(const AttentionArguments& s) const {
-        if (!grouped || s.terms == nullptr) return nullptr;
+    /// What is added to scores of the group and head, of all `terms` or those by key; or null.
+    __device__ const float* terms(const AttentionArguments& s, const float* terms) const {
+        if (!grouped || terms == nullptr) return nullptr;
         const int group = s.masked ? problem % s.groups : 0;
-        return s.terms + (static_cast<int64_t>(group) * s.heads + head) * s.rows() * s.rows();
+        return terms + (static_cast<int64_t>(group) * s.heads + head) * s.rows() * s.rows();
     }
 
   private:
@@ -407,9 +407,10 @@ AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& st
 inline bool is_grouped(const AttentionSteps& steps) {
     return steps.order.defined() || steps.score_bias.defined() || steps.mask.defined();
 }
-/// (1 or groups, H, R, R): log2 e times what the steps add to scores of n tokens, R the multiple of 16 from n
-/// on; -inf in columns that are no keys. Undefined if they add nothing.
-Tensor score_terms(const AttentionSteps& steps, int64_t tokens);
+/// (1 or groups, H, R / 16, R / 16, 256): log2 e times what the steps add to scores of n tokens, R the
+/// multiple of 16 from n on; -inf for keys that are none. Pieces of 16 queries x 16 keys, or where `by_key`
+/// of 16 keys x 16 queries, in the order of place_in_piece(). Undefined if the steps add nothing.
+Tensor score_terms(const AttentionSteps& steps, int64_t tokens, bool by_key);
 
 /// How many problems of each head are under way at a time. With groups, a block takes them from sample to
 /// sample; how many blocks there are does not depend on the GPU, for the sake of equal sums.
@@ -463,7 +464,7 @@ template <typename Memory>
 Plan plan_for(int64_t units, int most, const Memory& memory_of) {
     Plan best{};
     int64_t best_blocks = 0, best_turns = 1;
-    for (int blocks = 4; blocks >= 1; --blocks) {
+    for (int blocks = 6; blocks >= 1; --blocks) {
         const int64_t turns = ceil_div(units, most / blocks);
         const int warps = static_cast<int>(ceil_div(units, turns));
         const size_t shared = memory_of(warps), reserved = 1024;  // for each block

@@ -30,12 +30,10 @@ struct Room {
     QueryRow* query;
     Reader<D, 4> straight, crossed;
     Scores<grouped> scores;
-    float high;          // of the probability's codes
-    const float* terms;  // of the head and group, or null
-    float* score_sums;   // (keys, score_pitch(rows))? sums of the gradients of scores, divided by a_p a_v
+    float high;                         // of the probability's codes
+    const float *terms, *terms_by_key;  // of the head and group, or null
+    float* score_sums;  // sums of the gradients of scores, divided by a_p a_v, in pieces by key; or null
 };
-/// From one key's sums to the next one's: eight keys then lie in different banks.
-__host__ __device__ inline int score_pitch(int rows) { return rows + 8; }
 
 /// Gradient of a unit's query rows; completes their delta. `x` is divided by scale a_p a_v a_k. Returns the
 /// thread's part of sum w dPq in(w) / a_v. With f = w (dw - estimate) and E = sum_j w_j k_j, the exact
@@ -136,7 +134,7 @@ __device__ void key_gradient(const AttentionArguments& s, const Room<D, grouped>
         if constexpr (grouped) {
 #pragma unroll
             for (int r = 0; r < tiles; ++r) {
-                to_exponents_by_key(s, room.scores.unit, room.terms, unit.row[r], query, w[r]);
+                to_exponents_by_key(s, room.scores.unit, room.terms_by_key, unit.row[r], query, w[r]);
             }
         }
 #pragma unroll
@@ -153,16 +151,12 @@ __device__ void key_gradient(const AttentionArguments& s, const Room<D, grouped>
         }
         if (grouped && room.score_sums != nullptr) {
 #pragma unroll
-            for (int i = 0; i < tiles * 4; ++i) {
-                if (unit.end[i / 4] == 0) continue;
-                const int key = unit.row[i / 4] + i % 2 * 8 + lane / 4;
-                float* const to =
-                    room.score_sums + key * score_pitch(queries) + query + i / 2 % 2 * 8 + lane % 4 * 2;
-                const float* const two = e[i / 4][i / 2 % 2] + i % 2 * 2;
-                float2 sum = *reinterpret_cast<const float2*>(to);
-                sum.x += two[0];
-                sum.y += two[1];
-                *reinterpret_cast<float2*>(to) = sum;
+            for (int i = 0; i < tiles * 2; ++i) {
+                if (unit.end[i / 2] == 0) continue;
+                const float* const x = e[i / 2][i % 2];
+                float4& four = four_of_piece(room.score_sums, queries / 16, unit.row[i / 2], query, i % 2);
+                const float4 sum = four;
+                four = {sum.x + x[0], sum.y + x[1], sum.z + x[2], sum.w + x[3]};
             }
         }
         uint32_t a[tiles][4];
@@ -192,7 +186,7 @@ template <int D>
 size_t backward_memory(int rows, int warps, bool grouped, bool score_sums) {
     size_t row = Matrices<D, 4>::pitch * sizeof(bf16) + sizeof(QueryRow);
     if (grouped) row += sizeof(int);
-    if (score_sums) row += static_cast<size_t>(score_pitch(rows)) * sizeof(float);
+    if (score_sums) row += static_cast<size_t>(rows) * sizeof(float);
     return static_cast<size_t>(rows) * row + sizeof(Projections<D>) +
            static_cast<size_t>(warps) * (3 * D + 5) * sizeof(float);
 }
@@ -207,7 +201,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     const int warps = static_cast<int>(blockDim.x) / 32;
     auto* const projections = reinterpret_cast<Projections<D>*>(query + rows);
-    const int score_count = b.score_parts != nullptr ? rows * score_pitch(rows) : 0;
+    const int score_count = b.score_parts != nullptr ? rows * rows : 0;
     float* const score_sums = reinterpret_cast<float*>(projections + 1);
     float* const bias_sums = score_sums + (grouped ? score_count : 0);  // (warps, 3, D)
     float* const step_sums = bias_sums + warps * 3 * D;                 // (warps, 5)
@@ -239,7 +233,8 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
                                 Reader<D, 4>::crossed(matrices),
                                 scores,
                                 probability.high,
-                                problems.terms(s),
+                                problems.terms(s, s.terms),
+                                problems.terms(s, s.terms_by_key),
                                 score_count > 0 ? score_sums : nullptr};
     float* const bias_sum = bias_sums + warp * 3 * D;
     const float factor = s.scale * probability.a * a_v;
@@ -309,7 +304,8 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
         float* const to = b.score_parts + static_cast<int64_t>(blockIdx.x) * count;
         for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
             const int query_row = i / s.tokens, key = i % s.tokens;
-            to[i] = probability.a * a_v * score_sums[key * score_pitch(rows) + query_row];
+            const int piece = key / 16 * (rows / 16) + query_row / 16;
+            to[i] = probability.a * a_v * score_sums[piece * 256 + place_in_piece(key % 16, query_row % 16)];
         }
     }
 }
@@ -387,8 +383,9 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
     s.vectors = s.vectors && aligned(16, dy, o, dz);
     s.paired = s.paired && aligned(4, dy, o, dz);
 
-    const Tensor terms = score_terms(steps, s.tokens);
+    const Tensor terms = score_terms(steps, s.tokens, false), by_key = score_terms(steps, s.tokens, true);
     s.terms = pointer<float>(terms);
+    s.terms_by_key = pointer<float>(by_key);
     bool done = false;
     with_width(s.width, [&]<int D>() {
         const int rows = s.rows();

@@ -40,27 +40,31 @@ AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& st
 
 namespace {
 
-/// One thread an element of `y` (groups, heads, rows, rows).
+/// One thread an element of `y` (groups, heads, R, R).
 __global__ void score_terms_kernel(const float* bias, const float* mask, int heads, int tokens, int rows,
-                                   int64_t count, float* y) {
+                                   int64_t count, bool by_key, float* y) {
     const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (e >= count) return;
-    const int column = static_cast<int>(e % rows), row = static_cast<int>(e / rows % rows);
-    const int64_t head = e / rows / rows % heads, group = e / rows / rows / heads;
-    float term = column < tokens ? 0.0f : -INFINITY;
-    if (column < tokens && row < tokens) {
-        const int place = row * tokens + column, size = tokens * tokens;
+    const int key = static_cast<int>(e % rows), query = static_cast<int>(e / rows % rows);
+    const int64_t table = e / rows / rows, head = table % heads, group = table / heads;
+    float term = key < tokens ? 0.0f : -INFINITY;
+    if (key < tokens && query < tokens) {
+        const int place = query * tokens + key, size = tokens * tokens;
         if (bias != nullptr) term += bias[head * size + place];
         if (mask != nullptr) term += mask[group * size + place];
     }
-    y[e] = term * kLog2e;
+    const int row = by_key ? key : query, column = by_key ? query : key;
+    const int piece = row / 16 * (rows / 16) + column / 16;
+    y[table * rows * rows + piece * 256 + place_in_piece(row % 16, column % 16)] = term * kLog2e;
 }
 
 /// Tiles of 16 rows that a warp works on at a time.
 template <int D>
 inline constexpr int kForwardTiles = 1;
 template <int D>
-inline constexpr int kWarps = D <= 64 ? 16 : 8;  // a multiprocessor has registers for
+inline constexpr int kWarps = D <= 32   ? 24
+                              : D <= 64 ? 16
+                                        : 8;  // a multiprocessor has registers for
 
 /// Codes of query rows from row `row` as left factors, straight from the products.
 template <int D, bool whole, bool grouped>
@@ -166,7 +170,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
     static_assert(tiles == 1, "rows of `terms` end with those of the tiles");
 
     Problems<grouped> problems(s, reinterpret_cast<int*>(matrices.base + key_rows * matrices.pitch));
-    const float* const terms = problems.terms(s);
+    const float* const terms = problems.terms(s, s.terms);
     do {
         const int head = problems.head;
         fetch_products<D, 2, whole>(s, problems, 1, key_rows, matrices, kK);
@@ -262,7 +266,7 @@ auto* kernel_for(const AttentionArguments& s, bool grouped) {
 
 }  // namespace
 
-Tensor score_terms(const AttentionSteps& steps, int64_t tokens) {
+Tensor score_terms(const AttentionSteps& steps, int64_t tokens, bool by_key) {
     const Tensor &bias = steps.score_bias, &mask = steps.mask;
     if (!bias.defined() && !mask.defined()) return {};
     if (bias.defined()) check_size(bias, steps.heads * tokens * tokens, DType::f32);
@@ -273,7 +277,7 @@ Tensor score_terms(const AttentionSteps& steps, int64_t tokens) {
     constexpr int kThreads = 256;
     launch(score_terms_kernel, dim3(static_cast<unsigned>(ceil_div(terms.numel(), kThreads))), dim3(kThreads),
            0, pointer<float>(bias), pointer<float>(mask), static_cast<int>(steps.heads),
-           static_cast<int>(tokens), static_cast<int>(rows), terms.numel(), pointer<float>(terms));
+           static_cast<int>(tokens), static_cast<int>(rows), terms.numel(), by_key, pointer<float>(terms));
     return terms;
 }
 
@@ -293,7 +297,7 @@ void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
     s.paired = s.paired && aligned(4, o, codes);
 
     const bool grouped = is_grouped(steps);
-    const Tensor terms = score_terms(steps, s.tokens);
+    const Tensor terms = score_terms(steps, s.tokens, false);
     s.terms = pointer<float>(terms);
     const int64_t blocks = problems_at_a_time(s, grouped) * s.heads;
     bool done = false;

@@ -103,23 +103,40 @@ struct Left {
     }
 };
 
+/// Where element (row, column) of a 16 x 16 piece lies among 256: lane by lane, two accumulators side by
+/// side.
+__host__ __device__ inline int place_in_piece(int row, int column) {
+    const int lane = row % 8 * 4 + column % 8 / 2;
+    return lane * 8 + column / 8 * 4 + row / 8 * 2 + column % 2;
+}
+/// The lane's four elements of piece (row, column) out of `pieces` x `pieces`, `half` 0 or 1; row and column
+/// are those of its first element.
+template <typename T>
+__device__ auto& four_of_piece(T* all, int pieces, int row, int column, int half) {
+    using Four = std::conditional_t<std::is_const_v<T>, const float4, float4>;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    return reinterpret_cast<Four*>(all)[((row / 16 * pieces + column / 16) * 32 + lane) * 2 + half];
+}
+
+/// y unit + terms, of the piece at (row, column) of the terms of a group and head.
+__device__ inline void add_terms(const float* terms, int pieces, int row, int column, float unit,
+                                 Accumulator (&y)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const float4 term = __ldg(&four_of_piece(terms, pieces, row, column, half));
+        y[half][0] = fmaf(y[half][0], unit, term.x);
+        y[half][1] = fmaf(y[half][1], unit, term.y);
+        y[half][2] = fmaf(y[half][2], unit, term.z);
+        y[half][3] = fmaf(y[half][3], unit, term.w);
+    }
+}
 /// Scores of 16 queries from `row` and as many keys from `key` to exponents; -inf for columns that are no
-/// keys. `terms` (R, R) is what is added to scores of the group and head, or null.
+/// keys. `terms` is what is added to scores of the group and head, or null.
 template <bool grouped>
 __device__ void to_exponents(const AttentionArguments& s, const Scores<grouped>& scores, const float* terms,
                              int row, int key, Accumulator (&y)[2]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, column = key + lane % 4 * 2;
-    if (grouped && terms != nullptr) {
-        const float* const from = terms + (row + lane / 4) * s.rows() + column;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {  // eight rows down, eight columns across
-            const auto two = __ldg(reinterpret_cast<const float2*>(from + i % 2 * 8 * s.rows() + i / 2 * 8));
-            float* const pair = y[i / 2] + i % 2 * 2;
-            pair[0] = fmaf(pair[0], scores.unit, two.x);
-            pair[1] = fmaf(pair[1], scores.unit, two.y);
-        }
-        return;
-    }
+    if (grouped && terms != nullptr) return add_terms(terms, s.rows() / 16, row, key, scores.unit, y);
+    const int column = key + static_cast<int>(threadIdx.x) % 4 * 2;
     const bool last = key + 16 > s.tokens;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -128,17 +145,13 @@ __device__ void to_exponents(const AttentionArguments& s, const Scores<grouped>&
         if (last && column + i / 4 * 8 + i % 2 >= s.tokens) score = -INFINITY;
     }
 }
-/// The same of 16 keys from `key` (rows) and as many queries from `query`, but for columns that are no
-/// queries or rows that are no keys.
+/// The same of 16 keys from `key` (rows) and as many queries from `query`, with the terms by key; keys that
+/// are none are only -inf if there are terms.
 __device__ inline void to_exponents_by_key(const AttentionArguments& s, float unit, const float* terms,
                                            int key, int query, Accumulator (&y)[2]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (terms != nullptr) return add_terms(terms, s.rows() / 16, key, query, unit, y);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        const int row = key + lane / 4 + i / 2 % 2 * 8, column = query + lane % 4 * 2 + i / 4 * 8 + i % 2;
-        float& score = y[i / 4][i % 4];
-        score = fmaf(score, unit, terms != nullptr ? __ldg(terms + column * s.rows() + row) : 0.0f);
-    }
+    for (int i = 0; i < 8; ++i) y[i / 4][i % 4] *= unit;
 }
 
 /// y += a (16, 16) . the 16 rows of matrix t at `row`
