@@ -174,8 +174,8 @@ struct RunningMoments {
 /// which are added to the running ones with momentum 0.1 (there the variance with n - 1), else with those.
 Variable batch_norm_relu(const Variable& x, const Variable& gamma, const Variable& beta, double eps,
                          const RunningMoments& running, bool training);
-/// Pictures x -> the windows of a convolution (B, positions, 9 C), so that `linear` is the convolution. x has
-/// no offset.
+/// Pictures x -> the windows of a convolution (B, positions, 9 C), each as (3, 3, C), so that `linear` with a
+/// weight (O, 3, 3, C) is the convolution. x has no offset.
 Quantized unfold(const Quantized& x, const engine::Convolution& shape);
 /// x (B, height width, C), w (O, 9), bias (O) -> (B, positions, O): one group for each channel, output o from
 /// channel o C / O.

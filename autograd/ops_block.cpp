@@ -103,6 +103,8 @@ Variable mlp(const Quantized& x, const Quantized& weight1, const Variable& bias1
              const Quantized& weight2, const Variable& bias2) {
     const engine::DType dtype = x.q.value().dtype();
     const int64_t width = weight1.q.shape()[0], columns = padded(width, x.q.value());
+    VVTQ_CHECK(weight2.q.shape().cols() == width && (!bias1.defined() || bias1.shape() == Shape({width})),
+               "weight1 ", weight1.q.shape().str(), ", weight2 ", weight2.q.shape().str());
     Quantized w1 = weight1, w2 = weight2;
     Variable b1 = bias1;
     if (columns != width) {

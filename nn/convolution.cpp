@@ -1,6 +1,6 @@
 #include "nn/convolution.h"
 
-#include "nn/windows.h"
+#include "nn/token_order.h"
 
 namespace vvtq::nn {
 

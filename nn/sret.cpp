@@ -5,7 +5,7 @@
 #include "autograd/ops.h"
 #include "engine/kernels.h"
 #include "nn/model_sizes.h"
-#include "nn/windows.h"
+#include "nn/token_order.h"
 
 namespace vvtq::nn {
 

@@ -25,14 +25,6 @@ std::vector<Place> window_places(int64_t side, int64_t size) {
 
 }  // namespace
 
-autograd::TokenOrder order_of(const std::vector<int64_t>& index) {
-    std::vector<int64_t> inverse(index.size());
-    for (size_t i = 0; i < index.size(); ++i)
-        inverse.at(static_cast<size_t>(index[i])) = static_cast<int64_t>(i);
-    const engine::Shape shape = {static_cast<int64_t>(index.size())};
-    return {integers(index, shape), integers(inverse, shape)};
-}
-
 TokenGroups windows_of(int64_t side, int64_t size, int64_t shift, engine::DType dtype) {
     VVTQ_CHECK(size > 0 && side % size == 0 && shift >= 0 && shift < size, "windows of ", size, " in ", side,
                ", shifted by ", shift);
@@ -81,11 +73,6 @@ autograd::TokenOrder merge_order(int64_t side) {
         }
     }
     return order_of(index);
-}
-
-autograd::TokenOrder on_device(const autograd::TokenOrder& order, engine::Device device) {
-    if (!order.index.defined()) return order;
-    return {order.index.to(device), order.inverse.to(device)};
 }
 
 TokenGroups on_device(const TokenGroups& groups, engine::Device device) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "nn/attention.h"
+#include "nn/token_order.h"
 
 namespace vvtq::nn {
 
@@ -16,11 +17,7 @@ TokenGroups windows_of(int64_t side, int64_t size, int64_t shift, engine::DType 
 /// square follow one another, squares in row order. `side` is even.
 autograd::TokenOrder merge_order(int64_t side);
 
-/// An order from its index, on the CPU.
-autograd::TokenOrder order_of(const std::vector<int64_t>& index);
-
 /// The same on another device.
 TokenGroups on_device(const TokenGroups& groups, engine::Device device);
-autograd::TokenOrder on_device(const autograd::TokenOrder& order, engine::Device device);
 
 }  // namespace vvtq::nn

@@ -194,14 +194,28 @@ void compare(const std::string& op, const Outcome& gpu, const Outcome& cpu) {
     WARN(op << ", bf16: " << worst.str() << "; of sums " << sums.str());
 }
 
-/// What mlp's first product gives on the GPU.
+/// What mlp's first product gives on the GPU: of rows of a multiple of 8 values.
 std::vector<double> hidden_on_gpu(const Shape& shape, int64_t hidden) {
     Leaves leaves(kGpu);
     const Variable x = leaves.activation("x", shape, 1.4);
     const LsqParameters input = leaves.step("input", CodeRange::signed_bits(4), 0.2137);
     const Layer first = layer_of(leaves, "fc1", hidden, shape.cols());
     const std::vector<Quantized> w = codes_of({first}, DType::bf16);
-    return autograd::linear(autograd::quantize(x, input), w[0], first.bias).value().to_vector();
+    const int64_t padded = (hidden + 7) / 8 * 8;
+    const auto widened = [&](const Tensor& rows, const Shape& to) {
+        std::vector<double> values = rows.to_vector();
+        values.resize(static_cast<size_t>(to.numel()), 0.0);
+        return Variable(Tensor::from(values, to, rows.dtype(), kGpu));
+    };
+    Quantized weight = w[0];
+    weight.q = widened(w[0].q.value(), {padded, shape.cols()});
+    const Variable bias = widened(first.bias.value(), {padded});
+    const Variable z = autograd::linear(autograd::quantize(x, input), weight, bias);
+    const std::vector<double> rows = z.value().to_vector();
+    std::vector<double> values;
+    for (auto row = rows.begin(); row != rows.end(); row += padded)
+        values.insert(values.end(), row, row + hidden);
+    return values;
 }
 
 Outcome mlp_on(Device device, const Shape& shape, int64_t hidden) {

@@ -47,13 +47,13 @@ struct TokenRows {
 /// sample. `row_of` is shared memory for the rows of tokens.
 template <bool grouped>
 struct Problems {
-    int head, problem, next;  // next: behind so many
+    int head, problem, stride;  // from one to the next
     TokenRows<grouped> tokens;
 
     __device__ Problems(const AttentionArguments& s, int* row_of)
         : head(static_cast<int>(blockIdx.x) % s.heads),
           problem(static_cast<int>(blockIdx.x) / s.heads),
-          next(static_cast<int>(gridDim.x) / s.heads),
+          stride(static_cast<int>(gridDim.x) / s.heads),
           tokens{static_cast<int64_t>(problem) * s.tokens, row_of} {
         if constexpr (grouped) {
             const int start = problem % s.groups * s.tokens;
@@ -68,7 +68,7 @@ struct Problems {
     /// On to the next one, if there is one, after all threads are done with this.
     __device__ bool advance(const AttentionArguments& s) {
         if constexpr (!grouped) return false;
-        problem += next;
+        problem += stride;
         place(s);
         __syncthreads();
         return problem < s.problems;
@@ -407,6 +407,9 @@ AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& st
 inline bool is_grouped(const AttentionSteps& steps) {
     return steps.order.defined() || steps.score_bias.defined() || steps.mask.defined();
 }
+/// Whether shared memory holds a problem, forward and backward. Where it does not, both are composed: they
+/// must round scores alike, or they find different codes.
+bool attention_fits(const AttentionArguments& s, bool grouped);
 /// (1 or groups, H, R / 16, R / 16, 256): log2 e times what the steps add to scores of n tokens, R the
 /// multiple of 16 from n on; -inf for keys that are none. Pieces of 16 queries x 16 keys, or where `by_key`
 /// of 16 keys x 16 queries, in the order of place_in_piece(). Undefined if the steps add nothing.
@@ -464,7 +467,7 @@ template <typename Memory>
 Plan plan_for(int64_t units, int most, const Memory& memory_of) {
     Plan best{};
     int64_t best_blocks = 0, best_turns = 1;
-    for (int blocks = 6; blocks >= 1; --blocks) {
+    for (int blocks = std::max(4, most / 4); blocks >= 1; --blocks) {
         const int64_t turns = ceil_div(units, most / blocks);
         const int warps = static_cast<int>(ceil_div(units, turns));
         const size_t shared = memory_of(warps), reserved = 1024;  // for each block

@@ -201,10 +201,12 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     const int warps = static_cast<int>(blockDim.x) / 32;
     auto* const projections = reinterpret_cast<Projections<D>*>(query + rows);
-    const int score_count = b.score_parts != nullptr ? rows * rows : 0;
-    float* const score_sums = reinterpret_cast<float*>(projections + 1);
-    float* const bias_sums = score_sums + (grouped ? score_count : 0);  // (warps, 3, D)
-    float* const step_sums = bias_sums + warps * 3 * D;                 // (warps, 5)
+    float* const behind = reinterpret_cast<float*>(projections + 1);
+    const bool sums_scores = grouped && b.score_parts != nullptr, outside = b.score_sums != nullptr;
+    float* const score_sums =
+        outside ? b.score_sums + static_cast<int64_t>(blockIdx.x) * rows * rows : behind;
+    float* const bias_sums = behind + (sums_scores && !outside ? rows * rows : 0);  // (warps, 3, D)
+    float* const step_sums = bias_sums + warps * 3 * D;                             // (warps, 5)
 
     Problems<grouped> problems(s, reinterpret_cast<int*>(step_sums + warps * 5));
     const int head = problems.head;
@@ -223,7 +225,8 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
         bias_sums[i] = 0.0f;
     }
     if constexpr (grouped) {
-        for (int i = static_cast<int>(threadIdx.x); i < score_count; i += static_cast<int>(blockDim.x)) {
+        const int count = sums_scores ? rows * rows : 0;
+        for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
             score_sums[i] = 0.0f;
         }
     }
@@ -235,7 +238,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
                                 probability.high,
                                 problems.terms(s, s.terms),
                                 problems.terms(s, s.terms_by_key),
-                                score_count > 0 ? score_sums : nullptr};
+                                sums_scores ? score_sums : nullptr};
     float* const bias_sum = bias_sums + warp * 3 * D;
     const float factor = s.scale * probability.a * a_v;
     const int units = (rows / 16 + kBackwardTiles<D> - 1) / kBackwardTiles<D>;
@@ -299,7 +302,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
         }
     }
     if constexpr (grouped) {
-        if (score_count == 0) return;
+        if (!sums_scores) return;
         const int count = s.tokens * s.tokens;
         float* const to = b.score_parts + static_cast<int64_t>(blockIdx.x) * count;
         for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
@@ -351,18 +354,33 @@ __global__ void __launch_bounds__(kSumThreads)
     y[column] = sum;
 }
 
+template <int D>
+Plan backward_plan(const AttentionArguments& s, bool grouped, bool score_sums) {
+    return plan_for(ceil_div(s.rows() / 16, kBackwardTiles<D>), kWarps<D>,
+                    [&](int warps) { return backward_memory<D>(s.rows(), warps, grouped, score_sums); });
+}
+
 }  // namespace
+
+bool attention_fits(const AttentionArguments& s, bool grouped) {
+    bool fits = false;
+    with_width(s.width, [&]<int D>() {  // the forward kernel needs less
+        fits = backward_plan<D>(s, grouped, false).shared <= gpu().shared_memory;
+    });
+    return fits;
+}
 
 void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, In dz, In dbias, In dalphas,
                         In dscore_bias) {
-    if (z.dtype() != DType::bf16) {
-        composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);
-        return;
-    }
     BackwardArguments b{};
     AttentionArguments& s = b.forward;
     s = attention_arguments(z, steps);
     const bool grouped = is_grouped(steps);
+    VVTQ_CHECK(!dscore_bias.defined() || steps.score_bias.defined(), "a gradient of no bias");
+    if (z.dtype() != DType::bf16 || !attention_fits(s, grouped)) {
+        composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);
+        return;
+    }
     const int64_t tokens = z.shape()[0] * z.shape()[1], columns = 3 * s.channels();
     const int64_t problems = problems_at_a_time(s, grouped), blocks = problems * s.heads;
     const int64_t scores = dscore_bias.defined() ? s.heads * s.tokens * s.tokens : 0;
@@ -386,13 +404,15 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
     const Tensor terms = score_terms(steps, s.tokens, false), by_key = score_terms(steps, s.tokens, true);
     s.terms = pointer<float>(terms);
     s.terms_by_key = pointer<float>(by_key);
-    bool done = false;
     with_width(s.width, [&]<int D>() {
         const int rows = s.rows();
-        const Plan plan = plan_for(ceil_div(rows / 16, kBackwardTiles<D>), kWarps<D>, [&](int warps) {
-            return backward_memory<D>(rows, warps, grouped, scores > 0);
-        });
-        if (plan.shared > gpu().shared_memory) return;
+        Plan plan = backward_plan<D>(s, grouped, scores > 0);
+        Tensor score_sums;
+        if (plan.shared > gpu().shared_memory) {
+            plan = backward_plan<D>(s, grouped, false);
+            score_sums = Tensor({blocks, rows, rows}, DType::f32, Device::cuda);
+        }
+        b.score_sums = pointer<float>(score_sums);
         const Tensor bias_parts(Shape{problems, columns}, DType::f32, Device::cuda);
         const Tensor alpha_parts(Shape{blocks, 5}, DType::f32, Device::cuda);
         const Tensor score_parts =
@@ -412,9 +432,7 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
             launch(sum_parts_kernel, dim3(static_cast<unsigned>(ceil_div(scores, 32))), dim3(kSumThreads), 0,
                    b, pointer<float>(score_parts), problems, scores, pointer<float>(dscore_bias), nullptr);
         }
-        done = true;
     });
-    if (!done) composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);
 }
 
 }  // namespace vvtq::engine::cuda

@@ -282,11 +282,12 @@ Tensor score_terms(const AttentionSteps& steps, int64_t tokens, bool by_key) {
 }
 
 void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
-    if (z.dtype() != DType::bf16) {
+    AttentionArguments s = attention_arguments(z, steps);
+    const bool grouped = is_grouped(steps);
+    if (z.dtype() != DType::bf16 || !attention_fits(s, grouped)) {
         composed::attention(z, steps, o, codes, lse);
         return;
     }
-    AttentionArguments s = attention_arguments(z, steps);
     const int64_t tokens = z.shape()[0] * z.shape()[1];
     check_size(o, tokens * s.channels(), DType::bf16);
     if (codes.defined()) check_like(o, codes);
@@ -296,26 +297,21 @@ void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
     s.vectors = s.vectors && aligned(16, o, codes);
     s.paired = s.paired && aligned(4, o, codes);
 
-    const bool grouped = is_grouped(steps);
     const Tensor terms = score_terms(steps, s.tokens, false);
     s.terms = pointer<float>(terms);
     const int64_t blocks = problems_at_a_time(s, grouped) * s.heads;
-    bool done = false;
     with_width(s.width, [&]<int D>() {
         const int64_t key_rows = ceil_div(s.tokens, 16) * 16;
         const Plan plan = plan_for(ceil_div(s.tokens, kForwardTiles<D> * 16), kWarps<D>, [&](int) {
             const size_t row = Matrices<D, 2>::pitch * sizeof(bf16) + (grouped ? sizeof(int) : 0);
             return static_cast<size_t>(key_rows) * row;
         });
-        if (plan.shared > gpu().shared_memory) return;
         auto* const kernel =
             s.vectors && s.width == D ? kernel_for<D, true>(s, grouped) : kernel_for<D, false>(s, grouped);
         allow_memory(kernel, plan.shared);
         launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(plan.warps * 32)),
                plan.shared, s, key_rows, pointer<bf16>(o), pointer<bf16>(codes), pointer<float>(lse));
-        done = true;
     });
-    if (!done) composed::attention(z, steps, o, codes, lse);
 }
 
 }  // namespace vvtq::engine::cuda

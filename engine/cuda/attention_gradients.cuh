@@ -20,6 +20,7 @@ struct BackwardArguments {
     float* bias_parts;   // (P, 3C) of dbias, P problems at a time
     float* alpha_parts;  // (P H, 5) of dalphas, before g
     float* score_parts;  // (P, H, n, n)? of dscore_bias
+    float* score_sums;   // (P, H, R, R)? scratch for them, where shared memory has no room
 };
 
 /// What a score's gradient needs of its query row.

@@ -141,7 +141,7 @@ __device__ void to_exponents(const AttentionArguments& s, const Scores<grouped>&
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
         float& score = y[i / 4][i % 4];
-        if constexpr (grouped) score *= scores.unit;
+        if constexpr (grouped) score = __fmul_rn(score, scores.unit);  // as by key: never fused
         if (last && column + i / 4 * 8 + i % 2 >= s.tokens) score = -INFINITY;
     }
 }
@@ -151,7 +151,7 @@ __device__ inline void to_exponents_by_key(const AttentionArguments& s, float un
                                            int key, int query, Accumulator (&y)[2]) {
     if (terms != nullptr) return add_terms(terms, s.rows() / 16, key, query, unit, y);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) y[i / 4][i % 4] *= unit;
+    for (int i = 0; i < 8; ++i) y[i / 4][i % 4] = __fmul_rn(y[i / 4][i % 4], unit);
 }
 
 /// y += a (16, 16) . the 16 rows of matrix t at `row`

@@ -49,26 +49,22 @@ struct Windows {
     }
 };
 
-/// A thread copies V channels of a tap; blocks of equal y share a picture.
+/// A thread copies V channels of a tap, in every so-manieth picture.
 template <typename T, int V>
 __global__ void unfold_kernel(const T* x, Windows windows, int batch, T* u) {
     const int columns = windows.channels / V, count = windows.positions() * kTaps * columns;
-    const int step = static_cast<int>(gridDim.x * blockDim.x);
-    for (int b = static_cast<int>(blockIdx.y); b < batch; b += static_cast<int>(gridDim.y)) {
-        const T* const picture = x + static_cast<int64_t>(b) * windows.picture;
-        T* const to = u + static_cast<int64_t>(b) * count * V;
-        for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < count; i += step) {
-            const int line = i / columns, c = (i - line * columns) * V, position = line / kTaps;
-            const int at = windows.offset(position, line - position * kTaps);
-            Pack<T, V> pack;
-            if (at < 0) {
+    const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i >= count) return;
+    const int line = i / columns, c = (i - line * columns) * V, position = line / kTaps;
+    const int tap = windows.offset(position, line - position * kTaps), at = tap + c * windows.of_channel;
+    Pack<T, V> pack;
 #pragma unroll
-                for (T& value : pack.at) value = from_float<T>(0.0f);
-            } else {
-                pack = *reinterpret_cast<const Pack<T, V>*>(picture + at + c * windows.of_channel);
-            }
-            reinterpret_cast<Pack<T, V>*>(to)[i] = pack;
+    for (T& value : pack.at) value = from_float<T>(0.0f);
+    for (int b = static_cast<int>(blockIdx.y); b < batch; b += static_cast<int>(gridDim.y)) {
+        if (tap >= 0) {
+            pack = *reinterpret_cast<const Pack<T, V>*>(x + static_cast<int64_t>(b) * windows.picture + at);
         }
+        reinterpret_cast<Pack<T, V>*>(u + static_cast<int64_t>(b) * count * V)[i] = pack;
     }
 }
 
@@ -85,32 +81,35 @@ struct Place {
     }
 };
 
-/// A thread adds up V channels of a picture's element; blocks of equal y share a picture.
+/// A thread adds up V channels of an element, in every so-manieth picture.
 template <typename T, int V>
 __global__ void fold_kernel(const T* u, Windows windows, int batch, T* x) {
     const int count = windows.picture / V, columns = windows.channels * kTaps;
-    const int step = static_cast<int>(gridDim.x * blockDim.x);
+    const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (i >= count) return;
+    const int at = i * V, row = at / windows.of_row % windows.height;
+    const int column = at / windows.of_column % windows.width;
+    const int channel = at / windows.of_channel % windows.channels;
+    int place[kTaps];  // of the tap in a picture's windows, or -1
+#pragma unroll
+    for (int tap = 0; tap < kTaps; ++tap) {
+        const int p = windows.position(row, column, tap);
+        place[tap] = p < 0 ? -1 : p * columns + tap * windows.channels + channel;
+    }
     for (int b = static_cast<int>(blockIdx.y); b < batch; b += static_cast<int>(gridDim.y)) {
         const T* const lines = u + static_cast<int64_t>(b) * windows.positions() * columns;
-        for (int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x); i < count; i += step) {
-            const int at = i * V, row = at / windows.of_row % windows.height;
-            const int column = at / windows.of_column % windows.width;
-            const int channel = at / windows.of_channel % windows.channels;
-            float total[V] = {};
+        float total[V] = {};
 #pragma unroll
-            for (int tap = 0; tap < kTaps; ++tap) {
-                const int p = windows.position(row, column, tap);
-                if (p < 0) continue;
-                const T* const from = lines + p * columns + tap * windows.channels + channel;
-                const auto values = *reinterpret_cast<const Pack<T, V>*>(from);
+        for (int tap = 0; tap < kTaps; ++tap) {
+            if (place[tap] < 0) continue;
+            const auto values = *reinterpret_cast<const Pack<T, V>*>(lines + place[tap]);
 #pragma unroll
-                for (int j = 0; j < V; ++j) total[j] += to_float(values.at[j]);
-            }
-            Pack<T, V> y;
-#pragma unroll
-            for (int j = 0; j < V; ++j) y.at[j] = from_float<T>(total[j]);
-            reinterpret_cast<Pack<T, V>*>(x + static_cast<int64_t>(b) * windows.picture)[i] = y;
+            for (int j = 0; j < V; ++j) total[j] += to_float(values.at[j]);
         }
+        Pack<T, V> y;
+#pragma unroll
+        for (int j = 0; j < V; ++j) y.at[j] = from_float<T>(total[j]);
+        reinterpret_cast<Pack<T, V>*>(x + static_cast<int64_t>(b) * windows.picture)[i] = y;
     }
 }
 
@@ -197,10 +196,12 @@ template <typename T>
 bool in_packs(const Convolution& shape, In x, In u) {
     return shape.channels_last && shape.channels % kPack<T> == 0 && aligned(16, x, u);
 }
-/// Blocks for so many threads a picture.
+/// Blocks for so many threads a picture, and for enough pictures at a time.
 dim3 picture_blocks(int64_t threads, int64_t batch) {
-    return {static_cast<unsigned>(std::max<int64_t>(1, ceil_div(threads, kPassThreads))),
-            static_cast<unsigned>(std::clamp<int64_t>(batch, 1, 65535))};
+    constexpr int64_t kBlocks = 8192;
+    const int64_t blocks = std::max<int64_t>(1, ceil_div(threads, kPassThreads));
+    return {static_cast<unsigned>(blocks), static_cast<unsigned>(std::clamp<int64_t>(
+                                               ceil_div(kBlocks, blocks), 1, std::max<int64_t>(batch, 1)))};
 }
 /// Batch of u and x, checked.
 int checked_batch(In x, const Windows& windows, In u) {
