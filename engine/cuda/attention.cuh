@@ -407,9 +407,9 @@ AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& st
 inline bool is_grouped(const AttentionSteps& steps) {
     return steps.order.defined() || steps.score_bias.defined() || steps.mask.defined();
 }
-/// Whether shared memory holds a problem, forward and backward. Where it does not, both are composed: they
-/// must round scores alike, or they find different codes.
-bool attention_fits(const AttentionArguments& s, bool grouped);
+/// Whether the kernels take this: bf16 of which shared memory holds a problem, forward and backward. Else
+/// both are composed: they must round scores alike, or they find different codes.
+bool has_attention_kernel(const Tensor& z, const AttentionSteps& steps);
 /// (1 or groups, H, R / 16, R / 16, 256): log2 e times what the steps add to scores of n tokens, R the
 /// multiple of 16 from n on; -inf for keys that are none. Pieces of 16 queries x 16 keys, or where `by_key`
 /// of 16 keys x 16 queries, in the order of place_in_piece(). Undefined if the steps add nothing.

@@ -362,25 +362,27 @@ Plan backward_plan(const AttentionArguments& s, bool grouped, bool score_sums) {
 
 }  // namespace
 
-bool attention_fits(const AttentionArguments& s, bool grouped) {
+bool has_attention_kernel(const Tensor& z, const AttentionSteps& steps) {
+    if (z.dtype() != DType::bf16) return false;
+    const AttentionArguments s = attention_arguments(z, steps);
     bool fits = false;
     with_width(s.width, [&]<int D>() {  // the forward kernel needs less
-        fits = backward_plan<D>(s, grouped, false).shared <= gpu().shared_memory;
+        fits = backward_plan<D>(s, is_grouped(steps), false).shared <= gpu().shared_memory;
     });
     return fits;
 }
 
 void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, In dz, In dbias, In dalphas,
                         In dscore_bias) {
+    VVTQ_CHECK(!dscore_bias.defined() || steps.score_bias.defined(), "a gradient of no bias");
+    if (!has_attention_kernel(z, steps)) {
+        composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);
+        return;
+    }
     BackwardArguments b{};
     AttentionArguments& s = b.forward;
     s = attention_arguments(z, steps);
     const bool grouped = is_grouped(steps);
-    VVTQ_CHECK(!dscore_bias.defined() || steps.score_bias.defined(), "a gradient of no bias");
-    if (z.dtype() != DType::bf16 || !attention_fits(s, grouped)) {
-        composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);
-        return;
-    }
     const int64_t tokens = z.shape()[0] * z.shape()[1], columns = 3 * s.channels();
     const int64_t problems = problems_at_a_time(s, grouped), blocks = problems * s.heads;
     const int64_t scores = dscore_bias.defined() ? s.heads * s.tokens * s.tokens : 0;

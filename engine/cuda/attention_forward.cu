@@ -282,12 +282,12 @@ Tensor score_terms(const AttentionSteps& steps, int64_t tokens, bool by_key) {
 }
 
 void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
-    AttentionArguments s = attention_arguments(z, steps);
-    const bool grouped = is_grouped(steps);
-    if (z.dtype() != DType::bf16 || !attention_fits(s, grouped)) {
+    if (!has_attention_kernel(z, steps)) {
         composed::attention(z, steps, o, codes, lse);
         return;
     }
+    AttentionArguments s = attention_arguments(z, steps);
+    const bool grouped = is_grouped(steps);
     const int64_t tokens = z.shape()[0] * z.shape()[1];
     check_size(o, tokens * s.channels(), DType::bf16);
     if (codes.defined()) check_like(o, codes);
