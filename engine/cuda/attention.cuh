@@ -4,87 +4,11 @@
 // Probabilities are kept in units of their step, w = P / a_p, so that a code is round(min(w, Qp)).
 #pragma once
 
-#include "engine/cuda/device.cuh"
+#include "engine/cuda/attention_problem.cuh"
 
 namespace vvtq::engine::cuda {
 
 inline constexpr float kLog2e = 1.44269504f, kLn2 = 0.69314718f;
-
-/// How an attention kernel is handed its problem. Index t of three arrays: q, k, v.
-struct AttentionArguments {
-    const bf16* z;  // (B, N, 3C)
-    const float* input_alpha;
-    const float* weight_alpha[3];
-    const float* bias[3];
-    StepArgument step[3], probability, output;
-    int tokens, heads, width;  // n, H, D
-    float scale;
-    int groups, problems;               // of a sample, of all
-    const int* order;                   // (groups n)?
-    const float *terms, *terms_by_key;  // score_terms(), or null
-    bool masked;                        // terms differ from group to group
-    bool vectors;                       // rows of a head are 16-byte vectors
-    bool paired;                        // columns of a head begin at 4-byte boundaries, two of them at a time
-
-    __host__ __device__ int channels() const { return heads * width; }
-    __host__ __device__ int rows() const { return (tokens + 15) / 16 * 16; }
-};
-
-/// Where the tokens of a group lie in (B N) rows. `grouped`: the group is not a sample in order.
-template <bool grouped>
-struct TokenRows {
-    int64_t first;  // of the sample
-    const int* row_of;
-
-    /// Behind the first.
-    __device__ int row(int token) const {
-        if constexpr (grouped) return row_of[token];
-        return token;
-    }
-};
-
-/// The problems that a block works on, one after the other; it stays with one head and one group of each
-/// sample. `row_of` is shared memory for the rows of tokens.
-template <bool grouped>
-struct Problems {
-    int head, problem, stride;  // from one to the next
-    TokenRows<grouped> tokens;
-
-    __device__ Problems(const AttentionArguments& s, int* row_of)
-        : head(static_cast<int>(blockIdx.x) % s.heads),
-          problem(static_cast<int>(blockIdx.x) / s.heads),
-          stride(static_cast<int>(gridDim.x) / s.heads),
-          tokens{static_cast<int64_t>(problem) * s.tokens, row_of} {
-        if constexpr (grouped) {
-            const int start = problem % s.groups * s.tokens;
-            for (int i = static_cast<int>(threadIdx.x); i < s.rows(); i += static_cast<int>(blockDim.x)) {
-                const int token = start + min(i, s.tokens - 1);
-                row_of[i] = s.order != nullptr ? s.order[token] : token;
-            }
-            place(s);
-            __syncthreads();
-        }
-    }
-    /// On to the next one, if there is one, after all threads are done with this.
-    __device__ bool advance(const AttentionArguments& s) {
-        if constexpr (!grouped) return false;
-        problem += stride;
-        place(s);
-        __syncthreads();
-        return problem < s.problems;
-    }
-    /// What is added to scores of the group and head, of all `terms` or those by key; or null.
-    __device__ const float* terms(const AttentionArguments& s, const float* terms) const {
-        if (!grouped || terms == nullptr) return nullptr;
-        const int group = s.masked ? problem % s.groups : 0;
-        return terms + (static_cast<int64_t>(group) * s.heads + head) * s.rows() * s.rows();
-    }
-
-  private:
-    __device__ void place(const AttentionArguments& s) {
-        tokens.first = static_cast<int64_t>(problem / s.groups) * s.groups * s.tokens;
-    }
-};
 
 __device__ inline float min_nan(float a, float b) {
     float y;
@@ -397,87 +321,5 @@ struct Columns {
     /// where neighbour i is: accumulator at(group, i), element i % 2 of a row
     __device__ static constexpr int at(int group, int i) { return group * kGroup<D> + i / 2; }
 };
-
-// --- launching
-
-/// Without terms.
-AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& steps);
-
-/// Whether a kernel needs to be `grouped`.
-inline bool is_grouped(const AttentionSteps& steps) {
-    return steps.order.defined() || steps.score_bias.defined() || steps.mask.defined();
-}
-/// Whether the kernels take this: bf16 of which shared memory holds a problem, forward and backward. Else
-/// both are composed: they must round scores alike, or they find different codes.
-bool has_attention_kernel(const Tensor& z, const AttentionSteps& steps);
-/// (1 or groups, H, R / 16, R / 16, 256): log2 e times what the steps add to scores of n tokens, R the
-/// multiple of 16 from n on; -inf for keys that are none. Pieces of 16 queries x 16 keys, or where `by_key`
-/// of 16 keys x 16 queries, in the order of place_in_piece(). Undefined if the steps add nothing.
-Tensor score_terms(const AttentionSteps& steps, int64_t tokens, bool by_key);
-
-/// How many problems of each head are under way at a time. With groups, a block takes them from sample to
-/// sample; how many blocks there are does not depend on the GPU, for the sake of equal sums.
-inline int64_t problems_at_a_time(const AttentionArguments& s, bool grouped) {
-    if (!grouped) return s.problems;
-    constexpr int64_t kBlocks = 2048;
-    const int64_t samples = s.problems / s.groups;
-    return s.groups * std::min(samples, ceil_div(kBlocks, static_cast<int64_t>(s.groups) * s.heads));
-}
-
-/// Calls f.operator()<D>() with the least compiled D that holds a head of `width` columns; false if none
-/// does.
-template <typename F>
-bool with_width(int64_t width, F&& f) {
-    if (width <= 16) {
-        f.template operator()<16>();
-    } else if (width <= 32) {
-        f.template operator()<32>();
-    } else if (width <= 48) {
-        f.template operator()<48>();
-    } else if (width <= 64) {
-        f.template operator()<64>();
-    } else if (width <= 96) {
-        f.template operator()<96>();
-    } else if (width <= 128) {
-        f.template operator()<128>();
-    } else {
-        return false;
-    }
-    return true;
-}
-
-/// Lets a kernel's blocks have `shared` bytes each, as many of them on a multiprocessor as its memory holds.
-template <typename Kernel>
-void allow_memory(Kernel* kernel, size_t shared) {
-    VVTQ_CUDA(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-    VVTQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                   cudaSharedmemCarveoutMaxShared));
-}
-
-/// Warps of a block and its bytes of shared memory.
-struct Plan {
-    int warps;
-    size_t shared;
-};
-
-/// A plan for so many units of work, one to a warp and turn: that which has most of them under way on a
-/// multiprocessor with registers for `most` warps, in many small blocks where there is a choice.
-template <typename Memory>
-Plan plan_for(int64_t units, int most, const Memory& memory_of) {
-    Plan best{};
-    int64_t best_blocks = 0, best_turns = 1;
-    for (int blocks = std::max(4, most / 4); blocks >= 1; --blocks) {
-        const int64_t turns = ceil_div(units, most / blocks);
-        const int warps = static_cast<int>(ceil_div(units, turns));
-        const size_t shared = memory_of(warps), reserved = 1024;  // for each block
-        if (blocks > 1 && blocks * (shared + reserved) > gpu().shared_memory + reserved) continue;
-        if (blocks * best_turns <= best_blocks * turns) continue;
-        best = {warps, shared};
-        best_blocks = blocks;
-        best_turns = turns;
-    }
-    return best;
-}
 
 }  // namespace vvtq::engine::cuda

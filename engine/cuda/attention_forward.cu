@@ -1,4 +1,5 @@
 #include "engine/composed.h"
+#include "engine/cuda/attention_launch.cuh"
 #include "engine/cuda/attention_tiles.cuh"
 #include "engine/cuda/families.h"
 

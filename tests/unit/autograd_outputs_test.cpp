@@ -129,6 +129,19 @@ TEST_CASE("autograd: an output's gradient has the dtype it names", "[autograd]")
     CHECK(grad_of(other) == std::vector<double>{1.1});
 }
 
+TEST_CASE("autograd: values that only move keep the dtype of their gradient", "[autograd]") {
+    const Variable w = leaf({3, 4});
+    Variable q = record("test.codes", Output(w.value().to(DType::f32), DType::f64), {w},
+                        [](const Tensor& dy, Gradients& dx) { dx.set(0, dy); });
+    const auto order = Tensor::from({1, 0}, {2}, DType::i32);  // its own inverse
+    q = reshape(gather_tokens(reshape(q, {1, 2, 1}), TokenOrder{order, order}), {2});
+    CHECK(q.value().dtype() == DType::f32);
+    CHECK(q.value().to_vector() == std::vector<double>{4, 3});
+    CHECK(q.gradient_dtype() == DType::f64);
+    q.backward(values({0.1, 0.2}));
+    CHECK(grad_of(w) == std::vector<double>{0.2, 0.1});  // not rounded to f32
+}
+
 TEST_CASE("autograd: off the tape all outputs are constants", "[autograd]") {
     for (const Variable& y : split(Variable(values({1})))) CHECK_FALSE(y.requires_grad());
     const NoGrad off;
