@@ -64,6 +64,10 @@ void require_same_data(const Checkpoint& resumed, const TrainingData& data, cons
                             data.train->name(), "; name the same data set");
     }
     if (info.labels != data.labels_fingerprint()) {
+        if (options.labels.path.empty()) {
+            engine::input_error("--softlabel_path: missing; ", resumed.path(),
+                                " was trained with a label file: name the same");
+        }
         engine::input_error("--softlabel_path: ", resumed.path(), " was trained ",
                             info.labels == 0 ? "without" : "with another", " label file, not with '",
                             options.labels.path, "'; use the same");
@@ -197,7 +201,7 @@ int command_train(Options& options) {
             return 0;
         case Outcome::interrupted:
             std::cerr << "vvtq " << name_of(options.command) << ": stopped by " << interrupt_name()
-                      << " after step " << trainer.info().step << "; go on with --resume "
+                      << " after step " << trainer.info().step << "; go on with the same flags and --resume "
                       << trainer.checkpoint_path() << std::endl;
             return 1;
     }

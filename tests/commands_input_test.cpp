@@ -171,6 +171,10 @@ TEST_CASE("labels and classes that do not fit are refused") {
     refused(scratch, stop + "--resume " + scratch / "part/checkpoint.safetensors",
             {"--softlabel_path", "with another label file"});
     write_bytes(labels, original);
+    refused(scratch,
+            "train --epochs 1 " + tiny_flags(scratch / "data", scratch / "part") +
+                "--wbits 4 --abits 4 --max-steps 1 --resume " + scratch / "part/checkpoint.safetensors",
+            {"--softlabel_path", "missing"});
     CHECK(run_vvtq(stop + "--resume " + scratch / "part/checkpoint.safetensors", scratch.path()).status == 0);
     data::Bytes bytes = bytes_of(labels);
     const float outside = 1.5F;

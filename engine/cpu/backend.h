@@ -14,4 +14,8 @@ const Kernels& kernels();
 Pool& pool();
 Runtime& runtime();
 
+/// Bytes that this process can still take without pushing others out of memory: of the machine, or of its
+/// control group where that has a limit.
+size_t available_memory();
+
 }  // namespace vvtq::engine::cpu

@@ -16,6 +16,8 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kLarge = size_t{16} << 20;     // from here on a block is worth asking what is left
+constexpr size_t kReserve = size_t{256} << 20;  // for all that is not a tensor
 
 /// Sizes are rounded up to one of eight steps between powers of two, so that blocks find new users.
 size_t block_size(size_t bytes) {
@@ -78,13 +80,23 @@ class HostPool final : public Pool {
     }
 
   private:
-    static void* from_system(size_t size) {
+    /// Throws OutOfMemory before the machine runs out: Linux hands out more than there is, and then kills.
+    void* from_system(size_t size) {
+        if (size >= kLarge && available_memory() < size + kReserve) {
+            trim();
+            const size_t left = available_memory();
+            if (left < size + kReserve) refuse(size, left);
+        }
         const bool huge = size >= 2 * kHugePage;
         const size_t alignment = huge ? kHugePage : kAlignment;
         void* memory = std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
-        if (memory == nullptr) run_error("out of host memory: ", size, " bytes were asked for");
+        if (memory == nullptr) refuse(size, available_memory());
         if (huge) madvise(memory, size, MADV_HUGEPAGE);  // a hint: failing is harmless
         return memory;
+    }
+    [[noreturn]] static void refuse(size_t size, size_t left) {
+        throw OutOfMemory(
+            concat("out of memory: ", size >> 20, " MiB were asked for, ", left >> 20, " MiB are left"));
     }
 
     mutable std::mutex mutex_;

@@ -1,9 +1,12 @@
 // runtime: the CPU as a device: its memory is the host's, and its work is done when a call returns.
-#include <unistd.h>
-
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <string>
 
 #include "engine/check.h"
 #include "engine/cpu/backend.h"
@@ -13,6 +16,17 @@ namespace vvtq::engine::cpu {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+/// The number in a file that holds one, or behind `name` in one of lines; nothing where there is none
+/// ("max").
+std::optional<size_t> number_in(const char* path, const std::string& name = "") {
+    std::ifstream file(path);
+    std::string word;
+    while (!name.empty() && file >> word && word != name) {
+    }
+    size_t number = 0;
+    return file >> number ? std::optional(number) : std::nullopt;
+}
 
 class HostEvent final : public Event {
   public:
@@ -41,7 +55,8 @@ class HostRuntime final : public Runtime {
   public:
     std::string description() const override { return concat("CPU, ", threads(), " threads"); }
     size_t free_memory() const override {
-        return static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+        pool().trim();
+        return available_memory();
     }
     void synchronize() override {}
     void upload(const void* host, void* device, size_t bytes) override { copy(host, device, bytes); }
@@ -68,6 +83,15 @@ class HostRuntime final : public Runtime {
 Runtime& runtime() {
     static HostRuntime instance;
     return instance;
+}
+
+size_t available_memory() {
+    const auto machine = number_in("/proc/meminfo", "MemAvailable:");  // KiB
+    size_t bytes = machine ? *machine * 1024 : std::numeric_limits<size_t>::max();
+    const auto limit = number_in("/sys/fs/cgroup/memory.max"),
+               used = number_in("/sys/fs/cgroup/memory.current");
+    if (limit && used) bytes = std::min(bytes, *limit - std::min(*limit, *used));
+    return bytes;
 }
 
 }  // namespace vvtq::engine::cpu

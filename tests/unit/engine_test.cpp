@@ -144,6 +144,13 @@ TEST_CASE("engine: bf16 is the nearest of 8 bits, ties to even", "[engine]") {
     CHECK(std::isinf(Tensor::from({-HUGE_VAL}, {1}, DType::bf16).item()));
 }
 
+TEST_CASE("engine: a tensor larger than what is left is refused before the machine runs out", "[engine]") {
+    const auto left = static_cast<int64_t>(runtime(Device::cpu).free_memory());
+    CHECK_THROWS_AS(Tensor({left / 2}, DType::f32), OutOfMemory);  // twice as much
+    CHECK_THROWS_AS(Tensor({int64_t{1} << 50}, DType::f64), OutOfMemory);
+    CHECK(Tensor::full({3}, 2.0, DType::f32).to_vector() == std::vector<double>{2, 2, 2});
+}
+
 TEST_CASE("engine: the CPU's runtime copies at once and replays nothing", "[engine]") {
     Runtime& cpu = runtime(Device::cpu);
     CHECK(is_available(Device::cpu));
