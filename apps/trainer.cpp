@@ -1,6 +1,7 @@
 #include "apps/trainer.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "apps/evaluate.h"
@@ -89,6 +90,10 @@ std::string Trainer::checkpoint_path() const { return path_in(options_.run.save_
 void Trainer::save(const std::string& file) {
     check_state_finite(model_, optimizer_);
     const std::string path = path_in(options_.run.save_dir, file);
+    if (last_checkpoint_.empty()) {  // an earlier run's best is not this one's
+        std::error_code ignored;
+        std::filesystem::remove(path_in(options_.run.save_dir, kBestCheckpoint), ignored);
+    }
     save_checkpoint(path, info_, model_, optimizer_);
     last_checkpoint_ = path;
 }

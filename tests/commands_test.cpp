@@ -197,6 +197,16 @@ TEST_CASE("a run resumed into another folder leaves both files there") {
     CHECK_FALSE(fs::exists(w.scratch / "c/model_best.safetensors"));
 }
 
+TEST_CASE("a run that starts anew in a used folder leaves no best model of the earlier one") {
+    const Workshop w;
+    w.done(w.pretrain("a") + "--epochs 1");
+    REQUIRE(fs::exists(w.scratch / "a/model_best.safetensors"));
+    const data::Bytes before = bytes_of(w.checkpoint("a"));
+    w.done(w.pretrain("a") + "--epochs 1 --max-steps 1");
+    CHECK(bytes_of(w.checkpoint("a")) != before);
+    CHECK_FALSE(fs::exists(w.scratch / "a/model_best.safetensors"));
+}
+
 TEST_CASE("a checkpoint that cannot be written is no fault of the step") {
     const Workshop w;
     // Files of the program may not grow beyond 16 KiB, and a write that would is an error.

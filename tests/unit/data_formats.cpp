@@ -92,6 +92,7 @@ TEST_CASE("a part of a JPEG has the pixels of the whole", "[data][pixels]") {
 // VVTQ_CHECKSUMS: a file of tests/pillow_checksums.py, which names the pictures.
 TEST_CASE("pictures of a folder decode to Pillow's pixels, whole and in parts", "[.][pillow]") {
     const char* path = std::getenv("VVTQ_CHECKSUMS");
+    INFO("VVTQ_CHECKSUMS names what tests/pillow_checksums.py printed");
     REQUIRE(path != nullptr);
     std::ifstream lines(path);
     int pictures = 0, height = 0, width = 0;
