@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "engine/check.h"
 
@@ -58,6 +60,14 @@ void convert(std::span<const uint8_t> bytes, std::vector<To>& out, Convert make)
     }
 }
 
+/// Whether torch.save wrote it: a zip archive, or in old files a pickle of protocol 2.
+bool is_pytorch(std::span<const uint8_t> bytes) {
+    const auto begins = [&](std::initializer_list<uint8_t> with) {
+        return bytes.size() >= with.size() && std::equal(with.begin(), with.end(), bytes.begin());
+    };
+    return begins({'P', 'K', 3, 4}) || begins({0x80, 2, 0x8a, 0x0a});
+}
+
 }  // namespace
 
 size_t safetensors_element_size(const std::string& dtype) {
@@ -81,6 +91,10 @@ SafeTensors SafeTensors::open(const std::string& path) {
         engine::input_error("'", printable(path), "' ", reason..., ": ", kRemedy);
     };
     const auto bytes = file.file_.bytes();
+    if (is_pytorch(bytes)) {
+        engine::input_error("'", printable(path),
+                            "' is a file of PyTorch: convert it to .safetensors, as README.md shows");
+    }
     if (bytes.size() < kPrefix) refuse("is truncated or not a safetensors file");
     uint64_t length = 0;
     std::memcpy(&length, bytes.data(), kPrefix);
@@ -127,8 +141,12 @@ SafeTensors SafeTensors::open(const std::string& path) {
         }
         const auto begin = offsets[0].get<uint64_t>();
         const auto end = offsets[1].get<uint64_t>();
-        if (!fits || begin > end || end > data_size || end - begin != size) {
-            wrong("whose place in the file does not match its shape, or lies beyond the end");
+        if (!fits || begin > end || end - begin != size) {
+            wrong("whose place in the file does not match its shape");
+        }
+        if (end > data_size) {
+            refuse("is truncated: tensor '", printable(name), "' ends at byte ", end,
+                   " of the data, which has ", data_size);
         }
         entry.begin = begin;
         entry.end = end;
