@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <span>
 
+#include "data/torch_file.h"
 #include "engine/check.h"
 
 namespace vvtq::data {
@@ -60,14 +59,6 @@ void convert(std::span<const uint8_t> bytes, std::vector<To>& out, Convert make)
     }
 }
 
-/// Whether torch.save wrote it: a zip archive, or in old files a pickle of protocol 2.
-bool is_pytorch(std::span<const uint8_t> bytes) {
-    const auto begins = [&](std::initializer_list<uint8_t> with) {
-        return bytes.size() >= with.size() && std::equal(with.begin(), with.end(), bytes.begin());
-    };
-    return begins({'P', 'K', 3, 4}) || begins({0x80, 2, 0x8a, 0x0a});
-}
-
 }  // namespace
 
 size_t safetensors_element_size(const std::string& dtype) {
@@ -91,14 +82,14 @@ SafeTensors SafeTensors::open(const std::string& path) {
         engine::input_error("'", printable(path), "' ", reason..., ": ", kRemedy);
     };
     const auto bytes = file.file_.bytes();
-    if (is_pytorch(bytes)) {
-        engine::input_error("'", printable(path),
-                            "' is a file of PyTorch: convert it to .safetensors, as README.md shows");
-    }
     if (bytes.size() < kPrefix) refuse("is truncated or not a safetensors file");
     uint64_t length = 0;
     std::memcpy(&length, bytes.data(), kPrefix);
     if (length > kLargestHeader || length > bytes.size() - kPrefix) {
+        if (is_torch_file(bytes)) {
+            engine::input_error("'", printable(path),
+                                "' is a file of PyTorch: convert it to .safetensors, as README.md shows");
+        }
         refuse("is truncated or not a safetensors file: its header claims ", length, " bytes");
     }
     const json header = parse_header(bytes.subspan(kPrefix, length));

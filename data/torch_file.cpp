@@ -59,6 +59,10 @@ To element(const std::string& dtype, const uint8_t* at) {
     return static_cast<To>(*at);
 }
 
+bool is_legacy(std::span<const uint8_t> bytes) {
+    return bytes.size() > 14 && bytes[0] == 0x80 && bytes[2] == 0x8A;
+}
+
 }  // namespace
 
 int64_t TorchArray::count() const {
@@ -100,6 +104,8 @@ TorchFile::TorchFile(std::span<const uint8_t> bytes, std::string path) : path_(s
     }
 }
 
+bool is_torch_file(std::span<const uint8_t> bytes) { return is_zip(bytes) || is_legacy(bytes); }
+
 void TorchFile::parse_zip(std::span<const uint8_t> bytes) {
     const auto files = read_zip(bytes, path_);
     std::string root;
@@ -123,8 +129,7 @@ void TorchFile::parse_legacy(std::span<const uint8_t> bytes) {
     // Pickles one after the other: magic number, protocol, system, value, keys of the storages; then each
     // storage after its number of elements.
     const auto magic = static_cast<int64_t>(0xA86A20F9469CFC6CULL);  // the lower 64 bits
-    const bool begins = bytes.size() > 14 && bytes[0] == 0x80 && bytes[2] == 0x8A;
-    if (!begins) refuse("is no file of torch.save: name another file");
+    if (!is_legacy(bytes)) refuse("is no file of torch.save: name another file");
     const auto next = [&] {
         auto pickle = std::make_unique<Pickle>(bytes, path_);
         bytes = bytes.subspan(pickle->size());

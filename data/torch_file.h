@@ -29,6 +29,9 @@ struct TorchArray {
     std::vector<To> read() const;
 };
 
+/// Whether a file begins as torch.save's do: a zip archive, or a legacy pickle.
+bool is_torch_file(std::span<const uint8_t> bytes);
+
 /// Opened by parse(); the bytes must outlive it.
 class TorchFile {
   public:

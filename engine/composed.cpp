@@ -153,13 +153,9 @@ void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
     const Sizes sizes(z, steps);
     const auto& kernel = kernels(z.device());
     const Forward forward(z, steps, sizes);
-    if (steps.order.defined()) {
-        const Tensor grouped = o.like();
-        kernel.batched_matmul(sizes.to_tokens(), forward.pq, forward.value[2], grouped);
-        out_of_groups(grouped, steps, o);
-    } else {
-        kernel.batched_matmul(sizes.to_tokens(), forward.pq, forward.value[2], o);
-    }
+    const Tensor grouped = steps.order.defined() ? o.like() : o;
+    kernel.batched_matmul(sizes.to_tokens(), forward.pq, forward.value[2], grouped);
+    if (steps.order.defined()) out_of_groups(grouped, steps, o);
     if (codes.defined()) codes_of(o, steps.output, codes);
     if (lse.defined()) kernel.fill(0.0, lse);  // attention_backward takes the softmax anew
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "engine/composed.h"
+#include "nn/token_order.h"
 #include "tests/catch.h"
 #include "tests/gpu_support.h"
 
@@ -64,13 +65,11 @@ AttentionSteps steps_of(const Case& c) {
     steps.groups = c.groups;
     if (c.ordered) {
         const int64_t all = c.groups * c.tokens;
-        std::vector<double> order, inverse(static_cast<size_t>(all));
-        for (int64_t i = 0; i < all; ++i) {
-            order.push_back(static_cast<double>((kTurn * i + 3) % all));
-            inverse[static_cast<size_t>((kTurn * i + 3) % all)] = static_cast<double>(i);
-        }
-        steps.order = Tensor::from(order, {all}, DType::i32, kGpu);
-        steps.inverse = Tensor::from(inverse, {all}, DType::i32, kGpu);
+        std::vector<int64_t> index;
+        for (int64_t i = 0; i < all; ++i) index.push_back((kTurn * i + 3) % all);
+        const autograd::TokenOrder order = nn::on_device(nn::order_of(index), kGpu);
+        steps.order = order.index;
+        steps.inverse = order.inverse;
     }
     const auto terms = [&](const char* name, int64_t count, double reach) {
         const Shape shape{count, c.tokens, c.tokens};
@@ -283,6 +282,7 @@ TEST_CASE("gpu fused: attention agrees with its composition", "[gpu]") {
     check_all({1, 7, 49, 50, 197, 208, 392}, {16, 32, 42, 64}, {1, 2, 3}, DType::bf16);
 }
 
+// Measured on an H200: outputs 2.9e-3, gradients 4.6e-3, steps 7.6e-3.
 TEST_CASE("gpu fused: attention in groups agrees with its composition", "[gpu][gpu-ops]") {
     if (gpu_missing()) return;
     Report report;

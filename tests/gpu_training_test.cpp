@@ -250,7 +250,7 @@ TEST_CASE("gpu training: f32 losses of windows and slices are the CPU's", "[gpu]
         double worst = 0;
         for (size_t i = 0; i < gpu.size(); ++i) worst = std::max(worst, std::abs(gpu[i] / cpu[i] - 1));
         WARN(family << ", losses of 5 steps, f32: worst " << worst);
-        CHECK(worst <= 1e-4);
+        CHECK(worst <= 1e-4);                                  // H200: 1.1e-7
         CHECK(std::abs(gpu.back() / gpu.front() - 1) > 1e-3);  // H200: 1.9e-3 and more
     }
 }

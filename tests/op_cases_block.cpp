@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 
+#include "nn/token_order.h"
 #include "tests/op_parts.h"
 
 namespace vvtq::tests {
@@ -229,15 +230,7 @@ Variable attention_forward(const AttentionParts& parts, const AttentionOptions& 
                                      parts.mask.place ? in[*parts.mask.place].value() : engine::Tensor()};
     autograd::TokenGrouping groups{options.groups, {}};
     if (options.ordered) {
-        const std::vector<int64_t> index = options.order();
-        std::vector<double> forth(index.begin(), index.end()), back(index.size());
-        for (size_t i = 0; i < index.size(); ++i)
-            back[static_cast<size_t>(index[i])] = static_cast<double>(i);
-        const auto tensor = [&](const std::vector<double>& values) {
-            return engine::Tensor::from(values, {options.shape[1]}, engine::DType::i32,
-                                        in[0].value().device());
-        };
-        groups.order = {tensor(forth), tensor(back)};
+        groups.order = nn::on_device(nn::order_of(options.order()), in[0].value().device());
     }
     return autograd::attention(parts.x.quantized(in), projection(0), projection(1), projection(2),
                                parameters_of(parts.probability, in), parameters_of(parts.output, in),

@@ -302,7 +302,7 @@ void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
     s.terms = pointer<float>(terms);
     const int64_t blocks = problems_at_a_time(s, grouped) * s.heads;
     with_width(s.width, [&]<int D>() {
-        const int64_t key_rows = ceil_div(s.tokens, 16) * 16;
+        const int key_rows = s.rows();
         const Plan plan = plan_for(ceil_div(s.tokens, kForwardTiles<D> * 16), kWarps<D>, [&](int) {
             const size_t row = Matrices<D, 2>::pitch * sizeof(bf16) + (grouped ? sizeof(int) : 0);
             return static_cast<size_t>(key_rows) * row;

@@ -29,10 +29,9 @@ inline int64_t problems_at_a_time(const AttentionArguments& s, bool grouped) {
     return s.groups * std::min(samples, ceil_div(kBlocks, static_cast<int64_t>(s.groups) * s.heads));
 }
 
-/// Calls f.operator()<D>() with the least compiled D that holds a head of `width` columns; false if none
-/// does.
+/// Calls f.operator()<D>() with the least compiled D that holds a head of `width` columns, if one does.
 template <typename F>
-bool with_width(int64_t width, F&& f) {
+void with_width(int64_t width, F&& f) {
     if (width <= 16) {
         f.template operator()<16>();
     } else if (width <= 32) {
@@ -45,10 +44,7 @@ bool with_width(int64_t width, F&& f) {
         f.template operator()<96>();
     } else if (width <= 128) {
         f.template operator()<128>();
-    } else {
-        return false;
     }
-    return true;
 }
 
 /// Lets a kernel's blocks have `shared` bytes each, as many of them on a multiprocessor as its memory holds.

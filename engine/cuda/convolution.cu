@@ -68,13 +68,10 @@ __global__ void unfold_kernel(const T* x, Windows windows, int batch, T* u) {
     }
 }
 
-/// Where element i of pictures lies.
+/// Where element `at` of a picture lies.
 struct Place {
-    int64_t sample;
     int channel, row, column;
-    __device__ Place(int64_t i, const Windows& windows) {
-        sample = i / windows.picture;
-        const int at = static_cast<int>(i - sample * windows.picture);
+    __device__ Place(int at, const Windows& windows) {
         row = at / windows.of_row % windows.height;
         column = at / windows.of_column % windows.width;
         channel = at / windows.of_channel % windows.channels;
@@ -87,14 +84,12 @@ __global__ void fold_kernel(const T* u, Windows windows, int batch, T* x) {
     const int count = windows.picture / V, columns = windows.channels * kTaps;
     const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= count) return;
-    const int at = i * V, row = at / windows.of_row % windows.height;
-    const int column = at / windows.of_column % windows.width;
-    const int channel = at / windows.of_channel % windows.channels;
+    const Place at(i * V, windows);
     int place[kTaps];  // of the tap in a picture's windows, or -1
 #pragma unroll
     for (int tap = 0; tap < kTaps; ++tap) {
-        const int p = windows.position(row, column, tap);
-        place[tap] = p < 0 ? -1 : p * columns + tap * windows.channels + channel;
+        const int p = windows.position(at.row, at.column, tap);
+        place[tap] = p < 0 ? -1 : p * columns + tap * windows.channels + at.channel;
     }
     for (int b = static_cast<int>(blockIdx.y); b < batch; b += static_cast<int>(gridDim.y)) {
         const T* const lines = u + static_cast<int64_t>(b) * windows.positions() * columns;
@@ -138,12 +133,13 @@ __global__ void grouped_input_kernel(const T* dy, Windows windows, const T* w, c
     const float factor = scale != nullptr ? *scale : 1.0f;
     const int each = outputs / windows.channels;
     for (int64_t i = first_index(); i < n; i += index_stride()) {
-        const Place place(i, windows);
+        const int64_t sample = i / windows.picture;
+        const Place place(static_cast<int>(i - sample * windows.picture), windows);
         float total = 0.0f;
         for (int tap = 0; tap < kTaps; ++tap) {
             const int p = windows.position(place.row, place.column, tap);
             if (p < 0) continue;
-            const int64_t line = place.sample * windows.positions() + p;
+            const int64_t line = sample * windows.positions() + p;
             for (int o = place.channel * each; o < (place.channel + 1) * each; ++o) {
                 total += to_float(dy[line * outputs + o]) * to_float(w[o * kTaps + tap]);
             }
@@ -186,10 +182,6 @@ int64_t grouped_outputs(const Convolution& shape, In w) {
                w.shape().str(), " for ", shape.channels, " groups, channels last");
     return outputs;
 }
-
-}  // namespace
-
-namespace {
 
 /// Whether unfold and fold can move 16 bytes of neighbouring channels.
 template <typename T>
