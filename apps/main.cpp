@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "apps/commands.h"
-#include "apps/options.h"
+#include "apps/commands/commands.h"
+#include "apps/options/options.h"
 #include "engine/check.h"
 #include "engine/process.h"
 

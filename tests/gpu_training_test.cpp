@@ -4,7 +4,7 @@
 #include <limits>
 #include <optional>
 
-#include "apps/training_step.h"
+#include "apps/training/training_step.h"
 #include "engine/random.h"
 #include "nn/losses.h"
 #include "quant/attach.h"

@@ -1,9 +1,9 @@
 // Checkpoints: everything comes back, and hostile files are refused by name.
-#include "apps/checkpoint.h"
+#include "apps/training/checkpoint.h"
 
-#include "apps/model_setup.h"
-#include "apps/step_gemms.h"
-#include "apps/training_step.h"
+#include "apps/commands/model_setup.h"
+#include "apps/commands/step_gemms.h"
+#include "apps/training/training_step.h"
 #include "quant/calibrate.h"
 #include "tests/catch.h"
 #include "tests/command_support.h"

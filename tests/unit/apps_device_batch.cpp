@@ -1,7 +1,7 @@
 // DeviceBatch and Readback on the CPU: what goes to a device and what comes back.
-#include "apps/device_batch.h"
+#include "apps/training/device_batch.h"
 
-#include "apps/readback.h"
+#include "apps/training/readback.h"
 #include "tests/catch.h"
 #include "tests/golden_inputs.h"
 

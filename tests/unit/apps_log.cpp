@@ -1,12 +1,12 @@
 // Log lines, metrics and the order of passes.
-#include "apps/log.h"
+#include "apps/training/log.h"
 
 #include <cmath>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "apps/passes.h"
+#include "apps/training/passes.h"
 #include "tests/catch.h"
 #include "tests/command_support.h"
 #include "tests/unit/data_support.h"

@@ -1,9 +1,9 @@
 // Flags: names, defaults, what is refused, and how a checkpoint's values come in.
-#include "apps/options.h"
+#include "apps/options/options.h"
 
 #include <fstream>
 
-#include "apps/model_setup.h"
+#include "apps/commands/model_setup.h"
 #include "engine/device.h"
 #include "tests/catch.h"
 #include "tests/unit/data_support.h"

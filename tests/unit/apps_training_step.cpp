@@ -1,9 +1,9 @@
 // TrainingStep on the CPU: the step against its parts, its results, and how it halts and explains.
-#include "apps/training_step.h"
+#include "apps/training/training_step.h"
 
 #include <cmath>
 
-#include "apps/model_setup.h"
+#include "apps/commands/model_setup.h"
 #include "autograd/ops.h"
 #include "nn/losses.h"
 #include "quant/bin_regularizer.h"

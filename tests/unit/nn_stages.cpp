@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <map>
 
-#include "apps/checkpoint.h"
+#include "apps/training/checkpoint.h"
 #include "nn/losses.h"
 #include "nn/optimizer.h"
 #include "nn/sret.h"

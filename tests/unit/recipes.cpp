@@ -2,9 +2,9 @@
 #include <filesystem>
 #include <set>
 
-#include "apps/model_setup.h"
-#include "apps/options.h"
-#include "apps/telling_shapes.h"
+#include "apps/commands/model_setup.h"
+#include "apps/options/options.h"
+#include "apps/training/telling_shapes.h"
 #include "tests/catch.h"
 
 using namespace vvtq;

@@ -1,0 +1,144 @@
+// `vvtq bench loader`: crops a second of pictures in folders, and what share of the time JPEG decoding takes.
+#include <algorithm>
+#include <atomic>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <thread>
+
+#include "apps/commands/commands.h"
+#include "apps/training/interrupt.h"
+#include "apps/training/log.h"
+#include "data/loader.h"
+#include "engine/random.h"
+
+namespace vvtq::apps {
+namespace {
+
+constexpr int kCrops = 500;  // a picture, as in the published label set
+
+/// The same crops for every picture: sides of 0.3 to 0.95 of the picture's, anywhere, half of them mirrored.
+class BenchLabels : public data::SoftLabels {
+  public:
+    explicit BenchLabels(const data::Dataset& dataset)
+        : SoftLabels("bench", {data::LabelType::hard, dataset.size(), kCrops, dataset.classes(), 0, 0, 0}) {
+        engine::Random random(1);
+        constexpr double kLeast = 0.3, kMost = 0.95;
+        for (int m = 0; m < kCrops; ++m) {
+            const double h = random.uniform(kLeast, kMost), w = random.uniform(kLeast, kMost);
+            for (double value : {(1 - h) * random.uniform(), (1 - w) * random.uniform(), h, w}) {
+                coords_.push_back(static_cast<float>(value));
+            }
+            flips_.push_back(static_cast<uint8_t>(random.below(2)));
+            index_.push_back(0);
+        }
+    }
+    void read(int64_t, data::PictureLabels& labels) const override {
+        labels.coords = coords_;
+        labels.flips = flips_;
+        labels.index = index_;
+    }
+    std::string place(int64_t picture) const override { return "picture " + std::to_string(picture); }
+    uint64_t content_hash() const override { return 0; }
+
+  private:
+    std::vector<float> coords_;
+    data::Bytes flips_;
+    std::vector<int32_t> index_;
+};
+
+/// Every picture many times over, so that an epoch outlasts the measurement.
+class Repeated : public data::Dataset {
+  public:
+    Repeated(const data::Dataset& once, int64_t size)
+        : Dataset(once.name(), once.class_names(), std::vector<int>(static_cast<size_t>(size), 0)),
+          once_(once) {}
+    std::string id(int64_t index) const override { return once_.id(index % once_.size()); }
+    void open(int64_t index, data::PictureReader& reader) const override {
+        once_.open(index % once_.size(), reader);
+    }
+    uint64_t fingerprint() const override { return once_.fingerprint(); }
+
+  private:
+    const data::Dataset& once_;
+};
+
+/// Pictures a second that `workers` threads decode whole, with nothing else to do.
+double decoding_rate(const data::Dataset& dataset, int workers, double seconds) {
+    std::atomic<int64_t> next{0}, done{0};
+    Stopwatch watch;
+    std::vector<std::thread> threads;
+    for (int i = 0; i < workers; ++i) {
+        threads.emplace_back([&] {
+            data::PictureReader reader;
+            while (watch.seconds() < seconds && !interrupted()) {
+                dataset.open(next++ % dataset.size(), reader);
+                reader.decode({0, 0, reader.height(), reader.width()});
+                ++done;
+            }
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    return static_cast<double>(done) / watch.seconds();
+}
+
+}  // namespace
+
+int command_bench_loader(const Options& options) {
+    install_interrupt_handler();
+    const std::string dir = options.bench.dir.empty() ? options.data.dir : options.bench.dir;
+    const auto dataset = data::open_dataset(options.data.dataset, dir, data::Split::train);
+    const int workers = std::max(1, options.data.workers);
+    data::LoaderOptions loader_options;
+    loader_options.mode = data::LoaderMode::labelled;
+    loader_options.batch_size = static_cast<int>(options.data.batch_size);
+    loader_options.image_size = static_cast<int>(options.model.img_size);
+    loader_options.workers = workers;
+    loader_options.seed = options.run.seed;
+    loader_options.num_crops = options.bench.crops;
+    const int64_t per_batch = (options.data.batch_size + options.bench.crops - 1) / options.bench.crops;
+    const Repeated repeated(*dataset, std::max<int64_t>(dataset->size(), 1024 * per_batch));
+    const BenchLabels labels(repeated);
+    data::Loader loader(repeated, loader_options, &labels);
+    data::Batch batch;
+    uint64_t epoch = 0;
+    const auto next = [&] {
+        while (!loader.next(batch)) loader.start(++epoch);
+    };
+    loader.start(epoch);
+    for (int i = 0; i < 2 * workers + 2 && !interrupted(); ++i) next();  // what was made ahead does not count
+    const int64_t busy_before = loader.busy_time(), jpeg_before = loader.jpeg_time();
+    Stopwatch watch;
+    int64_t crops = 0;
+    while (watch.seconds() < options.bench.seconds && !interrupted()) {
+        next();
+        crops += batch.size;
+    }
+    const double seconds = watch.seconds();
+    const auto busy = static_cast<double>(loader.busy_time() - busy_before);
+    const auto jpeg = static_cast<double>(loader.jpeg_time() - jpeg_before);
+    loader.start(0, loader.batches());  // ends the workers
+    const double decoding = decoding_rate(*dataset, workers, std::min(3.0, options.bench.seconds));
+    if (interrupted()) {
+        std::cerr << "vvtq bench loader: stopped by " << interrupt_name() << std::endl;
+        return 1;
+    }
+    const double crops_s = static_cast<double>(crops) / seconds;
+    const nlohmann::ordered_json line = {
+        {"bench", "loader"},
+        {"data", dataset->name()},
+        {"pictures", dataset->size()},
+        {"crops", options.bench.crops},
+        {"img_size", options.model.img_size},
+        {"workers", workers},
+        {"seconds", seconds},
+        {"crops_s", crops_s},
+        {"pictures_s", crops_s / options.bench.crops},
+        {"jpeg_share", jpeg / busy},
+        {"whole_jpeg_pictures_s", decoding},
+    };
+    std::cout << line.dump() << std::endl;
+    return 0;
+}
+
+}  // namespace vvtq::apps

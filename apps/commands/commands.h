@@ -1,0 +1,30 @@
+// apps/: the `vvtq` program. A command line becomes options (options, command_line, flag_table, unsupported);
+// a command turns them into data (training_data) and a model (model_setup, checkpoint); the trainer runs
+// passes over the pictures (passes, training_step, evaluate), tells about them (log), and stops when asked to
+// (interrupt).
+//
+// commands: one function for each command of the program. Each returns the exit status: 0 done, 1 stopped by
+// a signal before the end. Errors are thrown (engine::Error).
+#pragma once
+
+#include "apps/options/options.h"
+
+namespace vvtq::apps {
+
+/// `vvtq pretrain` and `vvtq train`: fills --save_checkpoint_path, once all input was found good; with
+/// --evaluate only measures. A run resumed into another folder brings its model_best.safetensors along.
+int command_train(Options& options);
+
+/// `vvtq softlabel`: a teacher labels crops of every training picture, into one file.
+int command_softlabel(Options& options);
+
+/// `vvtq bench step`: prints one line of JSON.
+int command_bench_step(Options& options);
+
+/// `vvtq bench op`: prints one line of JSON for the device's ceilings, then one for each kernel of a step.
+int command_bench_op(Options& options);
+
+/// `vvtq bench loader`: prints one line of JSON.
+int command_bench_loader(const Options& options);
+
+}  // namespace vvtq::apps

@@ -1,0 +1,43 @@
+// model_setup: from flags, and a checkpoint where there is one, to a device, a precision and a model.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "apps/options/options.h"
+#include "apps/training/checkpoint.h"
+#include "nn/model.h"
+
+namespace vvtq::apps {
+
+/// Where and how precisely a command computes.
+struct Compute {
+    engine::Device device;
+    engine::DType dtype;       // of activations
+    engine::DType parameters;  // master copies, gradients, moments
+};
+
+/// --device, --precision and --gpu. `auto` takes the GPU where there is one, and there bf16, else f32. Writes
+/// the choices into the flags. Throws Error(Fault::input) where the device is not there or cannot compute so.
+Compute pick_compute(RunFlags& run);
+
+/// The sizes of the model: those that the checkpoint records where there is one, else the published ones of
+/// --model with the flags' changes. `classes` is the data set's class count, 0 without a data set. Throws
+/// Error(Fault::input) naming flags that contradict the checkpoint with the tensors that tell, and a class
+/// count that does not fit.
+nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes);
+
+/// nn::make_model in the precision and on the device of `compute`. Throws Error(Fault::input) naming the
+/// checkpoint, where there is one, whose sizes cannot be built.
+std::unique_ptr<nn::Model> make_model(const Options& options, const nn::ModelConfig& config,
+                                      const Checkpoint* checkpoint, const Compute& compute);
+
+/// Whether the bit widths ask for quantizers that follow them.
+bool has_low_bits(const QuantizerFlags& quantizer);
+
+/// Attaches the quantizers of `vvtq train` to a model.
+void attach_quantizers(nn::Model& model, const QuantizerFlags& quantizer);
+
+}  // namespace vvtq::apps

@@ -1,0 +1,122 @@
+#include "apps/commands/training_data.h"
+
+#include "apps/training/device_batch.h"
+
+#include <algorithm>
+#include <iostream>
+
+#include "engine/check.h"
+
+namespace vvtq::apps {
+namespace {
+
+constexpr int64_t kCalibrationPictures = 64;
+constexpr int kRepeats = 3;  // of repeated augmentation
+
+data::Augmentation augmentation_of(const Options& options) {
+    const DataFlags& flags = options.data;
+    data::Augmentation augmentation;
+    augmentation.rand_augment = data::parse_rand_augment(flags.auto_augment);
+    augmentation.color_jitter = flags.color_jitter;
+    augmentation.erasing = {flags.erase_probability, data::parse_erase_mode(flags.erase_mode),
+                            flags.erase_count};
+    augmentation.mixing = {flags.mixup,
+                           flags.cutmix,
+                           flags.mixup_probability,
+                           flags.mixup_switch_probability,
+                           data::parse_mix_mode(flags.mixup_mode),
+                           flags.cutmix_minmax};
+    augmentation.smoothing = options.labels.smoothing;
+    augmentation.repeats = flags.repeated_augmentation ? kRepeats : 1;
+    augmentation.random_filter = flags.train_interpolation == "random";
+    return augmentation;
+}
+
+}  // namespace
+
+uint64_t TrainingData::labels_fingerprint() const { return labels ? labels->content_hash() : 0; }
+
+TrainingData open_training_data(const Options& options) {
+    TrainingData data;
+    data.evaluation = data::open_dataset(options.data.dataset, options.data.dir, data::Split::evaluation);
+    const bool only_measures = options.run.evaluate;
+    if (only_measures && !options.run.resume.empty()) {
+        return data;
+    }
+    data.train = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
+    data::require_same_classes(*data.train, *data.evaluation);
+    if (!options.labels.path.empty() && !only_measures) {
+        data.labels = data::open_soft_labels(options.labels.path, *data.train,
+                                             data::parse_label_type(options.labels.type),
+                                             options.given("--soft_label_type"));
+        if (options.labels.num_crops > data.labels->header().crops) {
+            engine::input_error("--num_crops: ", options.labels.path, " holds ", data.labels->header().crops,
+                                " crops of each picture; ask for at most as many");
+        }
+    }
+    return data;
+}
+
+data::LoaderOptions training_loader(const Options& options, const TrainingData& data, int64_t image_size,
+                                    int crops) {
+    data::LoaderOptions loader;
+    loader.mode = data.labels ? data::LoaderMode::labelled : data::LoaderMode::training;
+    loader.batch_size = static_cast<int>(options.data.batch_size);
+    loader.image_size = static_cast<int>(image_size);
+    loader.workers = options.data.workers;
+    loader.seed = options.run.seed;
+    loader.augment = !options.data.no_aug;
+    loader.rule = {options.data.scale[0], options.data.scale[1], options.data.ratio[0],
+                   options.data.ratio[1]};
+    loader.flip_probability = options.data.no_aug ? 0.0 : options.data.hflip;
+    loader.num_crops = crops;
+    if (options.data.train_interpolation == "bicubic") {
+        loader.filter = data::Filter::bicubic;
+    }
+    loader.augmentation = augmentation_of(options);
+    set_bad_image(options, loader);
+    return loader;
+}
+
+bool has_soft_targets(const Options& options, const TrainingData& data) {
+    return data.labels != nullptr || augmentation_of(options).mixing.active();
+}
+
+void set_bad_image(const Options& options, data::LoaderOptions& loader) {
+    loader.skip_bad = options.data.on_bad_image == "skip";
+    loader.on_skipped = [](const std::string& text) { std::cerr << "vvtq: " << text << std::endl; };
+}
+
+data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size) {
+    data::LoaderOptions loader;
+    loader.mode = data::LoaderMode::evaluation;
+    loader.batch_size = static_cast<int>(options.data.batch_size);
+    loader.image_size = static_cast<int>(image_size);
+    loader.workers = options.data.workers;
+    if (options.data.crop_pct > 0) {
+        loader.shorter_side = static_cast<int>(static_cast<double>(image_size) / options.data.crop_pct);
+    } else if (options.data.dataset == "folder") {
+        loader.shorter_side = data::evaluation_side(loader.image_size);
+    } else {
+        loader.shorter_side = 0;  // small pictures are looked at whole
+    }
+    set_bad_image(options, loader);
+    return loader;
+}
+
+nn::Tensor calibration_pictures(const Options& options, const TrainingData& data, int64_t image_size,
+                                const Compute& compute) {
+    data::LoaderOptions loader_options = training_loader(options, data, image_size, 1);
+    loader_options.batch_size = static_cast<int>(std::min(kCalibrationPictures, data.train->size()));
+    loader_options.workers = 0;
+    loader_options.augmentation = {};
+    data::Loader loader(*data.train, loader_options, data.labels.get());
+    loader.start(0);
+    data::Batch batch;
+    VVTQ_CHECK(loader.next(batch), "no batch to calibrate on");
+    DeviceBatch place(compute.device, batch.size, image_size, data.train->classes(), false);
+    place.load(batch);
+    return place.pictures(compute.dtype);
+}
+
+}  // namespace vvtq::apps

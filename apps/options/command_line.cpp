@@ -1,0 +1,295 @@
+// The commands and their flags, over CLI11.
+#include "apps/options/flag_table.h"
+#include "apps/options/options.h"
+#include "engine/check.h"
+
+namespace vvtq::apps {
+namespace {
+
+void add_model(FlagTable& flags, ModelFlags& model, bool trains) {
+    flags.group("Model");
+    flags.add("--model", model.name, "published name, such as deit_tiny_patch16_224_quant");
+    flags.add("--img-size", model.img_size, "pictures are resized to this; 0: the model's own");
+    flags.add("--patch-size", model.patch_size, "0: the model's own");
+    flags.add("--embed-dim", model.embed_dim, "0: the model's own");
+    flags.add("--depth", model.depth, "blocks of a DeiT; 0: the model's own");
+    flags.add("--depths", model.depths, "blocks of each stage (swin, SReT); left out: the model's own");
+    flags.add("--num-heads", model.num_heads, "of each stage, or one number; left out: the model's own");
+    flags.add("--window-size", model.window_size, "of swin, in tokens; 0: the model's own");
+    if (trains) {
+        flags.add("--num_classes", model.num_classes, "0: as many as the data set has");
+        flags.add("--drop-path", model.drop_path, "stochastic depth rate of the last block", true);
+    }
+}
+
+void add_data(FlagTable& flags, DataFlags& data, bool augments) {
+    flags.group("Data");
+    flags.add("--data", data.dir,
+              "folder with train/<class>/ and val/<class>/ (or test/), or with idx files");
+    flags.add("--dataset", data.dataset, "folder, fashion-mnist or cifar10");
+    flags.add("-b,--batch-size", data.batch_size, "crops in a batch", true);
+    flags.add("-j,--workers", data.workers, "loading threads");
+    flags.add("--on-bad-image", data.on_bad_image,
+              "error, or skip: pictures that cannot be decoded are left out and counted", true);
+    if (augments) {
+        flags.add("--scale", data.scale, "random crops: range of the area share", true)->expected(2);
+        flags.add("--ratio", data.ratio, "random crops: range of width / height", true)->expected(2);
+        flags.add("--hflip", data.hflip, "random crops: probability of a horizontal flip", true);
+        flags.add_switch("--no-aug", data.no_aug, "train on whole pictures, neither cropped nor mirrored",
+                         true);
+        flags.add("--crop-pct", data.crop_pct,
+                  "evaluation: share of the shorter side that is kept; 0: 0.875, or 1 for fashion-mnist and "
+                  "cifar10");
+    }
+}
+
+/// The DeiT recipe; all of it is off by default.
+void add_augmentation(FlagTable& flags, DataFlags& data) {
+    flags.group("Augmentation");
+    flags.add("--train-interpolation", data.train_interpolation, "bilinear, bicubic or random", true);
+    flags.add("--aa", data.auto_augment, "RandAugment, such as rand-m9-mstd0.5-inc1, or none", true);
+    flags.add("--color-jitter", data.color_jitter,
+              "strength of brightness, contrast and saturation; without --aa only", true);
+    flags.add("--reprob", data.erase_probability, "random erasing: probability", true);
+    flags.add("--remode", data.erase_mode, "random erasing: const, rand or pixel", true);
+    flags.add("--recount", data.erase_count, "random erasing: most rectangles in a picture", true);
+    flags.add("--mixup", data.mixup, "mixup: alpha of its beta distribution; 0: none", true);
+    flags.add("--cutmix", data.cutmix, "cutmix: alpha of its beta distribution; 0: none", true);
+    flags.add("--cutmix-minmax", data.cutmix_minmax, "cutmix: range of a rectangle's sides", true)
+        ->expected(2);
+    flags.add("--mixup-prob", data.mixup_probability, "probability of mixup or cutmix", true);
+    flags.add("--mixup-switch-prob", data.mixup_switch_probability, "probability of cutmix where both are on",
+              true);
+    flags.add("--mixup-mode", data.mixup_mode, "who shares a draw: batch, pair or elem", true);
+    flags.add_switch("--repeated-aug,!--no-repeated-aug", data.repeated_augmentation,
+                     "three augmented crops of a picture in a row", true);
+}
+
+void add_optimizer(FlagTable& flags, OptimizerFlags& optimizer) {
+    flags.group("Optimizer and schedule");
+    flags.add("--epochs", optimizer.epochs, "epochs in all, warm-up included", true);
+    flags.add("--start-epoch", optimizer.start_epoch, "first epoch of a run that is not resumed");
+    flags.add("--lr,--learning-rate", optimizer.lr, "learning rate after the warm-up", true);
+    flags.add("--min-lr", optimizer.min_lr, "learning rate at the end", true);
+    flags.add("--warmup-lr", optimizer.warmup_lr, "learning rate at the start of the warm-up", true);
+    flags.add("--warmup-epochs", optimizer.warmup_epochs, "epochs of warm-up, with single crops", true);
+    flags.add("--weight-decay,--wd", optimizer.weight_decay, "on weights of two or more dimensions", true);
+    flags.add("--opt-eps", optimizer.eps, "AdamW's eps", true);
+    flags.add("--opt-betas", optimizer.betas, "AdamW's betas", true)->expected(2);
+    flags.add("--clip-grad", optimizer.clip_grad, "largest norm of the gradients; 0: no clipping", true);
+}
+
+void add_run(FlagTable& flags, RunFlags& run) {
+    flags.group("Run");
+    flags.add("--device", run.device, "auto, cpu or cuda");
+    flags.add("--gpu", run.gpu, "which GPU; -1: the first");
+    flags.add("--precision", run.precision,
+              "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32", true);
+    flags.add_switch("--no-graph", run.no_graph,
+                     "GPU: enqueue kernels one by one instead of replaying the step");
+    flags.add("--threads", run.threads, "computing threads; 0: all cores. Results do not depend on it");
+    flags.add("--seed", run.seed, "decides every random number of the run", true);
+    flags.add_config();
+}
+
+void add_training(FlagTable& flags, RunFlags& run) {
+    flags.group("Run");
+    flags.add("--max-steps", run.max_steps,
+              "stop after this many steps since the start of training; 0: no limit");
+    flags.add("--save_checkpoint_path", run.save_dir,
+              "folder of checkpoint.safetensors and model_best.safetensors; a run resumed into another "
+              "folder brings both along");
+    flags.add("--resume", run.resume, "checkpoint to go on from");
+    flags.add("--log", run.log, "log file; metrics.jsonl lies beside it. Default: in --save_checkpoint_path");
+    flags.add("-p,--print-freq", run.print_freq, "steps from one log line to the next");
+}
+
+void add_quantizer(FlagTable& flags, QuantizerFlags& quantizer) {
+    flags.group("Quantizers");
+    flags.add("--wbits", quantizer.wbits, "bits of weights: 1..8, or -1 or 32 for float", true);
+    flags.add("--abits", quantizer.abits, "bits of activations: 1..8, or -1 or 32 for float", true);
+    flags.add_switch("--reg", quantizer.reg, "add the bin regularizer to the loss", true);
+}
+
+void define_pretrain(FlagTable& flags, Options& o) {
+    o.model.drop_path = 0.1;
+    o.data.batch_size = 64;
+    o.optimizer.epochs = 300;
+    o.optimizer.lr = 5e-4;
+    o.optimizer.weight_decay = 0.05;
+    add_model(flags, o.model, true);
+    add_data(flags, o.data, true);
+    flags.add("--smoothing", o.labels.smoothing, "label smoothing", true);
+    add_augmentation(flags, o.data);
+    add_optimizer(flags, o.optimizer);
+    add_run(flags, o.run);
+    add_training(flags, o.run);
+    flags.add("--finetune", o.run.finetune, "checkpoint whose weights to start from");
+    flags.add_unsupported();
+}
+
+void define_train(FlagTable& flags, Options& o) {
+    o.labels.smoothing = 0.0;
+    add_model(flags, o.model, true);
+    add_data(flags, o.data, true);
+    flags.group("Soft labels");
+    flags.add(
+        "--softlabel_path", o.labels.path,
+        "label file of `vvtq softlabel` or tree of published label files; without it the true classes are "
+        "used");
+    flags.add("--soft_label_type", o.labels.type,
+              "of the files in a tree; checked against a packed file where it is given");
+    flags.add("--num_crops", o.labels.num_crops, "crops of each picture in a batch", true);
+    flags.add("--smoothing", o.labels.smoothing, "label smoothing, without --softlabel_path", true);
+    add_quantizer(flags, o.quantizer);
+    flags.add_switch("--fixed-scale", o.quantizer.fixed_scale, "steps and offsets keep their start values",
+                     true);
+    flags.add_switch(
+        "--head-wise", o.quantizer.head_wise,
+        "one step for each head in the attention of DeiT and Swin; --reg leaves the projections out", true);
+    add_optimizer(flags, o.optimizer);
+    add_run(flags, o.run);
+    add_training(flags, o.run);
+    flags.add("--finetune", o.run.finetune, "full-precision checkpoint whose weights to start from");
+    flags.add_switch("-e,--evaluate", o.run.evaluate,
+                     "measure the accuracy of --resume or --finetune, then stop");
+    flags.add_unsupported();
+}
+
+void define_softlabel(FlagTable& flags, Options& o) {
+    flags.group("Teacher and labels");
+    flags.add("--teacher", o.labels.teacher, "checkpoint of the model that labels");
+    flags.add("--softlabel_path", o.labels.path, "label file or, with --form tree, folder to write");
+    flags.add("--form", o.labels.form, "packed: one file; tree: one file of torch.save a picture");
+    flags.add("--reference_path", o.labels.reference, "labels whose crops are taken, instead of drawing any");
+    flags.add("--pack", o.labels.pack,
+              "pack this tree of label files; no teacher is asked. With --data in the order of its pictures");
+    flags.add("--unpack", o.labels.unpack, "write the labels of this packed file as a tree");
+    flags.add("--soft_label_type", o.labels.type,
+              "ori, hard, smoothing, marginal_smoothing_k5, marginal_smoothing_k10 or marginal_renorm_k5");
+    flags.add("--crops-per-image", o.labels.crops_per_image, "labelled crops of every picture");
+    flags.add("--min-crop-area", o.labels.min_crop_area, "smallest share of the picture in a crop");
+    flags.add("--max-crop-area", o.labels.max_crop_area, "largest share of the picture in a crop");
+    add_model(flags, o.model, false);
+    flags.add("--num_classes", o.model.num_classes, "--pack without --data: classes to write down; 0: none");
+    add_data(flags, o.data, false);
+    flags.add("--hflip", o.data.hflip, "probability of a horizontal flip");
+    add_run(flags, o.run);
+}
+
+void define_bench_step(FlagTable& flags, Options& o) {
+    o.data.batch_size = 16;
+    o.model.name = "deit_tiny_patch16_224_quant";
+    add_model(flags, o.model, false);
+    flags.add("-b,--batch-size", o.data.batch_size, "pictures in a step");
+    add_quantizer(flags, o.quantizer);
+    flags.group("Run");
+    flags.add("--steps", o.bench.steps, "timed steps, after three that are not");
+    flags.add_switch("-e,--evaluate", o.run.evaluate, "time the forward pass of an evaluation instead");
+    add_run(flags, o.run);
+}
+
+void define_bench_op(FlagTable& flags, Options& o) {
+    o.data.batch_size = 16;
+    o.model.name = "deit_tiny_patch16_224_quant";
+    add_model(flags, o.model, false);
+    flags.add("-b,--batch-size", o.data.batch_size, "pictures in a step");
+    flags.group("Quantizers");
+    flags.add("--wbits", o.quantizer.wbits, "bits of weights: 1..8, or -1 or 32 for float", true);
+    flags.add("--abits", o.quantizer.abits, "bits of activations: 1..8, or -1 or 32 for float", true);
+    flags.group("Run");
+    flags.add("--steps", o.bench.steps, "timed runs of each kernel, after three that are not");
+    add_run(flags, o.run);
+}
+
+void define_bench_loader(FlagTable& flags, Options& o) {
+    o.data.batch_size = 512;
+    o.model.img_size = 224;
+    flags.group("Data");
+    flags.add("dir,--data", o.bench.dir, "folder with train/<class>/");
+    flags.add("--dataset", o.data.dataset, "folder, fashion-mnist or cifar10");
+    flags.add("--crops", o.bench.crops, "crops of each picture");
+    flags.add("--img-size", o.model.img_size, "side of a crop");
+    flags.add("-b,--batch-size", o.data.batch_size, "crops in a batch");
+    flags.add("-j,--workers", o.data.workers, "loading threads");
+    flags.group("Run");
+    flags.add("--seconds", o.bench.seconds, "length of the measurement");
+    flags.add("--seed", o.run.seed, "decides which crops are drawn");
+}
+
+/// CLI11's messages can have several lines.
+std::string one_line(std::string text) {
+    for (char& c : text) {
+        c = c == '\n' ? ' ' : c;
+    }
+    return text;
+}
+
+}  // namespace
+
+std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments) {
+    auto options = std::make_unique<Options>();
+    CLI::App app("vvtq trains low-bit vision transformers.\n`vvtq COMMAND --help` lists a command's flags.",
+                 "vvtq");
+    app.require_subcommand(1);
+    app.set_version_flag("--version", std::string("vvtq 0.1.0"));
+    CLI::App* bench = app.add_subcommand("bench", "measure")->require_subcommand(1);
+    using Define = void (*)(FlagTable&, Options&);
+    struct Entry {
+        CLI::App* parent;
+        const char* name;
+        Command command;
+        Define define;
+        const char* help;
+    };
+    const Entry entries[] = {
+        {&app, "pretrain", Command::pretrain, define_pretrain, "train a full-precision model"},
+        {&app, "softlabel", Command::softlabel, define_softlabel,
+         "let a teacher label crops of the training pictures"},
+        {&app, "train", Command::train, define_train,
+         "quantization-aware training; --evaluate only measures"},
+        {bench, "step", Command::bench_step, define_bench_step,
+         "time a training step beside its matrix products"},
+        {bench, "op", Command::bench_op, define_bench_op,
+         "time the kernels of a step one by one, beside the device's ceilings"},
+        {bench, "loader", Command::bench_loader, define_bench_loader,
+         "count the crops a second that pictures in folders give"},
+    };
+    // Defaults depend on the command, so only the named one gets its flags.
+    std::vector<std::string> words(arguments.rbegin(), arguments.rend());  // CLI11 takes them reversed
+    const auto named = [&](size_t i, const char* name) {
+        return arguments.size() > i && arguments[i] == name;
+    };
+    std::unique_ptr<FlagTable> table;
+    for (const Entry& entry : entries) {
+        CLI::App* sub = entry.parent->add_subcommand(entry.name, entry.help)->group("Commands");
+        if (entry.parent == bench ? named(0, "bench") && named(1, entry.name) : named(0, entry.name)) {
+            table = std::make_unique<FlagTable>(*sub, *options);
+            entry.define(*table, *options);
+            options->command = entry.command;
+        }
+    }
+    if (table == nullptr && !arguments.empty() && !arguments[0].starts_with("-") && !named(0, "bench")) {
+        engine::input_error("unknown command ", arguments[0],
+                            "; commands are pretrain, softlabel, train, bench step, bench op, bench loader");
+    }
+    try {
+        app.parse(std::move(words));
+        VVTQ_CHECK(table != nullptr, "a command line without a command was parsed");
+        table->finish();
+    } catch (const CLI::Success& request) {  // --help, --version
+        std::ostringstream out, unused;
+        app.exit(request, out, unused);
+        options->command = Command::help;
+        options->help = out.str();
+        return options;
+    } catch (const CLI::ParseError& error) {
+        engine::input_error(
+            one_line(error.what()), "; see `vvtq ",
+            options->command == Command::help ? "" : std::string(name_of(options->command)) + " ", "--help`");
+    }
+    check_ranges(*options);
+    return options;
+}
+
+}  // namespace vvtq::apps

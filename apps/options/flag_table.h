@@ -1,0 +1,75 @@
+// flag_table: one command's flags while they are being parsed, over CLI11.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "apps/options/flag_text.h"
+#include "apps/options/options.h"
+#include "engine/check.h"
+
+namespace vvtq::apps {
+
+/// Adds flags to a CLI11 subcommand and keeps what Options needs of them. Flags added after `group` stand
+/// under that heading in --help.
+class FlagTable {
+  public:
+    FlagTable(CLI::App& app, Options& options) : app_(app), options_(options) {}
+
+    void group(const std::string& title) { group_ = title; }
+
+    /// A flag with a value; `course` as in Flag.
+    template <typename T>
+    CLI::Option* add(const std::string& names, T& target, const std::string& help, bool course = false) {
+        CLI::Option* option = app_.add_option(names, target, help)->capture_default_str();
+        if constexpr (std::is_unsigned_v<T>) {
+            option->check([](const std::string& text) {
+                return std::string(text.find('-') == std::string::npos ? "" : "must be at least 0");
+            });
+        }
+        return keep(option, target, course);
+    }
+    /// A switch.
+    CLI::Option* add_switch(const std::string& names, bool& target, const std::string& help,
+                            bool course = false) {
+        return keep(app_.add_flag(names, target, help), target, course);
+    }
+    /// --config: a file of flags, `name = value` a line as in INI and TOML, without sections.
+    void add_config();
+    /// Published flags that are accepted by name, and the reason why they cannot be honoured
+    /// (unsupported.cpp).
+    void add_unsupported();
+
+    /// After parsing: reads --config, refuses what cannot be honoured, and fills options.flags.
+    void finish();
+
+  private:
+    struct Unsupported {
+        CLI::Option* option;
+        std::string harmless;  // values that change nothing, "a|b"
+        std::string reason;
+    };
+
+    template <typename T>
+    CLI::Option* keep(CLI::Option* option, T& target, bool course) {
+        option->group(group_)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+        added_.push_back(option);
+        options_.flags.push_back({"--" + option->get_lnames().front(), false, course,
+                                  [&target] { return flag_text(target); },
+                                  [&target](const std::string& text) { return parse_text(text, target); }});
+        return option;
+    }
+    void read_config();
+    std::vector<CLI::ConfigItem> config_items() const;
+    void refuse_unsupported() const;
+
+    CLI::App& app_;
+    Options& options_;
+    std::string group_ = "Options";
+    std::string config_;
+    std::vector<CLI::Option*> added_;  // option of options_.flags[i]
+    std::vector<Unsupported> unsupported_;
+};
+
+}  // namespace vvtq::apps

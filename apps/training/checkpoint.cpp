@@ -1,0 +1,194 @@
+#include "apps/training/checkpoint.h"
+
+#include <algorithm>
+#include <set>
+
+#include "apps/training/telling_shapes.h"
+#include "engine/check.h"
+#include "quant/head_lsq.h"
+
+namespace vvtq::apps {
+namespace {
+
+constexpr std::string_view kOptimizer = "optimizer.";
+
+data::TensorBytes bytes_of(const std::string& name, const nn::Tensor& tensor) {
+    return {name,
+            tensor.dtype() == engine::DType::f64 ? "F64" : "F32",
+            tensor.shape().vec(),
+            {static_cast<const uint8_t*>(tensor.raw()), tensor.bytes()}};
+}
+
+/// "a, b, c and 12 more".
+std::string list(const std::vector<std::string>& names) {
+    constexpr size_t kShown = 6;
+    std::string text;
+    for (size_t i = 0; i < std::min(kShown, names.size()); ++i) {
+        text += (i == 0 ? "" : ", ") + data::printable(names[i]);
+    }
+    return names.size() <= kShown ? text : text + " and " + std::to_string(names.size() - kShown) + " more";
+}
+
+/// "(3, 8)", of any rank.
+std::string shape_text(const std::vector<int64_t>& shape) {
+    std::string text;
+    for (int64_t size : shape) {
+        text += (text.empty() ? "" : ", ") + std::to_string(size);
+    }
+    return "(" + text + ")";
+}
+
+/// Steps and offsets of quantizers.
+bool is_step(const std::string& name) { return name.ends_with(".alpha") || name.ends_with(".beta"); }
+
+void mark_steps_ready(nn::Model& model) {
+    for (const auto& [path, module] : model.modules()) {
+        if (auto* lsq = dynamic_cast<quant::Lsq*>(module)) {
+            // a step of 0 was saved before the quantizer saw a tensor: Swin's picture quantizer never does
+            if (lsq->step() != 0) lsq->mark_ready();
+        } else if (auto* by_head = dynamic_cast<quant::HeadLsq*>(module)) {
+            by_head->mark_ready();
+        }
+    }
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& path, const CheckpointInfo& info, const nn::Model& model,
+                     const nn::Adamw& optimizer) {
+    std::vector<data::TensorBytes> tensors;
+    std::vector<nn::Tensor> on_host;  // the bytes are written from here
+    const auto add = [&](const std::string& name, const nn::Tensor& tensor) {
+        on_host.push_back(tensor.to(engine::Device::cpu));
+        tensors.push_back(bytes_of(name, on_host.back()));
+    };
+    for (const nn::NamedParameter& p : model.parameters()) add(p.name, p.parameter.value());
+    for (const auto& [name, buffer] : model.buffers()) add(name, buffer);
+    for (const auto& [name, moment] : optimizer.state()) add(std::string(kOptimizer) + name, moment);
+    data::write_safetensors(path, tensors, to_metadata(info));
+}
+
+Checkpoint::Checkpoint(const std::string& path, const std::string& flag)
+    : path_(path), flag_(flag), file_(data::SafeTensors::open(path)) {
+    if (is_checkpoint(file_.metadata())) {
+        info_ = from_metadata(file_.metadata(), path);
+        if (const std::string odd = misfits(info_->model); !odd.empty()) {
+            engine::input_error(path, ": its metadata describes another model than its tensors: ", odd,
+                                "; name another file");
+        }
+    }
+}
+
+std::optional<nn::ModelConfig> Checkpoint::model_config() const {
+    return info_ ? std::optional(info_->model) : std::nullopt;
+}
+
+bool Checkpoint::quantized() const {
+    const auto& entries = file_.entries();
+    return (info_ && info_->quantized) || std::any_of(entries.begin(), entries.end(), [](const auto& entry) {
+               return !entry.first.starts_with(kOptimizer) && is_step(entry.first);
+           });
+}
+
+std::string Checkpoint::misfits(const nn::ModelConfig& config) const {
+    std::vector<std::string> odd;
+    if (config.patch_size < 1) {
+        return "";  // refused where a model is built
+    }
+    const TellingShapes shapes = telling_shapes(config);
+    for (const auto& [name, shape] : shapes.present) {
+        const auto entry = file_.entries().find(name);
+        if (entry == file_.entries().end()) {
+            odd.push_back(name + " is missing");
+        } else if (entry->second.shape != shape) {
+            odd.push_back(name + " " + shape_text(entry->second.shape) + " instead of " + shape_text(shape));
+        }
+    }
+    for (const std::string& beyond : shapes.absent) {
+        if (file_.contains(beyond)) {
+            odd.push_back(beyond + " " + shape_text(file_.entry(beyond).shape) + " is not in the model");
+        }
+    }
+    return list(odd);
+}
+
+nn::Tensor Checkpoint::tensor(const std::string& name, engine::DType dtype) const {
+    const nn::Tensor tensor(engine::Shape(file_.entry(name).shape), dtype);
+    if (dtype == engine::DType::f64) {
+        const std::vector<double> values = file_.read<double>(name);
+        std::copy(values.begin(), values.end(), tensor.data<double>());
+    } else {
+        const std::vector<float> values = file_.read<float>(name);
+        std::copy(values.begin(), values.end(), tensor.data<float>());
+    }
+    return tensor;
+}
+
+void Checkpoint::load_parameters(nn::Model& model, bool ignore_steps) const {
+    std::vector<std::string> missing, misshapen, left_over;
+    std::set<std::string> wanted;
+    std::vector<nn::NamedParameter> parameters = model.parameters();
+    std::set<const void*> found;  // memory of parameters under one of their names
+    for (const nn::NamedParameter& p : parameters) {
+        if (file_.contains(p.name)) found.insert(p.parameter.value().raw());
+    }
+    const auto look_up = [&](const std::string& name, const nn::Tensor& value) {
+        wanted.insert(name);
+        const auto entry = file_.entries().find(name);
+        if (entry == file_.entries().end()) {
+            if (found.count(value.raw()) == 0) missing.push_back(name);
+        } else if (entry->second.shape != value.shape().vec()) {
+            misshapen.push_back(name + " " + shape_text(entry->second.shape) + " instead of " +
+                                value.shape().str());
+        }
+    };
+    for (const nn::NamedParameter& p : parameters) look_up(p.name, p.parameter.value());
+    for (const auto& [name, buffer] : model.buffers()) look_up(name, buffer);
+    for (const auto& [name, entry] : file_.entries()) {
+        if (!name.starts_with(kOptimizer) && wanted.count(name) == 0 && !(ignore_steps && is_step(name))) {
+            left_over.push_back(name);
+        }
+    }
+    if (!missing.empty() || !misshapen.empty() || !left_over.empty()) {
+        std::string text;
+        for (const auto& [what, names] :
+             {std::pair{"missing: ", &missing}, std::pair{"other shapes: ", &misshapen},
+              std::pair{"not in the model: ", &left_over}}) {
+            if (!names->empty()) {
+                text += (text.empty() ? "" : "; ") + std::string(what) + list(*names);
+            }
+        }
+        engine::input_error(flag_, ": ", path_, " does not fit ", model.config().name, ": ", text,
+                            "; name a checkpoint of this model or change --model and its sizes");
+    }
+    for (nn::NamedParameter& p : parameters) {
+        if (!file_.contains(p.name)) continue;  // it has its value from its other name
+        const nn::Tensor& value = p.parameter.value();
+        p.parameter.set_value(tensor(p.name, value.dtype()).to(value.device()));
+    }
+    for (const auto& [name, buffer] : model.buffers()) {
+        engine::kernels(buffer.device()).copy(tensor(name, buffer.dtype()).to(buffer.device()), buffer);
+    }
+    mark_steps_ready(model);
+}
+
+void Checkpoint::load_optimizer(nn::Adamw& optimizer) const {
+    VVTQ_CHECK(info_.has_value(), path_, " has no record of a run");
+    std::vector<std::pair<std::string, nn::Tensor>> state;
+    for (const auto& [name, moment] : optimizer.state()) {
+        const std::string stored = std::string(kOptimizer) + name;
+        if (!file_.contains(stored)) {
+            engine::input_error(flag_, ": ", path_, " has no ", stored,
+                                "; name a checkpoint of an unfinished run");
+        }
+        if (file_.entry(stored).shape != moment.shape().vec()) {
+            engine::input_error(flag_, ": ", path_, " has ", stored, " ",
+                                shape_text(file_.entry(stored).shape), " instead of ", moment.shape().str(),
+                                "; name another file");
+        }
+        state.emplace_back(name, tensor(stored, moment.dtype()));
+    }
+    optimizer.load_state(state, info_->step);
+}
+
+}  // namespace vvtq::apps

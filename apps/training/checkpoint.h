@@ -1,0 +1,56 @@
+// checkpoint: a model, its optimizer and the place in its run, in one .safetensors file.
+//
+// Tensors: parameters under their published names; "optimizer.<parameter>.exp_avg" and ".exp_avg_sq". The
+// metadata holds CheckpointInfo and nothing that differs between two equal runs: no paths, times or thread
+// counts.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "apps/training/checkpoint_info.h"
+#include "data/safetensors.h"
+#include "nn/model.h"
+#include "nn/optimizer.h"
+
+namespace vvtq::apps {
+
+/// Writes under a temporary name, flushes, renames; on failure the previous file stays.
+void save_checkpoint(const std::string& path, const CheckpointInfo& info, const nn::Model& model,
+                     const nn::Adamw& optimizer);
+
+/// A checkpoint of this program, or another .safetensors file with published names.
+class Checkpoint {
+  public:
+    /// `flag` is named in messages. Throws Error(Fault::input) where the file is missing or damaged, or its
+    /// metadata contradicts its tensors.
+    Checkpoint(const std::string& path, const std::string& flag);
+
+    const std::string& path() const { return path_; }
+    /// Absent in files of other programs.
+    const std::optional<CheckpointInfo>& info() const { return info_; }
+    /// The model's sizes, absent in files of other programs.
+    std::optional<nn::ModelConfig> model_config() const;
+    /// Whether the file holds a model with quantizers.
+    bool quantized() const;
+    /// Up to six tensors that a model of these sizes has otherwise, with both shapes; empty where those
+    /// looked at fit. Looks at the tensors that tell the sizes, without building the model.
+    std::string misfits(const nn::ModelConfig& config) const;
+
+    /// Copies the tensors into the model, converted to its precision. Throws Error(Fault::input) listing
+    /// names that are missing, left over or of another shape. With `ignore_steps` the steps and offsets of
+    /// quantizers may be left over: they start anew.
+    void load_parameters(nn::Model& model, bool ignore_steps) const;
+    /// Restores the moments. Throws Error(Fault::input) naming one that is missing or of another shape.
+    void load_optimizer(nn::Adamw& optimizer) const;
+
+  private:
+    nn::Tensor tensor(const std::string& name, engine::DType dtype) const;
+
+    std::string path_;
+    std::string flag_;
+    data::SafeTensors file_;
+    std::optional<CheckpointInfo> info_;
+};
+
+}  // namespace vvtq::apps

@@ -1,0 +1,39 @@
+// checkpoint_info: what a checkpoint says besides its tensors, as metadata of its file.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "apps/options/options.h"
+#include "nn/model.h"
+
+namespace vvtq::apps {
+
+/// Nothing here differs between two equal runs: no paths, times or thread counts.
+struct CheckpointInfo {
+    std::string command;  // "train" or "pretrain"
+    nn::ModelConfig model;
+    bool quantized = false;                     // whether the model has quantizers
+    std::map<std::string, std::string> course;  // Options::course()
+    int epoch = 0;                              // the next one
+    int64_t batch = 0;                          // batches of it that are done
+    int64_t step = 0;                           // optimizer steps since the start
+    double best_acc1 = -1;                      // per cent; -1 before the first evaluation
+    uint64_t dataset = 0;                       // fingerprint of the training data
+    uint64_t labels = 0;                        // fingerprint of the soft labels; 0 without
+};
+
+/// Whether a file's metadata was written by to_metadata.
+bool is_checkpoint(const std::map<std::string, std::string>& metadata);
+
+std::map<std::string, std::string> to_metadata(const CheckpointInfo& info);
+
+/// The inverse. Throws Error(Fault::input) naming `path` where something is missing, malformed, or of a newer
+/// version.
+CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata, const std::string& path);
+
+/// The bit widths of a quantized model. Throws Error(Fault::input) naming `path` where they are not recorded.
+QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path);
+
+}  // namespace vvtq::apps

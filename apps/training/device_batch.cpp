@@ -1,0 +1,77 @@
+#include "apps/training/device_batch.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/kernels.h"
+
+namespace vvtq::apps {
+namespace {
+
+/// A copy by all threads: page-locked memory takes more than one core can write.
+void copy_bytes(const void* from, void* to, size_t bytes) {
+    constexpr size_t kPiece = size_t{1} << 20;
+    const auto pieces = static_cast<int64_t>((bytes + kPiece - 1) / kPiece);
+#pragma omp parallel for schedule(static) if (pieces > 4)
+    for (int64_t i = 0; i < pieces; ++i) {
+        const size_t begin = static_cast<size_t>(i) * kPiece;
+        std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin,
+                    std::min(kPiece, bytes - begin));
+    }
+}
+
+}  // namespace
+
+DeviceBatch::DeviceBatch(engine::Device device, int64_t size, int64_t image_size, int64_t classes, bool soft)
+    : most_(size),
+      image_size_(image_size),
+      classes_(classes),
+      pixels_({size, 3, image_size, image_size}, engine::DType::u8, device),
+      labels_({size}, engine::DType::i32, device),
+      to_pixels_(engine::upload_to(pixels_)),
+      to_labels_(engine::upload_to(labels_)) {
+    if (!soft) return;
+    soft_ = nn::Tensor({size, classes}, engine::DType::f32, device);
+    to_soft_ = engine::upload_to(soft_);
+}
+
+void DeviceBatch::load(const data::Batch& batch) {
+    VVTQ_CHECK(batch.size > 0 && batch.size <= most_ && batch.image_size == image_size_ &&
+                   batch.pixels.size() * static_cast<size_t>(most_) ==
+                       pixels_.bytes() * static_cast<size_t>(batch.size),
+               "batch of ", batch.size, " pictures of ", batch.image_size, " for ", pixels_.shape().str());
+    size_ = batch.size;
+    copy_bytes(batch.pixels.data(), to_pixels_->host(), batch.pixels.size());
+    to_pixels_->send();
+    if (!batch.targets.empty()) {
+        auto* labels = static_cast<int32_t*>(to_labels_->host());
+        for (size_t i = 0; i < batch.targets.size(); ++i) {
+            VVTQ_CHECK(batch.targets[i] >= 0 && batch.targets[i] < classes_, "label ", batch.targets[i],
+                       " of ", classes_, " classes");
+            labels[i] = batch.targets[i];
+        }
+        to_labels_->send();
+    }
+    if (soft_.defined()) {
+        VVTQ_CHECK(static_cast<int64_t>(batch.soft.size()) == size_ * classes_, batch.soft.size(),
+                   " probabilities for ", soft_.shape().str());
+        copy_bytes(batch.soft.data(), to_soft_->host(), batch.soft.size() * sizeof(float));
+        to_soft_->send();
+    }
+}
+
+nn::Tensor DeviceBatch::pictures(engine::DType dtype) const {
+    const data::Normalization normalization;
+    const nn::Tensor y({size_, 3, image_size_, image_size_}, dtype, pixels_.device());
+    engine::kernels(y.device())
+        .normalize_pixels(pixels_.slice(0, size_), normalization.mean, normalization.deviation, y);
+    return y;
+}
+
+nn::Tensor DeviceBatch::labels() const { return labels_.slice(0, size_); }
+
+nn::Tensor DeviceBatch::soft_targets(engine::DType dtype) const {
+    return soft_.defined() ? soft_.slice(0, size_).to(dtype) : nn::Tensor();
+}
+
+}  // namespace vvtq::apps

@@ -1,0 +1,78 @@
+// training_step: steps of training, the same for `train`, `pretrain` and `bench step`.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "apps/training/device_batch.h"
+#include "apps/training/readback.h"
+#include "nn/model.h"
+#include "nn/optimizer.h"
+
+namespace vvtq::apps {
+
+/// What a step is told beside its batch.
+struct StepRates {
+    double lr = 0.0;
+    bool regularize = false;          // whether the bin regularizer is computed
+    double regularizer_weight = 0.0;  // lambda
+    uint64_t random_key = 0;          // stochastic depth
+};
+
+/// What the steps of a run have in common.
+struct StepOptions {
+    engine::DType dtype = engine::DType::f32;  // activations
+    double smoothing = 0.0;                    // of labels, where the batch has no distributions
+    bool graph = true;                         // record the step and replay it, where the device can
+};
+
+struct StepResult {
+    double loss;         // without the regularizer
+    double regularizer;  // lambda times the sum over layers; 0 without
+    int64_t top1, top5;  // pictures whose label is the largest, among the 5 largest logits
+    int halt;  // Adamw::halt behind this step: where it is not 0, this and later steps changed nothing, or
+               // (bit 1) made a step of a quantizer not finite
+};
+
+/// Forward, loss, regularizer, backward, AdamW over the batch at its fixed place. A step is enqueued and its
+/// result read later; on the CPU it is done at once.
+class TrainingStep {
+  public:
+    /// All must outlive this. The model's parameters and the optimizer's are on the batch's device.
+    TrainingStep(nn::Model& model, nn::Adamw& optimizer, const DeviceBatch& batch,
+                 const StepOptions& options);
+
+    /// Enqueues a step on what the batch was loaded with. Batches of one size only, where steps are replayed.
+    void submit(const StepRates& rates);
+    size_t pending() const { return results_.pending(); }
+    /// The result of the oldest step that was not taken yet; waits for it.
+    StepResult take();
+
+    /// Repeats the forward pass of the loaded batch with every output checked, and throws Error(Fault::run)
+    /// that says which of loss, regularizer or parameter is not finite, and where it begins.
+    [[noreturn]] void explain(const StepRates& rates, const StepResult& bad);
+
+  private:
+    nn::Variable loss_of(const nn::Variable& logits) const;
+    void compute(bool regularize);
+
+    nn::Model& model_;
+    nn::Adamw& optimizer_;
+    const DeviceBatch& batch_;
+    StepOptions options_;
+    // at fixed places, for replaying
+    nn::Tensor key_, lambda_;
+    nn::Tensor loss_, regularizer_, counts_;
+    std::unique_ptr<engine::Upload> to_key_, to_lambda_;
+    std::unique_ptr<engine::Graph> graph_;
+    bool graph_regularizes_ = false;
+    int64_t graph_batch_ = 0;  // pictures it was recorded with
+    int eager_ = 0;            // steps since the kind of step changed
+    Readback results_;
+};
+
+/// Throws Error(Fault::run) naming the first parameter or moment with values that are not finite.
+void check_state_finite(const nn::Model& model, const nn::Adamw& optimizer);
+
+}  // namespace vvtq::apps
