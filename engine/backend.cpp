@@ -5,6 +5,7 @@
 #ifdef VVTQ_HAS_CUDA
 #include "engine/cuda/backend.h"
 #endif
+#include "engine/trace.h"
 
 namespace vvtq::engine {
 
@@ -19,7 +20,11 @@ const Backend& backend(Device device) {
 #endif
 }
 
-const Kernels& kernels(Device device) { return backend(device).kernels(); }
+const Kernels& kernels(Device device) {
+    const Kernels& own = backend(device).kernels();
+    const Kernels* traced = KernelTrace::table(device, own);
+    return traced != nullptr ? *traced : own;
+}
 Pool& pool(Device device) { return backend(device).pool(); }
 Runtime& runtime(Device device) { return backend(device).runtime(); }
 

@@ -10,7 +10,9 @@
 // checked at entry: Error(Fault::internal). No kernel waits for its device.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "engine/tensor.h"
@@ -31,31 +33,44 @@ struct CodeRange {
 /// A quantizer's step is raised to this before use (specification section 1).
 inline constexpr double kLeastStep = 1e-4;
 
-/// An LSQ quantizer of one tensor (specification section 1). An undefined one (no alpha) lets x pass as it
-/// is.
-struct LsqStep {
-    Tensor alpha;     // (1) M
-    Tensor beta;      // (1)? M
-    CodeRange range;  // of the codes
-    Tensor g;         // (1) M gradient scale; read by backward only
-    bool defined() const { return alpha.defined(); }
+/// The parameters of an LSQ quantizer (specification section 1), as kernels take them. It has G steps: one
+/// for the tensor, or one for each of its heads or rows; runs of `inner` neighbouring elements belong to
+/// group 0, 1,
+/// .., G - 1, 0, ... An undefined one (no scale) lets x pass as it is. Kernels that fuse a quantizer take G
+/// = 1.
+struct QuantParams {
+    Tensor scale;       // (G) M: the steps, alpha
+    Tensor offset;      // (G)? M: beta
+    Tensor range;       // (2) i32: Qn, Qp, which a kernel reads while it runs
+    Tensor grad_scale;  // (1)? M: g; read by backward only
+    int64_t inner = 1;  // of G > 1
+    bool defined() const { return scale.defined(); }
+    int64_t groups() const { return scale.numel(); }
 };
 
-/// What attention's kernel knows beside the raw products z (B, N, 3C) of codes: columns 0..C belong to q,
+/// {Qn, Qp} as QuantParams::range has them.
+inline Tensor range_tensor(CodeRange range, Device device) {
+    return Tensor::from({static_cast<double>(range.low), static_cast<double>(range.high)}, {2}, DType::i32,
+                        device);
+}
+
+/// What attention's kernels know beside the raw products z (B, N, 3C) of codes: columns 0..C belong to q,
 /// C..2C to k, 2C..3C to v, head h to columns hD..(h+1)D of each, D = C / heads. Tokens attend within groups
 /// of n = N / groups: group w of a sample is its rows order[w n] .. order[w n + n - 1].
-struct AttentionSteps {
-    Tensor input_alpha;            // (1)? step of the projections' input
-    Tensor weight_alpha[3];        // (1)? steps of the three projections' weights
-    Tensor bias[3];                // (C)? of the projections
-    LsqStep q, k, v, probability;  // without offset
-    LsqStep output;                // without offset
+struct AttentionProblem {
+    Tensor input_scale;                // (1)? step of the projections' input
+    Tensor weight_scale[3];            // (1)? steps of the three projections' weights
+    Tensor bias[3];                    // (C)? of the projections
+    QuantParams q, k, v, probability;  // without offset
+    QuantParams output;                // without offset
     int64_t heads;
     double scale;  // D^-1/2
     int64_t groups = 1;
     Tensor order, inverse;  // (N)? i32 permutations, one the inverse of the other; rows as they are without
     Tensor score_bias;      // (H, n, n)? M, added to the scaled scores of every group
     Tensor mask;            // (groups, n, n)? M, added to those of each group
+    /// In the order of attention_backward's dscales.
+    std::array<const QuantParams*, 5> quantizers() const { return {&q, &k, &v, &probability, &output}; }
 };
 
 /// A 3 x 3 convolution with padding 1 over pictures (B, C, height, width), or (B, height, width, C) where
@@ -70,23 +85,20 @@ struct Convolution {
 
 /// One weight of `quantize_weights`.
 struct WeightItem {
-    Tensor w;      // M, any shape
-    Tensor alpha;  // (1)
-    CodeRange range;
-    Tensor codes;  // like w, of T: round(clamp(w / a))
-    Tensor g;      // (1) = 1 / sqrt(sum |w| Qp)
-    Tensor reg;    // (1)? the bin regularizer (specification section 5); with `stats`
-    Tensor stats;  // (bins, 3)? f64, as of `bin_regularizer`
+    Tensor w;            // M, any shape
+    QuantParams params;  // G = 1, no offset; grad_scale (1) is an output: 1 / sqrt(sum |w| Qp)
+    Tensor codes;        // like w, of T: round(clamp(w / a))
+    Tensor reg;          // (1)? the bin regularizer (specification section 5); with `stats`
+    Tensor stats;        // (bins, 3)? f64, as of `bin_regularizer`
 };
 
 /// One weight of `quantize_weights_backward`.
 struct WeightGradientItem {
-    Tensor w, alpha;
-    CodeRange range;
-    Tensor g, stats;      // stats?: where the regularizer was computed
-    Tensor dy;            // ? like w: gradient of the quantized weight y = a codes
-    bool dy_times_alpha;  // dy comes multiplied by a
-    Tensor dw, dalpha;    // like w; (1)
+    Tensor w;
+    QuantParams params;
+    Tensor stats;       // ? where the regularizer was computed
+    Tensor dy;          // ? like w: gradient of the quantized weight y = a codes
+    Tensor dw, dscale;  // like w; (1)
 };
 
 /// Where the matrices of a batched product lie in a tensor: matrix (i, j) starts at i * outer + j * inner and
@@ -109,6 +121,8 @@ struct BatchedShape {
 struct AdamwItem {
     Tensor p, g, m, v;
     bool decay;  // whether weight decay applies
+    double least =
+        -std::numeric_limits<double>::infinity();  // p is raised to this after the update, if finite
 };
 
 /// What AdamW keeps through a run.
@@ -156,6 +170,8 @@ struct Kernels {
     Entry<void(Arg z, int64_t first, Arg s, Arg t, Arg bias, Arg y)> take_columns;
     Entry<void(Arg x, Arg s, int64_t first, Arg z)>
         put_columns;  // z[:, first .. first + C] = s x, s (1)?; the rest stays
+    // x, y (R, C) of M, rows in as many equal parts as there are scales, each (1)?: y = x / scale of its part
+    Entry<void(Arg x, const std::vector<Tensor>& scales, Arg y)> divide_parts;
     Entry<void(Arg u, Arg s, Arg y)> accumulate_outer;  // y (N, K) += s u (N), all of M; s (1)
     Entry<void(Arg x, Arg y)> gelu;                    // y = x Phi(x), Phi the normal distribution (erf form)
     Entry<void(Arg dy, Arg x, Arg dx)> gelu_backward;  // dx = dy (Phi(x) + x phi(x))
@@ -184,7 +200,7 @@ struct Kernels {
     // r = (1 - momentum) r + momentum m for both; variance with rows - 1; count (1) += 1. All of M
     Entry<void(Arg mean, Arg variance, int64_t rows, double momentum, Arg running_mean, Arg running_variance,
                Arg count)>
-        track_moments;
+        update_running_stats;
     // x (R, C): y = max(0, n), n = (x - mean) / sqrt(variance + eps) gamma + beta
     Entry<void(Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, Arg y)> batch_norm_relu;
     // dn = dy where n > 0; through mean and variance too where `batch` (they are those of x)
@@ -209,12 +225,13 @@ struct Kernels {
     Entry<void(Arg dy, Arg x, Arg scale, Arg dw)> linear_backward_weight;  // dw (N, K) of M = scale dy^T . x
     // of a layer on codes x and w (N, K): scale (1) = a_x a_w; shifted (N) of T = bias + o a_w sum_k w_nk.
     // Steps that are undefined count as 1, an offset or a bias as 0
-    Entry<void(const LsqStep& x, Arg w, Arg w_alpha, Arg bias, Arg scale, Arg shifted)> linear_scale;
+    Entry<void(Arg x_scale, Arg x_offset, Arg w, Arg w_scale, Arg bias, Arg scale, Arg shifted)> linear_scale;
     Entry<void(const BatchedShape& shape, Arg a, Arg b, Arg y)> batched_matmul;
 
     // --- pictures and tokens
-    // x (B, 3, S, S) u8 -> y = (x / 255 - mean_c) / deviation_c
-    Entry<void(Arg x, const float* mean, const float* deviation, Arg y)> normalize_pixels;
+    // x (B, 3, S, S) u8 -> y = (x / 255 - mean_c) / std_c
+    Entry<void(Arg x, const std::array<float, 3>& mean, const std::array<float, 3>& std, Arg y)>
+        normalize_pixels;
     // x (B, C, H, W) -> y (B, N, C P P), N = (H/P)(W/P) in row order, a patch as (C, P, P); H, W divisible by
     // P
     Entry<void(Arg x, int64_t patch, Arg y)> patchify;
@@ -252,17 +269,13 @@ struct Kernels {
         grouped_convolution_backward_weight;
 
     // --- quantizers (specification section 1): a = max(alpha, 1e-4); v = (x - o) / a; q = round(clamp(v))
-    // alpha (1), beta (1)?: y = q a + o
-    Entry<void(Arg x, Arg alpha, Arg beta, CodeRange range, Arg y)> lsq;
-    // in = (Qn <= v <= Qp): dx = dy in; dalpha (1) = g sum dy (q - in v); dbeta (1)? = sum dy (1 - in); g (1)
-    Entry<void(Arg dy, Arg x, Arg alpha, Arg beta, CodeRange range, Arg g, Arg dx, Arg dalpha, Arg dbeta)>
-        lsq_backward;
+    Entry<void(Arg x, const QuantParams& quantizer, Arg y)> lsq;  // y = q a + o
+    // in = (Qn <= v <= Qp): dx = dy in; dscale (G) = g sum dy (q - in v); doffset (G)? = sum dy (1 - in)
+    Entry<void(Arg dy, Arg x, const QuantParams& quantizer, Arg dx, Arg dscale, Arg doffset)> lsq_backward;
     // q in its own dtype: any floating one, or i32
-    Entry<void(Arg x, Arg alpha, Arg beta, CodeRange range, Arg q)> lsq_codes;
-    Entry<void(const std::vector<Tensor>& alphas)>
-        raise_steps;  // alpha = max(alpha, 1e-4) where finite, in place; each (1)
-    // g (1) = 1 / sqrt(sum |w| Qp)
-    Entry<void(Arg w, CodeRange range, Arg g)> lsq_weight_grad_scale;
+    Entry<void(Arg x, const QuantParams& quantizer, Arg q)> lsq_codes;
+    // g (1) = 1 / sqrt(sum |w| / G Qp), w of M
+    Entry<void(Arg w, const QuantParams& quantizer, Arg g)> lsq_weight_grad_scale;
     // q taken at step a and offset o: sums (3) f64 = {sum (x - o) q, sum q q, sum (x - a q)}
     Entry<void(Arg x, double a, double o, CodeRange range, Arg sums)> lsq_fit_sums;
     // x (B, R, D); s (B) is the mean over R and D, s (B, D) the mean over R, of |x|
@@ -271,41 +284,42 @@ struct Kernels {
     Entry<void(Arg dy, Arg x, Arg dx)> binary_backward;  // dx = dy where |x| <= 1
     // specification section 5, of one weight: loss (1); stats (bins, 3) f64, of d = u - y in
     // each bin: {count, mean, sum (d - mean)^2}; within a bin u and d differ by a constant
-    Entry<void(Arg w, Arg alpha, CodeRange range, Arg loss, Arg stats)> bin_regularizer;
-    // dy (1); dw like w; dalpha (1) through clipped weights, times g (1)
-    Entry<void(Arg dy, Arg w, Arg alpha, CodeRange range, Arg stats, Arg g, Arg dw, Arg dalpha)>
+    Entry<void(Arg w, const QuantParams& quantizer, Arg loss, Arg stats)> bin_regularizer;
+    // dy (1); dw like w; dscale (1) through clipped weights, times g
+    Entry<void(Arg dy, Arg w, const QuantParams& quantizer, Arg stats, Arg dw, Arg dscale)>
         bin_regularizer_backward;
 
     // --- fused passes; engine/composed.h builds each from the kernels above
     // y = x + keep f (y? and f? together; keep (B)?); n = layer_norm(y); q = codes of n, n itself without a
-    // step
-    Entry<void(Arg x, Arg f, Arg keep, Arg gamma, Arg beta, double eps, const LsqStep& step, Arg y, Arg q,
-               Arg mean, Arg rstd)>
+    // quantizer
+    Entry<void(Arg x, Arg f, Arg keep, Arg gamma, Arg beta, double eps, const QuantParams& quantizer, Arg y,
+               Arg q, Arg mean, Arg rstd)>
         residual_norm;
     // dq is the gradient of a q; y as stored. dx = dy? + layer_norm'(dq in(n)); df? = keep dx (given where
-    // keep is); dalpha? (1) = g sum dq (q - in v)
-    Entry<void(Arg dq, Arg dy, Arg y, Arg keep, Arg gamma, Arg beta, Arg mean, Arg rstd, const LsqStep& step,
-               Arg dx, Arg df, Arg dgamma, Arg dbeta, Arg dalpha)>
+    // keep is); dscale? (1) = g sum dq (q - in v)
+    Entry<void(Arg dq, Arg dy, Arg y, Arg keep, Arg gamma, Arg beta, Arg mean, Arg rstd,
+               const QuantParams& quantizer, Arg dx, Arg df, Arg dgamma, Arg dbeta, Arg dscale)>
         residual_norm_backward;
-    // z (R, C), h = gelu(z); q = codes of h, h itself without a step
-    Entry<void(Arg z, const LsqStep& step, Arg q)> gelu_quantize;
-    // dq is the gradient of a q + o. dz = dq in(h) gelu'(z); q again; dalpha?, dbeta? (1);
+    // z (R, C), h = gelu(z); q = codes of h, h itself without a quantizer
+    Entry<void(Arg z, const QuantParams& quantizer, Arg q)> gelu_quantize;
+    // dq is the gradient of a q + o. dz = dq in(h) gelu'(z); q again; dscale?, doffset? (1);
     // dbias (C) = sum_r dz_rc
-    Entry<void(Arg dq, Arg z, const LsqStep& step, Arg dz, Arg q, Arg dalpha, Arg dbeta, Arg dbias)>
+    Entry<void(Arg dq, Arg z, const QuantParams& quantizer, Arg dz, Arg q, Arg dscale, Arg doffset,
+               Arg dbias)>
         gelu_quantize_backward;
     // y_t = quantize(a_x a_t z_t + bias_t) for t = q, k, v; p = quantize(softmax(scale y_q y_k^T
     // + score_bias + mask)) per group and head; o (B, N, C) = p y_v; codes? like o: those of the output
     // quantizer; lse (B groups, H, n)? of M: log of the row sums of the softmax's exponentials
-    Entry<void(Arg z, const AttentionSteps& steps, Arg o, Arg codes, Arg lse)> attention;
+    Entry<void(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse)> attention;
     // dy is the gradient of the quantized output. dz_t = a_t times the gradient of a_x a_t z_t + bias_t;
-    // dbias (3C) = column sums of that gradient; dalphas (5): q, k, v, probability, output; 0 without a step;
-    // dscore_bias (H, n, n)? of M, where the steps have one
-    Entry<void(Arg dy, Arg z, const AttentionSteps& steps, Arg o, Arg lse, Arg dz, Arg dbias, Arg dalphas,
+    // dbias (3C) = column sums of that gradient; dscales (5): of AttentionProblem::quantizers(), 0 without a
+    // quantizer; dscore_bias (H, n, n)? of M, where the problem has one
+    Entry<void(Arg dy, Arg z, const AttentionProblem& problem, Arg o, Arg lse, Arg dz, Arg dbias, Arg dscales,
                Arg dscore_bias)>
         attention_backward;
     // all weights of a model at once
     Entry<void(const std::vector<WeightItem>& items)> quantize_weights;
-    // dw = dy in(w) + dreg d reg / dw; dalpha likewise; dreg (1)?: the gradient of the sum of all `reg`
+    // dw = dy in(w) + dreg d reg / dw; dscale likewise; dreg (1)?: the gradient of the sum of all `reg`
     Entry<void(const std::vector<WeightGradientItem>& items, Arg dreg)> quantize_weights_backward;
 
     // --- training
@@ -315,13 +329,14 @@ struct Kernels {
     // schedule (4) f64: learning rate, 1 - beta1^step, 1 - beta2^step, gradient scale. Sets the last one to
     // min(1, most / norm), 1 where the norm is not finite; norm the l2 norm of all gradients
     Entry<void(const std::vector<AdamwItem>& items, double most, Arg schedule)> clip_gradients;
-    // halt (1) i32: bit 0 is set where x has values that are not finite
-    Entry<void(Arg x, Arg halt)> halt_unless_finite;
+    // found_inf (1) i32: bit 0 is set where x has values that are not finite
+    Entry<void(Arg x, Arg found_inf)> find_not_finite;
     // g = scale g; m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  p *= 1 - lr weight_decay
     // (where decay); p -= lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps). Nothing changes where
-    // halt is not 0; bit 1 of halt is set where a p of one element (a step, an offset) is not finite
+    // found_inf is not 0; its bit 1 is set where a p of one element (a step, an offset) is not finite
     // afterwards
-    Entry<void(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg schedule, Arg halt)> adamw;
+    Entry<void(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg schedule, Arg found_inf)>
+        adamw;
 
     // --- what suits the device
     bool recompute;     // backward computes codes anew instead of keeping them

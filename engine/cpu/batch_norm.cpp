@@ -60,8 +60,8 @@ void column_moments(Arg x, Arg mean, Arg variance) {
     });
 }
 
-void track_moments(Arg mean, Arg variance, int64_t rows, double momentum, Arg running_mean,
-                   Arg running_variance, Arg count) {
+void update_running_stats(Arg mean, Arg variance, int64_t rows, double momentum, Arg running_mean,
+                          Arg running_variance, Arg count) {
     check_like(mean, running_mean);
     check_like(variance, running_variance);
     check_size(count, 1, mean.dtype());

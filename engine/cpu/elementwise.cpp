@@ -174,6 +174,23 @@ void scale_samples(Arg x, Arg s, Arg y) {
     });
 }
 
+void divide_parts(Arg x, const std::vector<Tensor>& scales, Arg y) {
+    check_like(x, y);
+    const auto parts = static_cast<int64_t>(scales.size());
+    VVTQ_CHECK(parts > 0 && x.numel() % parts == 0, x.shape().str(), " in ", parts, " parts");
+    const int64_t size = x.numel() / parts;
+    with_floating(y.dtype(), [&]<typename T>() {
+        const T* px = x.data<T>();
+        T* py = y.data<T>();
+        for_each_sample(y.numel(), parts, [&](int64_t, int64_t begin, int64_t end) {
+            const Tensor& s = scales[static_cast<size_t>(begin / size)];
+            const T inverse = s.defined() ? static_cast<T>(1.0 / static_cast<double>(*s.data<T>())) : T{1};
+#pragma omp simd
+            for (int64_t i = begin; i < end; ++i) py[i] = px[i] * inverse;
+        });
+    });
+}
+
 void take_columns(Arg z, int64_t first, Arg s, Arg t, Arg bias, Arg y) {
     const int64_t rows = y.shape().rows(), cols = y.shape().cols(), width = z.shape().cols();
     VVTQ_CHECK(z.shape().rows() == rows && z.dtype() == y.dtype() && first >= 0 && first + cols <= width,

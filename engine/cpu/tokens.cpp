@@ -44,7 +44,7 @@ void for_each_picture(int64_t batch, F&& f) {
 
 }  // namespace
 
-void normalize_pixels(Arg x, const float* mean, const float* deviation, Arg y) {
+void normalize_pixels(Arg x, const std::array<float, 3>& mean, const std::array<float, 3>& std, Arg y) {
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 4 && shape[1] == 3 && x.dtype() == DType::u8,
                "pixels (B, 3, S, S) of u8 wanted, not ", shape.str());
@@ -57,7 +57,7 @@ void normalize_pixels(Arg x, const float* mean, const float* deviation, Arg y) {
             T value[256];
             for (int i = 0; i < 256; ++i) {
                 value[i] = (static_cast<T>(i) / T{255} - static_cast<T>(mean[plane % 3])) /
-                           static_cast<T>(deviation[plane % 3]);
+                           static_cast<T>(std[plane % 3]);
             }
             for (int64_t i = plane * size; i < (plane + 1) * size; ++i) py[i] = value[px[i]];
         });

@@ -36,11 +36,11 @@ void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedu
     schedule.data<double>()[3] = std::isfinite(norm) && norm > most ? most / norm : 1.0;
 }
 
-void halt_unless_finite(Arg x, Arg halt) {
-    check_size(halt, 1, DType::i32);
+void find_not_finite(Arg x, Arg found_inf) {
+    check_size(found_inf, 1, DType::i32);
     const Tensor bad(Shape{1}, DType::i64);
     count_not_finite(x, bad);
-    if (*bad.data<int64_t>() != 0) *halt.data<int32_t>() |= 1;
+    if (*bad.data<int64_t>() != 0) *found_inf.data<int32_t>() |= 1;
 }
 
 }  // namespace vvtq::engine::cpu

@@ -11,7 +11,7 @@ void check_tokens(const Tensor& x) {
 }
 
 struct Channels {
-    float mean[3], deviation[3];
+    float mean[3], std[3];
 };
 
 template <int N, typename T>
@@ -20,9 +20,8 @@ __global__ void normalize_kernel(Channels channels, int64_t packs, int64_t packs
     for (int64_t i = first_index(); i < packs; i += index_stride()) {
         const int64_t c = i / packs_per_plane % 3;
         const float mean = c == 0 ? channels.mean[0] : (c == 1 ? channels.mean[1] : channels.mean[2]);
-        const float deviation =
-            c == 0 ? channels.deviation[0] : (c == 1 ? channels.deviation[1] : channels.deviation[2]);
-        const float factor = 1.0f / (255.0f * deviation), summand = -mean / deviation;
+        const float std = c == 0 ? channels.std[0] : (c == 1 ? channels.std[1] : channels.std[2]);
+        const float factor = 1.0f / (255.0f * std), summand = -mean / std;
         const Pack<uint8_t, N> in = load<N>(x + i * N);
         Pack<T, N> out;
 #pragma unroll
@@ -140,13 +139,13 @@ struct TokenFirst {
 
 }  // namespace
 
-void normalize_pixels(Arg x, const float* mean, const float* deviation, Arg y) {
+void normalize_pixels(Arg x, const std::array<float, 3>& mean, const std::array<float, 3>& std, Arg y) {
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 4 && shape[1] == 3 && x.numel() == y.numel(), "pictures ", shape.str(), " to ",
                y.shape().str());
     Channels channels;
-    std::copy_n(mean, 3, channels.mean);
-    std::copy_n(deviation, 3, channels.deviation);
+    std::copy_n(mean.begin(), 3, channels.mean);
+    std::copy_n(std.begin(), 3, channels.std);
     const int64_t plane = shape[2] * shape[3];
     const uint8_t* px = pointer<uint8_t>(x);
     with_activation(y.dtype(), [&]<typename T>() {
