@@ -40,8 +40,8 @@ std::unique_ptr<nn::Quantizer> quantizer_for(const nn::QuantizerSlot& slot, int 
 }  // namespace
 
 void attach(nn::Module& model, const BitWidths& bits) {
-    const int wbits = checked_bits(bits.weights, "--wbits");
-    const int abits = checked_bits(bits.activations, "--abits");
+    const int wbits = checked_bits(bits.weights, "`wbits`");
+    const int abits = checked_bits(bits.activations, "`abits`");
     LsqOptions options{.fixed = bits.fixed_scale};
     const auto parameters = model.parameters();
     if (!parameters.empty()) {

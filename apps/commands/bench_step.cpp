@@ -107,7 +107,7 @@ void calibrate(const Options& options, const Compute& compute, nn::Model& model)
 int command_bench_step(Options& options) {
     const Compute compute = pick_compute(options.run);
     const nn::ModelConfig config = resolve_config(options, nullptr, 0);
-    const auto model = make_model(options, config, nullptr, compute);
+    const auto model = make_model(config, compute, options.run.seed);
     const bool quantized = has_low_bits(options.quantizer);
     if (options.quantizer.reg && !quantized) {
         engine::input_error("--reg: needs quantized weights; set --wbits and --abits");

@@ -26,7 +26,7 @@ void agree_with(const Checkpoint& resumed, Options& options) {
             engine::input_error("--resume: ", resumed.path(),
                                 " holds a full-precision model; use --finetune with --wbits");
         }
-        options.adopt_course(info.course, resumed.path(),
+        options.adopt_recipe(info.recipe, resumed.path(),
                              {"--wbits", "--abits", "--fixed-scale", "--head-wise"});
         return;
     }
@@ -38,7 +38,7 @@ void agree_with(const Checkpoint& resumed, Options& options) {
         engine::input_error("--start-epoch: --resume goes on at the checkpoint's epoch ", info.epoch,
                             "; leave it out");
     }
-    options.adopt_course(info.course, resumed.path());
+    options.adopt_recipe(info.recipe, resumed.path());
 }
 
 /// Several crops of a picture need labels of its crops.
@@ -90,7 +90,7 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
         engine::input_error("--finetune: ", finetuned->path(), " is quantized; use --resume");
     }
     const nn::ModelConfig config = resolve_config(options, source, data.evaluation->classes());
-    auto model = make_model(options, config, source, compute);
+    auto model = make_model(config, compute, options.run.seed);
     if (resumed != nullptr) {
         if (resumed->info()->quantized) {
             attach_quantizers(*model, options.quantizer);
@@ -125,7 +125,7 @@ CheckpointInfo start_info(const Options& options, const TrainingData& data, cons
     info.command = name_of(options.command);
     info.model = model.config();
     info.quantized = options.command == Command::train;
-    info.course = options.course();
+    info.recipe = options.recipe();
     info.dataset = data.train->fingerprint();
     info.labels = data.labels_fingerprint();
     return info;
@@ -191,7 +191,7 @@ int command_train(Options& options) {
                  {"model", model->config().name},
                  {"epoch", trainer.info().epoch},
                  {"step", trainer.info().step},
-                 {"flags", options.course()}});
+                 {"flags", options.recipe()}});
     switch (trainer.run()) {
         case Outcome::finished:
             log.line("=> done: " + trainer.checkpoint_path());

@@ -15,7 +15,7 @@ struct CheckpointInfo {
     std::string command;  // "train" or "pretrain"
     nn::ModelConfig model;
     bool quantized = false;                     // whether the model has quantizers
-    std::map<std::string, std::string> course;  // Options::course()
+    std::map<std::string, std::string> recipe;  // TrainingOptions::recipe
     int epoch = 0;                              // the next one
     int64_t batch = 0;                          // batches of it that are done
     int64_t step = 0;                           // optimizer steps since the start

@@ -208,7 +208,7 @@ TEST_CASE("engine: a device that is not there is the user's fault, in one line",
         FAIL("no error");
     } catch (const Error& error) {
         CHECK(error.fault() == Fault::input);
-        CHECK(std::string(error.what()).find("--device") != std::string::npos);
+        CHECK(std::string(error.what()).find("`device`") != std::string::npos);
         CHECK(std::string(error.what()).find('\n') == std::string::npos);
     }
 }
