@@ -58,7 +58,7 @@ struct Field {
     using Where = std::variant<std::monostate, int64_t ModelConfig::*, double ModelConfig::*,
                                std::vector<int64_t> ModelConfig::*>;
 
-    std::string name;  // "embed_dim", the name in messages; apps/ makes the flag --embed-dim of it
+    std::string name;  // "embed_dim"; messages have it in backquotes, where apps/ puts the flag
     Where where;
     Bounds bounds;
     std::string help = {};  // of the flag; where it is empty there is none

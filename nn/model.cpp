@@ -86,8 +86,8 @@ std::unique_ptr<Model> make_shapes(const ModelConfig& config, engine::DType dtyp
         if (!field.help.empty())
             sizes += (sizes.empty() ? "`" : ", `") + field.name + "` " + size_text(field.get(config));
     }
-    engine::input_error(sizes, " and `num_classes` ", config.num_classes,
-                        " give more than 2^30 parameters: use a smaller model");
+    engine::input_error(sizes, " and ", config.num_classes,
+                        " classes give more than 2^30 parameters: use a smaller model");
 }
 
 std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype, uint64_t seed) {

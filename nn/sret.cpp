@@ -35,13 +35,13 @@ int64_t last_width(const ModelConfig& config) { return width_of(config, config.d
 
 /// The config itself, so that it can be checked before the first member is built.
 const ModelConfig& checked(const ModelConfig& c) {
-    check_common(c);
-    check_stages(c);
     if (c.patch_size != 1 && c.patch_size != 2 && c.patch_size != 4 && c.patch_size != 8) {
         engine::input_error(
             "`patch_size` ", c.patch_size,
             ": the stem's three convolutions halve a picture 0 to 3 times, give 1, 2, 4 or 8");
     }
+    check_common(c);
+    check_stages(c);
     if (c.embed_dim % 2 != 0) {
         engine::input_error("`embed_dim` ", c.embed_dim, ": the stem needs an even width");
     }

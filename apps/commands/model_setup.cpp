@@ -1,5 +1,6 @@
 #include "apps/commands/model_setup.h"
 
+#include "apps/training/value_text.h"
 #include "engine/device.h"
 #include "quant/attach.h"
 
@@ -32,12 +33,13 @@ bool is_asked(const nn::Size& size) {
 nn::Size as_field(const nn::Size& asked, const nn::Field& field, const nn::ModelConfig& config) {
     const nn::Size now = field.get(config);
     if (asked.index() == now.index()) return asked;
-    const auto& numbers = std::get<std::vector<int64_t>>(asked);
-    if (numbers.size() != 1) {
+    const auto* numbers = std::get_if<std::vector<int64_t>>(&asked);
+    VVTQ_CHECK(numbers != nullptr, field.name, " is of another kind in another family");
+    if (numbers->size() != 1) {
         engine::input_error(flag_of(field.name), ": ", config.name, " has one stage; give one number");
     }
-    if (std::holds_alternative<double>(now)) return static_cast<double>(numbers.front());
-    return numbers.front();
+    if (std::holds_alternative<double>(now)) return static_cast<double>(numbers->front());
+    return numbers->front();
 }
 
 /// Throws Error(Fault::input) where a flag asks for a size that models of this family do not have.
@@ -145,6 +147,21 @@ std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compu
     auto model = nn::make_model(config, compute.parameters, seed);
     model->to(compute.device);
     return model;
+}
+
+QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path) {
+    QuantizerFlags flags;
+    const auto read = [&](const char* name, auto& value) {
+        const auto text = info.recipe.find(name);
+        if (text == info.recipe.end() || !parse_text(text->second, value)) {
+            engine::input_error(path, ": the checkpoint does not say --", name, "; name another file");
+        }
+    };
+    read("wbits", flags.wbits);
+    read("abits", flags.abits);
+    read("fixed-scale", flags.fixed_scale);
+    if (info.recipe.count("head-wise") != 0) read("head-wise", flags.head_wise);  // older files do not say
+    return flags;
 }
 
 bool has_low_bits(const QuantizerFlags& quantizer) {

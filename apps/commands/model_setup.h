@@ -8,16 +8,10 @@
 
 #include "apps/options/options.h"
 #include "apps/training/checkpoint.h"
+#include "apps/training/compute.h"
 #include "nn/model.h"
 
 namespace vvtq::apps {
-
-/// Where and how precisely a command computes.
-struct Compute {
-    engine::Device device;
-    engine::DType dtype;       // of activations
-    engine::DType parameters;  // master copies, gradients, moments
-};
 
 /// --device, --precision and --gpu. `auto` takes the GPU where there is one, and there bf16, else f32. Writes
 /// the choices into the flags. Throws Error(Fault::input) where the device is not there or cannot compute so.
@@ -31,6 +25,9 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
 
 /// nn::make_model in the precision and on the device of `compute`.
 std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compute& compute, uint64_t seed);
+
+/// The bit widths of a quantized model. Throws Error(Fault::input) naming `path` where they are not recorded.
+QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path);
 
 /// Whether the bit widths ask for quantizers that follow them.
 bool has_low_bits(const QuantizerFlags& quantizer);

@@ -2,7 +2,7 @@
 
 #include "apps/commands/commands.h"
 #include "apps/commands/model_setup.h"
-#include "apps/commands/training_data.h"
+#include "apps/commands/training_setup.h"
 #include "apps/training/checkpoint.h"
 #include "apps/training/device_batch.h"
 #include "apps/training/interrupt.h"

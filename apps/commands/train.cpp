@@ -4,14 +4,24 @@
 
 #include "apps/commands/commands.h"
 #include "apps/commands/model_setup.h"
-#include "apps/commands/run_folder.h"
+#include "apps/commands/training_setup.h"
 #include "apps/training/evaluate.h"
 #include "apps/training/interrupt.h"
+#include "apps/training/run_folder.h"
 #include "apps/training/trainer.h"
 #include "quant/calibrate.h"
 
 namespace vvtq::apps {
 namespace {
+
+/// --log, or its default in the folder.
+std::string log_path(const Options& options) {
+    if (!options.run.log.empty()) {
+        return options.run.log;
+    }
+    const std::string file = std::string(name_of(options.command)) + ".log";
+    return path_in(options.run.save_dir, file);
+}
 
 /// Makes flags and the checkpoint to resume from agree, or throws naming what does not.
 void agree_with(const Checkpoint& resumed, Options& options) {
@@ -109,7 +119,8 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
         attach_quantizers(*model, options.quantizer);
         notes.push_back("=> step sizes start from the weights and from a batch of training pictures");
         quant::calibrate_weights(*model);
-        quant::calibrate_activations(*model, calibration_pictures(options, data, config.img_size, compute));
+        const TrainingOptions training = training_options(options, data, config.img_size);
+        quant::calibrate_activations(*model, calibration_pictures(data, training.training, compute));
     }
     return model;
 }
@@ -143,9 +154,9 @@ int measure(const Options& options, const TrainingData& data, const Compute& com
         log.open(options.run.log);
     }
     log_notes(log, notes);
+    const TrainingOptions training = training_options(options, data, model.config().img_size);
     const auto accuracy =
-        evaluate(model, *data.evaluation, evaluation_loader(options, model.config().img_size), compute, log,
-                 options.run.print_freq);
+        evaluate(model, *data.evaluation, training.evaluation, compute, log, training.print_freq);
     if (!accuracy) {
         std::cerr << "vvtq train: stopped by " << interrupt_name() << " before all pictures were measured"
                   << std::endl;
@@ -177,7 +188,8 @@ int command_train(Options& options) {
     if (options.run.evaluate) {
         return measure(options, data, compute, *model, notes, log);
     }
-    Trainer trainer(options, data, compute, *model, start_info(options, data, *model, source), source, log);
+    const TrainingOptions training = training_options(options, data, model->config().img_size);
+    Trainer trainer(training, data, compute, *model, start_info(options, data, *model, source), source, log);
     const std::string best = resumed ? best_to_bring_along(*resumed, options.run.save_dir, notes) : "";
     make_folder(options.run.save_dir);  // nothing is written before all input was found good
     log.open(log_path(options));

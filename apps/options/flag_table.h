@@ -38,7 +38,7 @@ class FlagTable {
     /// --config: a file of flags, `name = value` a line as in INI and TOML, without sections.
     void add_config();
     /// Published flags that are accepted by name, and the reason why they cannot be honoured
-    /// (unsupported.cpp).
+    /// (unsupported_flags.cpp).
     void add_unsupported();
 
     /// After parsing: reads --config, refuses what cannot be honoured, and fills options.flags.

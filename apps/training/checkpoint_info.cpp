@@ -127,19 +127,4 @@ CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata,
     return info;
 }
 
-QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path) {
-    QuantizerFlags flags;
-    const auto read = [&](const char* name, auto& value) {
-        const auto text = info.recipe.find(name);
-        if (text == info.recipe.end() || !parse_text(text->second, value)) {
-            engine::input_error(path, ": the checkpoint does not say --", name, "; name another file");
-        }
-    };
-    read("wbits", flags.wbits);
-    read("abits", flags.abits);
-    read("fixed-scale", flags.fixed_scale);
-    if (info.recipe.count("head-wise") != 0) read("head-wise", flags.head_wise);  // older files do not say
-    return flags;
-}
-
 }  // namespace vvtq::apps

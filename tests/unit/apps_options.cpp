@@ -210,6 +210,27 @@ TEST_CASE("numbers out of their range are refused by flag, NaN among them") {
     CHECK(refuses("--start-epoch", [] { parse_options({"train", "--start-epoch", "150"}); }));
 }
 
+TEST_CASE("fields in messages become the flags of the command") {
+    const auto shown = [](const std::string& command, const std::string& message) {
+        const auto o = parse_options({command});
+        try {
+            o->with_flags_in_errors([&] { engine::run_error(message); });
+        } catch (const engine::Error& error) {
+            CHECK(error.fault() == engine::Fault::run);
+            return std::string(error.what());
+        }
+        return std::string("no error");
+    };
+    CHECK(shown("train", "`embed_dim` 190: `num_classes`, `rand_augment`") ==
+          "--embed-dim 190: --num_classes, `rand_augment`");  // there is no --aa in train
+    CHECK(shown("pretrain", "`rand_augment` x: `lr`, `erase_mode`") == "--aa x: --lr, --remode");
+    CHECK(shown("train", "`in_chans`, `vvtq train`, 'embed_dim', `") ==
+          "`in_chans`, `vvtq train`, 'embed_dim', `");
+    CHECK(shown("softlabel", "`label_type`, `lr`") == "--soft_label_type, `lr`");
+    const auto o = parse_options({"train"});
+    CHECK_THROWS_AS(o->with_flags_in_errors([] { throw engine::OutOfMemory("x"); }), engine::OutOfMemory);
+}
+
 TEST_CASE("a --config file gives flags and the command line wins") {
     const Scratch scratch;
     const std::string path = scratch / "recipe.ini";
