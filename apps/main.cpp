@@ -56,7 +56,9 @@ int main(int argc, char** argv) {
     const std::string command = command_of(arguments);
     try {
         const auto options = vvtq::apps::parse_options(arguments);
-        return run(*options);
+        int status = 1;
+        options->with_flags_in_errors([&] { status = run(*options); });
+        return status;
     } catch (const vvtq::engine::OutOfMemory& error) {
         std::cerr << command << ": error: " << error.what() << "; use a smaller --batch-size" << std::endl;
         return 2;

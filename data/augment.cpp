@@ -252,7 +252,8 @@ void color_jitter(double strength, engine::Random& random, Image& image) {
 RandAugment parse_rand_augment(const std::string& text) {
     if (text.empty() || text == "none") return {};
     const auto refuse = [&] {
-        engine::input_error("--aa ", printable(text), ": use none, or a form of rand-m9-mstd0.5-inc1");
+        engine::input_error("`rand_augment` ", printable(text),
+                            ": use none, or a form of rand-m9-mstd0.5-inc1");
     };
     RandAugment augment{2, 10.0, 0.0, 0.5};
     bool increasing = false;

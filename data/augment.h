@@ -40,8 +40,8 @@ struct RandAugment {
     double probability = 0.5;
 };
 
-/// Errors: input_error naming --aa where the text is neither "none" nor of the form above with inc1. Parts: m
-/// magnitude, mstd deviation, n layers (2 without), p probability, inc1 increasing severity.
+/// Errors: input_error naming `rand_augment` where the text is neither "none" nor of the form above with
+/// inc1. Parts: m magnitude, mstd deviation, n layers (2 without), p probability, inc1 increasing severity.
 RandAugment parse_rand_augment(const std::string& text);
 
 /// Applies one operation at a magnitude of 0 to 10 to `image`; its sign, where the operation has one, is

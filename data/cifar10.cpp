@@ -12,7 +12,7 @@ namespace {
 constexpr int kSide = 32, kClasses = 10;
 constexpr size_t kPlane = size_t{kSide} * kSide;
 constexpr size_t kRecord = 1 + 3 * kPlane;
-constexpr const char* kRemedy = "name the folder of CIFAR-10's binary version with --data";
+constexpr const char* kRemedy = "name the folder of CIFAR-10's binary version with `data`";
 
 // batches.meta.txt, a name a line; the usual names where the file is not there.
 std::vector<std::string> class_names(const std::string& dir) {

@@ -96,7 +96,7 @@ std::unique_ptr<Dataset> open_fashion_mnist(const std::string& dir, Split split)
     if (!is_directory(directory)) {
         engine::input_error(
             "no directory '", printable(directory),
-            "': install the package dataset-fashion-mnist, or name its directory with --data");
+            "': install the package dataset-fashion-mnist, or name its directory with `data`");
     }
     const std::string stem = directory + (split == Split::train ? "/train" : "/t10k");
     const std::string labels_path = plain_or_gz(stem + "-labels-idx1-ubyte");
@@ -132,7 +132,7 @@ std::unique_ptr<Dataset> open_dataset(const std::string& kind, const std::string
         if (!binary.empty()) return open_cifar10_binary(binary, split);
     }
     if (kind == "folder" || kind == "cifar10") return open_folder(kind, dir, split);
-    engine::input_error("--dataset ", printable(kind), ": unknown; use folder, fashion-mnist or cifar10");
+    engine::input_error("`dataset` ", printable(kind), ": unknown; use folder, fashion-mnist or cifar10");
 }
 
 void require_same_classes(const Dataset& train, const Dataset& evaluation) {

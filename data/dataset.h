@@ -48,9 +48,10 @@ class Dataset {
 ///   kind            dir holds
 ///   "folder"        train/<class>/<picture>; val/ or test/ likewise for evaluation (val/ where both exist).
 ///                   Found as by torchvision's ImageFolder: classes sorted by name, pictures at any depth
-///                   below, links followed, .jpg, .jpeg, .png, .bmp, .ppm and .pgm in any case. .tif and .webp,
-///                   which torchvision takes too, are an error here
-///   "cifar10"       the binary batches, there or in cifar-10-batches-bin/, else as "folder", with exactly ten
+///                   below, links followed, .jpg, .jpeg, .png, .bmp, .ppm and .pgm in any case. .tif and
+///                   .webp, which torchvision takes too, are an error here
+///   "cifar10"       the binary batches, there or in cifar-10-batches-bin/, else as "folder", with exactly
+///   ten
 ///                   classes
 ///   "fashion-mnist" {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz; empty: where Debian's
 ///   package

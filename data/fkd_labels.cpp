@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kRemedy =
-    "check --softlabel_path and --soft_label_type, or make the labels with `vvtq softlabel`";
+    "check `softlabel_path` and `label_type`, or make the labels with `vvtq softlabel`";
 
 template <typename T>
 std::span<const uint8_t> as_bytes(const std::vector<T>& values) {

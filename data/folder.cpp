@@ -169,9 +169,9 @@ class FolderDataset : public Dataset {
 
 std::unique_ptr<Dataset> open_folder(const std::string& kind, const std::string& dir, Split split) {
     if (dir.empty())
-        engine::input_error("--data is missing: name the directory of the ", printable(kind), " pictures");
+        engine::input_error("`data` is missing: name the directory of the ", printable(kind), " pictures");
     if (!is_directory(dir)) {
-        engine::input_error("--data: no directory '", printable(dir), "'; ", kLayout);
+        engine::input_error("`data`: no directory '", printable(dir), "'; ", kLayout);
     }
     fs::path root = fs::path(dir) / "train";
     if (split == Split::evaluation) {
@@ -186,7 +186,7 @@ std::unique_ptr<Dataset> open_folder(const std::string& kind, const std::string&
     constexpr size_t kCifarClasses = 10;
     if (kind == "cifar10" && listing.classes.size() != kCifarClasses) {
         engine::input_error("'", printable(root.string()), "' has ", listing.classes.size(),
-                            " class folders, CIFAR-10 has 10: check --data, or use --dataset folder");
+                            " class folders, CIFAR-10 has 10: check `data`, or use `dataset` folder");
     }
     return std::make_unique<FolderDataset>(root, std::move(listing));
 }

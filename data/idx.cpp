@@ -12,7 +12,7 @@ namespace vvtq::data {
 namespace {
 
 constexpr const char* kRemedy =
-    "install the package dataset-fashion-mnist, or name its directory with --data";
+    "install the package dataset-fashion-mnist, or name its directory with `data`";
 
 [[noreturn]] void refuse(const std::string& path, const std::string& reason) {
     engine::input_error("'", printable(path), "' ", reason, ": fetch the file again");

@@ -21,7 +21,7 @@ LabelType parse_label_type(const std::string& name) {
         if (name == kNames[i]) return static_cast<LabelType>(i);
     }
     engine::input_error(
-        "--soft_label_type ", printable(name),
+        "`label_type` ", printable(name),
         ": unknown; use ori, hard, smoothing, marginal_smoothing_k5, marginal_smoothing_k10 or "
         "marginal_renorm");
 }
@@ -56,7 +56,7 @@ void require_label_fits(LabelType type, int classes) {
         if (label_indices(static_cast<LabelType>(i)) > classes) continue;
         fitting += (fitting.empty() ? "" : ", ") + std::string(kNames[i]);
     }
-    engine::input_error("--soft_label_type ", label_type_name(type), " keeps ", label_indices(type),
+    engine::input_error("`label_type` ", label_type_name(type), " keeps ", label_indices(type),
                         " classes of a label, but there are ", classes, ": use one of ", fitting);
 }
 

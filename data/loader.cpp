@@ -45,10 +45,10 @@ Loader::Loader(const Dataset& dataset, const LoaderOptions& options, const SoftL
                options.image_size);
     VVTQ_CHECK(options.process >= 0 && options.process < options.processes, "process ", options.process,
                " of ", options.processes);
-    if (size < 1) engine::input_error("--batch-size ", size, ": use 1 or more");
-    if (options.num_crops < 1) engine::input_error("--num_crops ", options.num_crops, ": use 1 or more");
+    if (size < 1) engine::input_error("`batch_size` ", size, ": use 1 or more");
+    if (options.num_crops < 1) engine::input_error("`num_crops` ", options.num_crops, ": use 1 or more");
     if (labels != nullptr && options.num_crops > labels->header().crops) {
-        engine::input_error("--num_crops ", options.num_crops, ": label file '", printable(labels->path()),
+        engine::input_error("`num_crops` ", options.num_crops, ": label file '", printable(labels->path()),
                             "' has ", labels->header().crops, " crops per picture; use at most that many");
     }
     count_batches();
@@ -76,8 +76,8 @@ void Loader::count_batches() {
             batches_ = pictures / ((size + crops - 1) / crops) / processes;
     }
     if (batches_ == 0) {
-        engine::input_error("--batch-size ", size, " needs more pictures than the ", pictures, " of '",
-                            printable(dataset_.name()), "': use a smaller --batch-size");
+        engine::input_error("`batch_size` ", size, " needs more pictures than the ", pictures, " of '",
+                            printable(dataset_.name()), "': use a smaller `batch_size`");
     }
 }
 

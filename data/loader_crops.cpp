@@ -43,7 +43,7 @@ bool Loader::open(int64_t& picture, Batch& batch, Worker& worker) const {
         if (!instead) return false;
         picture = (picture + 1) % pictures;
     }
-    engine::input_error("no picture of '", printable(dataset_.name()), "' can be decoded: check --data");
+    engine::input_error("no picture of '", printable(dataset_.name()), "' can be decoded: check `data`");
 }
 
 void Loader::plan_random(std::span<const Item> items, int64_t picture, Worker& worker) const {

@@ -92,14 +92,14 @@ EraseMode parse_erase_mode(const std::string& text) {
     if (text == "const") return EraseMode::constant;
     if (text == "rand") return EraseMode::color;
     if (text == "pixel") return EraseMode::pixel;
-    engine::input_error("--remode ", printable(text), ": use const, rand or pixel");
+    engine::input_error("`erase_mode` ", printable(text), ": use const, rand or pixel");
 }
 
 MixMode parse_mix_mode(const std::string& text) {
     if (text == "batch") return MixMode::batch;
     if (text == "pair") return MixMode::pair;
     if (text == "elem") return MixMode::elem;
-    engine::input_error("--mixup-mode ", printable(text), ": use batch, pair or elem");
+    engine::input_error("`mixup_mode` ", printable(text), ": use batch, pair or elem");
 }
 
 void erase(const Erasing& erasing, engine::Random& random, int side, uint8_t* planes) {

@@ -13,7 +13,7 @@ namespace vvtq::data {
 enum class EraseMode { constant, color, pixel };  ///< "const" the mean, "rand" one color, "pixel" noise
 enum class MixMode { batch, pair, elem };         ///< who shares a draw
 
-/// Errors: input_error naming --remode, --mixup-mode.
+/// Errors: input_error naming `erase_mode`, `mixup_mode`.
 EraseMode parse_erase_mode(const std::string& text);
 MixMode parse_mix_mode(const std::string& text);
 

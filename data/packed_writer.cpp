@@ -36,7 +36,7 @@ PackedLabelWriter::PackedLabelWriter(const std::string& path, const SoftLabelHea
     : path_(path), partial_(path + ".partial"), header_(header) {
     if (header.classes > 0) require_label_fits(header.type, header.classes);
     if (!(header.crops > 0 && header.crops <= static_cast<int>(kMostCrops))) {
-        engine::input_error("--crops-per-image ", header.crops, ": use 1 to ", kMostCrops);
+        engine::input_error("`crops_per_image` ", header.crops, ": use 1 to ", kMostCrops);
     }
     header_.pictures = 0;
     if (is_directory(path)) {

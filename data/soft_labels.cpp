@@ -67,7 +67,7 @@ std::unique_ptr<SoftLabels> open_soft_labels(const std::string& path, const Data
     if (is_directory(path)) return std::make_unique<FkdLabels>(path, dataset, type);
     auto labels = std::make_unique<PackedLabels>(PackedLabels::open(path));
     if (type_given && labels->header().type != type) {
-        engine::input_error("--soft_label_type: ", printable(path), " holds labels of type ",
+        engine::input_error("`label_type`: ", printable(path), " holds labels of type ",
                             label_type_name(labels->header().type), ", not ", label_type_name(type),
                             "; leave the flag out");
     }

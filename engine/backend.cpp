@@ -16,7 +16,7 @@ const Backend& backend(Device device) {
     static const Backend of_cuda{cuda::kernels, cuda::pool, cuda::runtime};
     return of_cuda;
 #else
-    input_error("--device cuda: this build has no CUDA backend; use --device cpu");
+    input_error("`device` cuda: this build has no CUDA backend; use `device` cpu");
 #endif
 }
 

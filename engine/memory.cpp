@@ -7,6 +7,8 @@ const char* name_of(Device device) { return device == Device::cpu ? "cpu" : "cud
 Storage::Storage(size_t bytes, Device device)
     : data_(pool(device).allocate(bytes)), bytes_(bytes), device_(device) {}
 
-Storage::~Storage() { pool(device_).release(data_, bytes_); }
+Storage::~Storage() {
+    if (data_ != nullptr) pool(device_).release(data_, bytes_);
+}
 
 }  // namespace vvtq::engine

@@ -34,6 +34,8 @@ Pool& pool(Device device);
 class Storage {
   public:
     Storage(size_t bytes, Device device);
+    /// Stands for memory of the device and has none: `data` is null.
+    explicit Storage(Device device) : data_(nullptr), bytes_(0), device_(device) {}
     ~Storage();
     Storage(const Storage&) = delete;
     Storage& operator=(const Storage&) = delete;

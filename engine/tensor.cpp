@@ -71,12 +71,23 @@ void decode(const void* from, DType dtype, std::vector<double>& values) {
     }
 }
 
+thread_local bool shapes_only = false;
+
+std::shared_ptr<Storage> make_storage(const Shape& shape, DType dtype, Device device) {
+    if (shapes_only) return std::make_shared<Storage>(device);
+    return std::make_shared<Storage>(static_cast<size_t>(shape.numel()) * size_of(dtype), device);
+}
+
 }  // namespace
 
+ShapesOnly::ShapesOnly() : before_(shapes_only) { shapes_only = true; }
+
+ShapesOnly::~ShapesOnly() { shapes_only = before_; }
+
+bool ShapesOnly::active() { return shapes_only; }
+
 Tensor::Tensor(const Shape& shape, DType dtype, Device device)
-    : storage_(std::make_shared<Storage>(static_cast<size_t>(shape.numel()) * size_of(dtype), device)),
-      shape_(shape),
-      dtype_(dtype) {}
+    : storage_(make_storage(shape, dtype, device)), shape_(shape), dtype_(dtype) {}
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
     return full(shape, 0.0, dtype, device);
@@ -84,13 +95,14 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
 
 Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
     Tensor y(shape, dtype, device);
-    kernels(device).fill(value, y);
+    if (!shapes_only) kernels(device).fill(value, y);
     return y;
 }
 
 Tensor Tensor::from(const std::vector<double>& values, const Shape& shape, DType dtype, Device device) {
     VVTQ_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), values.size(), " values for ",
                shape.str());
+    if (shapes_only) return {shape, dtype, device};
     Tensor host(shape, dtype, Device::cpu);
     encode(values, dtype, host.raw());
     return host.to(device);
@@ -131,6 +143,7 @@ Tensor Tensor::extended(const Shape& shape) const {
 
 void* Tensor::raw() const {
     VVTQ_CHECK(defined(), "undefined tensor");
+    VVTQ_CHECK(storage_->data() != nullptr || numel() == 0, shape_.str(), " was made under ShapesOnly");
     return static_cast<char*>(storage_->data()) + static_cast<size_t>(offset_) * size_of(dtype_);
 }
 

@@ -17,7 +17,7 @@ namespace vvtq::engine {
 class Tensor {
   public:
     Tensor() = default;
-    /// New memory with undefined content (NaN bytes in debug builds).
+    /// New memory with undefined content (NaN bytes in debug builds); none under ShapesOnly.
     Tensor(const Shape& shape, DType dtype, Device device = Device::cpu);
 
     static Tensor zeros(const Shape& shape, DType dtype, Device device = Device::cpu);
@@ -43,6 +43,8 @@ class Tensor {
     bool shares_storage(const Tensor& other) const {
         return storage_ != nullptr && storage_ == other.storage_;
     }
+    /// Equal for tensors that share memory, also for those that were made under ShapesOnly and have none.
+    const void* memory_id() const { return storage_.get(); }
     /// True where no other Tensor handle shares the memory.
     bool sole_owner() const { return storage_.use_count() == 1; }
 
@@ -53,6 +55,7 @@ class Tensor {
         VVTQ_CHECK(dtype_of<T>::value == dtype_, "tensor ", shape_.str(), " holds ", name_of(dtype_));
         return static_cast<T*>(raw());
     }
+    /// Untyped. Throws where the tensor was made under ShapesOnly.
     void* raw() const;
 
     /// New tensor of the same shape, dtype and device with undefined content.
@@ -73,6 +76,21 @@ class Tensor {
     Shape shape_;
     DType dtype_ = DType::f32;
     int64_t offset_ = 0;  // in elements
+};
+
+/// While one lives on this thread, new tensors have shape, dtype and device but no memory, and `full` and
+/// `from` write nothing: for asking a model of any size for the shapes of its parameters.
+class ShapesOnly {
+  public:
+    ShapesOnly();
+    ~ShapesOnly();
+    ShapesOnly(const ShapesOnly&) = delete;
+    ShapesOnly& operator=(const ShapesOnly&) = delete;
+    /// Whether one lives on this thread.
+    static bool active();
+
+  private:
+    bool before_;
 };
 
 }  // namespace vvtq::engine

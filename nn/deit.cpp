@@ -11,16 +11,11 @@ constexpr double kNormEps = 1e-6;
 
 /// The config itself, so that it can be checked before the first member is built.
 const ModelConfig& checked(const ModelConfig& c) {
-    check_pictures(c);
-    if (c.patch_size < 1 || c.img_size % c.patch_size != 0) {
-        engine::input_error("--patch-size ", c.patch_size, " does not tile --img-size ", c.img_size,
-                            ": choose a divisor of the picture size");
-    }
-    if (c.num_heads < 1 || c.embed_dim % c.num_heads != 0) {
-        engine::input_error("--num-heads ", c.num_heads, " does not divide --embed-dim ", c.embed_dim,
+    check_common(c);
+    if (c.embed_dim % c.num_heads != 0) {
+        engine::input_error("`num_heads` ", c.num_heads, " does not divide `embed_dim` ", c.embed_dim,
                             ": choose a divisor of the width");
     }
-    if (c.depth < 1 || c.depth > 1000) engine::input_error("--depth ", c.depth, ": give 1 to 1000 blocks");
     return c;
 }
 
@@ -29,7 +24,32 @@ int64_t patches(const ModelConfig& config) {
     return side * side;
 }
 
+ModelConfig preset(const std::string& name, int64_t width, int64_t heads) {
+    ModelConfig config;
+    config.name = name;
+    config.embed_dim = width;
+    config.num_heads = heads;
+    return config;
+}
+
 }  // namespace
+
+Family deit_family() {
+    ModelConfig nano = preset("deit_nano_patch4_28_quant", 64, 2);
+    nano.img_size = 28;
+    nano.patch_size = 4;
+    nano.num_classes = 10;
+    nano.depth = 4;
+    std::vector<Field> fields = common_fields();
+    fields.push_back({"depth", &ModelConfig::depth, {1, 1000}, "blocks of a DeiT"});
+    fields.push_back({"num_heads", &ModelConfig::num_heads, {1, 16384}, "of each stage, or one number"});
+    return {
+        "deit",
+        {preset("deit_tiny_patch16_224_quant", 192, 3), preset("deit_small_patch16_224_quant", 384, 6),
+         preset("deit_base_patch16_224_quant", 768, 12), nano},
+        fields,
+        [](const ModelConfig& config, engine::DType dtype) { return std::make_unique<Deit>(config, dtype); }};
+}
 
 Deit::Deit(const ModelConfig& config, engine::DType dtype)
     : Model(checked(config)),

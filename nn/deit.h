@@ -15,7 +15,7 @@ namespace vvtq::nn {
 /// rest where it stays.
 class Deit : public Model {
   public:
-    /// Throws Error(Fault::input) naming the flags of sizes that do not fit.
+    /// Throws Error(Fault::input) naming sizes that do not fit each other.
     Deit(const ModelConfig& config, engine::DType dtype);
 
   private:
@@ -29,5 +29,7 @@ class Deit : public Model {
     Linear head_;
     StochasticDepth stochastic_depth_;  // two branches a block
 };
+
+Family deit_family();
 
 }  // namespace vvtq::nn

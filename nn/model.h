@@ -1,37 +1,12 @@
-// model: what every vision model here offers, and the table of published names.
+// model: what every vision model here offers, and how one is made from its sizes.
 #pragma once
 
 #include <memory>
-#include <string>
-#include <vector>
 
+#include "nn/family.h"
 #include "nn/module.h"
 
 namespace vvtq::nn {
-
-/// Sizes of a model. `model_config(name)` gives the published ones; flags change single fields.
-struct ModelConfig {
-    std::string name;    // published name, with _quant
-    std::string family;  // "deit", "swin" or "sret"
-    int64_t img_size = 224;
-    int64_t patch_size = 16;  // of sret: how much smaller the stem makes a picture
-    int64_t in_chans = 3;
-    int64_t num_classes = 1000;
-    int64_t embed_dim = 192;             // of the first stage
-    int64_t depth = 12;                  // deit
-    int64_t num_heads = 3;               // deit
-    std::vector<int64_t> depths, heads;  // of each stage, which are as wide as embed_dim 2^s: swin, sret
-    int64_t window_size = 7;             // swin, in tokens
-    double np_ratio = 1.0;               // sret: MLP ratio of the layers without projections
-    double mlp_ratio = 4.0;
-    double drop_path = 0.0;  // stochastic depth rate of the last block
-};
-
-/// Published names with and without the suffix `_quant`: deit_{tiny,small,base}_patch16_224[_quant],
-/// swin_{tiny,small,base}_patch4_window7_224[_quant], SReT_{T,LT,S}[_quant], and deit_nano_patch4_28[_quant]
-/// for small pictures. Throws Error(Fault::input) listing the known names.
-ModelConfig model_config(const std::string& name);
-std::vector<std::string> model_names();
 
 /// Quantizes all weights of a model at once, at the start of a forward pass; quant/attach gives a model one.
 class WeightPass {
@@ -64,10 +39,15 @@ class Model : public Module {
 /// A key for `forward`.
 Tensor random_key(uint64_t key, engine::Device device = engine::Device::cpu);
 
+/// The model without memory: its parameters and buffers have names, shapes and dtypes alone. Throws
+/// Error(Fault::input) naming the fields where a size is out of its bounds, sizes do not fit each other, or
+/// the model has more than 2^30 parameters.
+std::unique_ptr<Model> make_shapes(const ModelConfig& config, engine::DType dtype);
+
 /// Builds the model and draws its start weights from `seed`: normal with std 0.02, cut at two std;
 /// convolutions uniform within 1 / sqrt(fan_in); biases 0, norm weights and SReT's coefficients 1. A
-/// parameter's values depend on seed, name and size alone. Sizes that do not fit (a picture that patches do
-/// not tile, a width that heads do not divide) throw Error(Fault::input) naming the flags. dtype f32 or f64.
+/// parameter's values depend on seed, name and size alone. Throws as make_shapes does, before anything is
+/// allocated. dtype f32 or f64.
 std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype, uint64_t seed);
 
 }  // namespace vvtq::nn

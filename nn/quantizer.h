@@ -55,7 +55,7 @@ enum class Values {
     activated,    // after GELU: unsigned with offset
 };
 
-/// Whether the slot follows --wbits / --abits or always has 8 bits (first and last layer).
+/// Whether the slot has the width that was configured, or always has 8 bits (first and last layer).
 enum class Bits { configured, always_8 };
 
 /// A nullable quantizer, a module whose path is the quantizer's: "blocks.0.attn.quant_q".

@@ -35,32 +35,28 @@ int64_t last_width(const ModelConfig& config) { return width_of(config, config.d
 
 /// The config itself, so that it can be checked before the first member is built.
 const ModelConfig& checked(const ModelConfig& c) {
-    check_pictures(c);
-    check_stages(c);
     if (c.patch_size != 1 && c.patch_size != 2 && c.patch_size != 4 && c.patch_size != 8) {
         engine::input_error(
-            "--patch-size ", c.patch_size,
+            "`patch_size` ", c.patch_size,
             ": the stem's three convolutions halve a picture 0 to 3 times, give 1, 2, 4 or 8");
     }
-    if (c.img_size % c.patch_size != 0) {
-        engine::input_error("--patch-size ", c.patch_size, " does not tile --img-size ", c.img_size,
-                            ": choose a divisor of the picture size");
-    }
+    check_common(c);
+    check_stages(c);
     if (c.embed_dim % 2 != 0) {
-        engine::input_error("--embed-dim ", c.embed_dim, ": the stem needs an even width");
+        engine::input_error("`embed_dim` ", c.embed_dim, ": the stem needs an even width");
     }
-    if (!(c.np_ratio > 0 && c.np_ratio <= 64) || hidden_width(c.embed_dim, c.np_ratio) < 1) {
-        engine::input_error("non-projection ratio ", c.np_ratio, ": give a ratio above 0, at most 64");
+    if (hidden_width(c.embed_dim, c.np_ratio) < 1) {
+        engine::input_error("`np_ratio` ", c.np_ratio, " leaves no hidden values: give a larger ratio");
     }
     for (size_t stage = 0; stage < c.depths.size(); ++stage) {
         if (c.depths[stage] % 2 != 0) {
-            engine::input_error("--depths ", c.depths[stage], " in stage ", stage + 1,
+            engine::input_error("`depths` ", c.depths[stage], " in stage ", stage + 1,
                                 ": every block is used twice, give an even number");
         }
         const int64_t side = side_of(c, stage);
         for (const int64_t groups : slices_of(stage).of_use) {
             if (side * side % groups == 0) continue;
-            engine::input_error("--img-size ", c.img_size, " at --patch-size ", c.patch_size, " gives ",
+            engine::input_error("`img_size` ", c.img_size, " at `patch_size` ", c.patch_size, " gives ",
                                 side * side, " tokens in stage ", stage + 1,
                                 ", which attention cannot cut into ", groups, " slices: choose another size");
         }
@@ -83,7 +79,33 @@ std::vector<double> drop_rates(const ModelConfig& config) {
     return rates;
 }
 
+ModelConfig preset(const std::string& name, int64_t width, std::vector<int64_t> heads, double mlp_ratio,
+                   double np_ratio) {
+    ModelConfig config;
+    config.name = name;
+    config.patch_size = 8;
+    config.embed_dim = width;
+    config.depths = {4, 10, 6};
+    config.heads = std::move(heads);
+    config.mlp_ratio = mlp_ratio;
+    config.np_ratio = np_ratio;
+    return config;
+}
+
 }  // namespace
+
+Family sret_family() {
+    std::vector<Field> fields = stage_fields();
+    fields.push_back({"np_ratio", &ModelConfig::np_ratio, {0, 64, true}});
+    fields.push_back(
+        {"window_size", &ModelConfig::window_size, {1, 1'000'000}});  // in the files, but not used
+    return {
+        "sret",
+        {preset("SReT_T_quant", 64, {2, 4, 8}, 3.6, 1.0), preset("SReT_LT_quant", 64, {2, 4, 8}, 4.0, 1.0),
+         preset("SReT_S_quant", 126, {3, 6, 12}, 3.0, 2.0)},
+        fields,
+        [](const ModelConfig& config, engine::DType dtype) { return std::make_unique<Sret>(config, dtype); }};
+}
 
 SretBlock::SretBlock(int64_t width, int64_t heads, int64_t hidden, engine::DType dtype)
     : norm1_(width, kNormEps, dtype),

@@ -112,7 +112,7 @@ class SretPool : public Module {
 /// from the step's key in training, and from a fixed one in evaluation and without a key.
 class Sret : public Model {
   public:
-    /// Throws Error(Fault::input) naming the flags of sizes that do not fit.
+    /// Throws Error(Fault::input) naming sizes that do not fit each other.
     Sret(const ModelConfig& config, engine::DType dtype);
 
     /// Takes these permutations of n tokens instead of drawn ones, in every use.
@@ -135,5 +135,7 @@ class Sret : public Model {
     Tensor fixed_key_;                  // (1) i64
     std::function<std::vector<int64_t>(int64_t)> permutation_;
 };
+
+Family sret_family();
 
 }  // namespace vvtq::nn

@@ -19,34 +19,51 @@ int64_t width_of(const ModelConfig& config, size_t stage) { return config.embed_
 
 /// The config itself, so that it can be checked before the first member is built.
 const ModelConfig& checked(const ModelConfig& c) {
-    check_pictures(c);
+    check_common(c);
     check_stages(c);
-    if (c.patch_size < 1 || c.img_size % c.patch_size != 0) {
-        engine::input_error("--patch-size ", c.patch_size, " does not tile --img-size ", c.img_size,
-                            ": choose a divisor of the picture size");
-    }
-    if (c.window_size < 1 || c.window_size > 64) {
-        engine::input_error("--window-size ", c.window_size, ": give 1 to 64 tokens");
-    }
     for (size_t stage = 0; stage < c.depths.size(); ++stage) {
         const int64_t side = side_of(c, stage);
         const bool last = stage + 1 == c.depths.size();
         if (side < 1 || (!last && side % 2 != 0)) {
-            engine::input_error("--img-size ", c.img_size, " at --patch-size ", c.patch_size, " leaves ",
+            engine::input_error("`img_size` ", c.img_size, " at `patch_size` ", c.patch_size, " leaves ",
                                 side, " tokens a side in stage ", stage + 1,
-                                ", which cannot be merged in pairs: choose an --img-size divisible by ",
+                                ", which cannot be merged in pairs: choose an `img_size` divisible by ",
                                 c.patch_size << (c.depths.size() - 1));
         }
         if (side > c.window_size && side % c.window_size != 0) {
-            engine::input_error("--window-size ", c.window_size, " does not tile the ", side,
-                                " tokens a side of stage ", stage + 1, " (--img-size ", c.img_size,
-                                ", --patch-size ", c.patch_size, "): choose a divisor");
+            engine::input_error("`window_size` ", c.window_size, " does not tile the ", side,
+                                " tokens a side of stage ", stage + 1, " (`img_size` ", c.img_size,
+                                ", `patch_size` ", c.patch_size, "): choose a divisor");
         }
     }
     return c;
 }
 
+ModelConfig preset(const std::string& name, int64_t width, std::vector<int64_t> depths,
+                   std::vector<int64_t> heads) {
+    ModelConfig config;
+    config.name = name;
+    config.patch_size = 4;
+    config.embed_dim = width;
+    config.depths = std::move(depths);
+    config.heads = std::move(heads);
+    return config;
+}
+
 }  // namespace
+
+Family swin_family() {
+    std::vector<Field> fields = stage_fields();
+    fields.push_back({"window_size", &ModelConfig::window_size, {1, 64}, "of swin, in tokens"});
+    fields.push_back({"np_ratio", &ModelConfig::np_ratio, {0, 64, true}});  // in the files, but not used
+    return {
+        "swin",
+        {preset("swin_tiny_patch4_window7_224_quant", 96, {2, 2, 6, 2}, {3, 6, 12, 24}),
+         preset("swin_small_patch4_window7_224_quant", 96, {2, 2, 18, 2}, {3, 6, 12, 24}),
+         preset("swin_base_patch4_window7_224_quant", 128, {2, 2, 18, 2}, {4, 8, 16, 32})},
+        fields,
+        [](const ModelConfig& config, engine::DType dtype) { return std::make_unique<Swin>(config, dtype); }};
+}
 
 SwinPatchEmbed::SwinPatchEmbed(const ModelConfig& config, engine::DType dtype)
     : patch_size_(config.patch_size),
@@ -83,8 +100,10 @@ Variable PatchMerging::forward(const Residual& x) {
 SwinStage::SwinStage(const Sizes& sizes, engine::DType dtype) {
     const bool whole = sizes.side <= sizes.window;  // one window, which nothing can be shifted out of
     const int64_t window = whole ? sizes.side : sizes.window;
-    windows_[0] = windows_of(sizes.side, window, 0, dtype);
-    windows_[1] = whole ? windows_[0] : windows_of(sizes.side, window, window / 2, dtype);
+    if (!engine::ShapesOnly::active()) {  // they are no part of the state, and large
+        windows_[0] = windows_of(sizes.side, window, 0, dtype);
+        windows_[1] = whole ? windows_[0] : windows_of(sizes.side, window, window / 2, dtype);
+    }
     const int64_t entries = (2 * window - 1) * (2 * window - 1);
     for (int64_t i = 0; i < sizes.depth; ++i) {
         blocks_.push_back(std::make_unique<Block>(

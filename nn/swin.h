@@ -63,7 +63,7 @@ class SwinStage : public Module {
 /// dtype of the parameters. Stochastic depth grows from 0 to drop_path over the blocks.
 class Swin : public Model {
   public:
-    /// Throws Error(Fault::input) naming the flags of sizes that do not fit.
+    /// Throws Error(Fault::input) naming sizes that do not fit each other.
     Swin(const ModelConfig& config, engine::DType dtype);
 
   private:
@@ -76,5 +76,7 @@ class Swin : public Model {
     Linear head_;
     StochasticDepth stochastic_depth_;  // two branches a block
 };
+
+Family swin_family();
 
 }  // namespace vvtq::nn

@@ -35,8 +35,8 @@ QuantizerOptions options_for(const nn::QuantizerSlot& slot, int bits, QuantizerO
 }  // namespace
 
 void attach(nn::Module& model, const BitWidths& bits) {
-    const int wbits = checked_bits(bits.weights, "wbits");
-    const int abits = checked_bits(bits.activations, "abits");
+    const int wbits = checked_bits(bits.weights, "`wbits`");
+    const int abits = checked_bits(bits.activations, "`abits`");
     QuantizerOptions options{.fixed = bits.fixed_scale};
     const auto parameters = model.parameters();
     if (!parameters.empty()) {
@@ -49,10 +49,10 @@ void attach(nn::Module& model, const BitWidths& bits) {
         const int width = slot->bits() == nn::Bits::always_8 ? 8 : configured;
         if (width == kFloat) continue;
         const bool weight = slot->values() == nn::Values::weight;
-        const QuantizerKind& kind = quantizer_kind(width == 1 ? "binary"
-                                                   : weight   ? bits.weight_quantizer
-                                                              : bits.activation_quantizer);
-        slot->fill(kind.make(options_for(*slot, width, options, bits.head_wise)));
+        const std::string name = width == 1 ? "binary"
+                                 : weight   ? bits.weight_quantizer
+                                            : bits.activation_quantizer;
+        slot->fill(quantizer_kind(name).make(options_for(*slot, width, options, bits.head_wise)));
     }
 }
 

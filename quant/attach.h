@@ -21,7 +21,7 @@ struct BitWidths {
 
 /// Fills every quantizer slot below `model` that the bit widths ask for; call it once. First and last layers
 /// get 8 bits in every configuration. Steps take their dtype from the model's parameters. Throws
-/// Error(Fault::input) naming wbits or abits for other widths.
+/// Error(Fault::input) naming `wbits` or `abits` for other widths.
 void attach(nn::Module& model, const BitWidths& bits);
 /// The same, and the pass that quantizes all weights of the model at once.
 void attach(nn::Model& model, const BitWidths& bits);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "nn/evaluation_mode.h"
 #include "quant/attach.h"
 
 namespace vvtq::quant {
@@ -40,21 +41,6 @@ StepAndOffset fit(const Tensor& w, CodeRange range, bool with_offset) {
     return fitted;
 }
 
-/// Evaluation while it lives.
-class EvaluationMode {
-  public:
-    explicit EvaluationMode(nn::Module& model) : model_(model), before_(model.training()) {
-        model.train(false);
-    }
-    ~EvaluationMode() { model_.train(before_); }
-    EvaluationMode(const EvaluationMode&) = delete;
-    EvaluationMode& operator=(const EvaluationMode&) = delete;
-
-  private:
-    nn::Module& model_;
-    bool before_;
-};
-
 }  // namespace
 
 StepAndOffset fit_step(const Tensor& w, CodeRange range) { return fit(w, range, false); }
@@ -81,7 +67,7 @@ Tensor calibrate_activations(nn::Model& model, const Tensor& pictures) {
     for (const auto& [path, slot] : slots(model)) {
         if (slot->get() != nullptr && slot->values() != nn::Values::weight) slot->get()->reset();
     }
-    const EvaluationMode evaluation(model);
+    const nn::EvaluationMode evaluation(model);
     const autograd::NoGrad no_grad;
     return model.forward(pictures).value();  // a quantizer that gets no finite step says so by name
 }

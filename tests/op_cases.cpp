@@ -33,7 +33,7 @@ std::vector<OpCase> basic_cases() {
         {"scale", "tokens", {"scale"}, {{{2, 49, 197}}}, scale},
         {"scale_by", "one", {"scale_by"}, {{{1}}, constant({1}, 0.0, -1.7)}, scale_by},
         {"scale_by", "tokens", {"scale_by"}, {{{2, 49, 197}}, constant({1}, 0.0, 0.3)}, scale_by},
-        {"cast", "there and back", {"cast"}, {{{31, 49}}}, other_dtype_and_back, nullptr, unmoved},
+        {"cast", "there and back", {}, {{{31, 49}}}, other_dtype_and_back, nullptr, unmoved},
         {"sum", "one", {"sum", "scale_by"}, {{{1}}}, sum},
         {"sum", "tokens", {"sum", "scale_by"}, {{{2, 49, 197}, 1.0, 0.3}}, sum},
         {"reshape",

@@ -92,7 +92,7 @@ int command_bench_loader(const Options& options) {
     data::LoaderOptions loader_options;
     loader_options.mode = data::LoaderMode::labelled;
     loader_options.batch_size = static_cast<int>(options.data.batch_size);
-    loader_options.image_size = static_cast<int>(options.model.img_size);
+    loader_options.image_size = static_cast<int>(options.bench.img_size);
     loader_options.workers = workers;
     loader_options.seed = options.run.seed;
     loader_options.num_crops = options.bench.crops;
@@ -129,7 +129,7 @@ int command_bench_loader(const Options& options) {
         {"data", dataset->name()},
         {"pictures", dataset->size()},
         {"crops", options.bench.crops},
-        {"img_size", options.model.img_size},
+        {"img_size", options.bench.img_size},
         {"workers", workers},
         {"seconds", seconds},
         {"crops_s", crops_s},

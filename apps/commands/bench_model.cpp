@@ -41,7 +41,7 @@ std::unique_ptr<DeviceBatch> random_batch(const BenchModel& bench, int64_t size,
 BenchModel::BenchModel(Options& options)
     : compute(pick_compute(options.run)),
       config(resolve_config(options, nullptr, 0)),
-      model(make_model(options, config, nullptr, compute)),
+      model(make_model(config, compute, options.run.seed)),
       rates{1e-5, options.quantizer.reg, kRegularizerWeight, options.run.seed} {
     const bool quantized = has_low_bits(options.quantizer);
     if (options.quantizer.reg && !quantized) {

@@ -1,7 +1,7 @@
-// apps/: the `vvtq` program. A command line becomes options (options, command_line, flag_table, unsupported);
-// a command turns them into data (training_data) and a model (model_setup, checkpoint); the trainer runs
-// passes over the pictures (passes, training_step, evaluate), tells about them (log), and stops when asked to
-// (interrupt).
+// apps/: the `vvtq` program. options/: a command line becomes Options. commands/: a command turns them into a
+// model (model_setup) and what a run is told (training_setup). training/: the trainer runs passes over the
+// pictures (passes, training_step, evaluate), logs them, saves checkpoints, and stops when asked to
+// (interrupt); it knows no flags.
 //
 // commands: one function for each command of the program. Each returns the exit status: 0 done, 1 stopped by
 // a signal before the end. Errors are thrown (engine::Error).

@@ -1,6 +1,6 @@
 #include "apps/commands/model_setup.h"
 
-#include "apps/options/flag_text.h"
+#include "apps/training/value_text.h"
 #include "engine/device.h"
 #include "quant/attach.h"
 
@@ -15,48 +15,43 @@ std::string known_models() {
     return names;
 }
 
-/// One size of the model with its flag.
-struct SizeFlag {
-    const char* flag;
-    int64_t ModelFlags::*asked;
-    int64_t nn::ModelConfig::*size;
-};
+/// Whether a flag asked for this size.
+bool is_asked(const nn::Size& size) {
+    return std::visit(
+        [](const auto& value) {
+            if constexpr (std::is_arithmetic_v<std::decay_t<decltype(value)>>) {
+                return value != 0;
+            } else {
+                return !value.empty();
+            }
+        },
+        size);
+}
 
-const SizeFlag kSizes[] = {
-    {"--img-size", &ModelFlags::img_size, &nn::ModelConfig::img_size},
-    {"--patch-size", &ModelFlags::patch_size, &nn::ModelConfig::patch_size},
-    {"--embed-dim", &ModelFlags::embed_dim, &nn::ModelConfig::embed_dim},
-    {"--depth", &ModelFlags::depth, &nn::ModelConfig::depth},
-    {"--window-size", &ModelFlags::window_size, &nn::ModelConfig::window_size},
-    {"--num_classes", &ModelFlags::num_classes, &nn::ModelConfig::num_classes},
-};
-
-/// Sizes of each stage, with their flag.
-struct StageFlag {
-    const char* flag;
-    std::vector<int64_t> ModelFlags::*asked;
-    std::vector<int64_t> nn::ModelConfig::*sizes;
-};
-
-const StageFlag kStageSizes[] = {
-    {"--depths", &ModelFlags::depths, &nn::ModelConfig::depths},
-    {"--num-heads", &ModelFlags::num_heads, &nn::ModelConfig::heads},
-};
-
-/// Throws Error(Fault::input) where a flag of one family of models was given for another.
-void check_family(const ModelFlags& flags, const nn::ModelConfig& config) {
-    const bool stages = config.family != "deit";
-    if (stages && flags.depth != 0) {
-        engine::input_error("--depth: ", config.name, " has stages; give --depths, one number for each");
+/// The size that a flag asks for, as the field of this model takes it. Throws Error(Fault::input) where
+/// several numbers were given for a single one.
+nn::Size as_field(const nn::Size& asked, const nn::Field& field, const nn::ModelConfig& config) {
+    const nn::Size now = field.get(config);
+    if (asked.index() == now.index()) return asked;
+    const auto* numbers = std::get_if<std::vector<int64_t>>(&asked);
+    VVTQ_CHECK(numbers != nullptr, field.name, " is of another kind in another family");
+    if (numbers->size() != 1) {
+        engine::input_error(flag_of(field.name), ": ", config.name, " has one stage; give one number");
     }
-    if (!stages && !flags.depths.empty()) {
-        engine::input_error("--depths: ", config.name, " has one stage; give --depth");
+    if (std::holds_alternative<double>(now)) return static_cast<double>(numbers->front());
+    return numbers->front();
+}
+
+/// Throws Error(Fault::input) where a flag asks for a size that models of this family do not have.
+void check_asked(const ModelFlags& flags, const nn::ModelConfig& config) {
+    const nn::Family& family = nn::family_of(config);
+    std::string known;
+    for (const nn::Field& field : family.fields) {
+        if (!field.help.empty()) known += (known.empty() ? "" : ", ") + flag_of(field.name);
     }
-    if (!stages && flags.num_heads.size() > 1) {
-        engine::input_error("--num-heads: ", config.name, " has one stage; give one number");
-    }
-    if (config.family != "swin" && flags.window_size != 0) {
-        engine::input_error("--window-size: ", config.name, " has no windows; leave the flag out");
+    for (const auto& [name, size] : flags.sizes) {
+        if (!is_asked(size) || family.askable(name) != nullptr) continue;
+        engine::input_error(flag_of(name), ": ", config.name, " has no such size; its sizes are ", known);
     }
 }
 
@@ -108,28 +103,31 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
             contradict("--model", name, saved->name);
         }
     }
-    check_family(flags, config);
-    const auto apply = [&](const char* flag, const auto& asked, const auto size) {
-        wanted.*size = asked;
+    check_asked(flags, config);
+    const auto apply = [&](const std::string& flag, const nn::Field& field, const nn::Size& size) {
+        if (wanted.name == config.name) field.set(wanted, size);
         if (!saved) {
-            config.*size = asked;
-        } else if (asked != (*saved).*size) {
-            contradict(flag, flag_text(asked), flag_text((*saved).*size));
+            field.set(config, size);
+        } else if (size != field.get(*saved)) {
+            contradict(flag, nn::size_text(size), nn::size_text(field.get(*saved)));
         }
     };
-    for (const StageFlag& stage : kStageSizes) {
-        const auto& asked = flags.*stage.asked;
-        if (config.family != "deit" && !asked.empty()) apply(stage.flag, asked, stage.sizes);
-    }
-    if (config.family == "deit" && !flags.num_heads.empty()) {
-        apply("--num-heads", flags.num_heads.front(), &nn::ModelConfig::num_heads);
-    }
-    for (const SizeFlag& size : kSizes) {
-        const int64_t asked = flags.*size.asked;
-        if (asked != 0) apply(size.flag, asked, size.size);
+    for (const nn::Field& field : nn::family_of(config).fields) {
+        const auto asked = flags.sizes.find(field.name);
+        if (!field.help.empty() && asked != flags.sizes.end() && is_asked(asked->second)) {
+            apply(flag_of(field.name), field, as_field(asked->second, field, config));
+        }
+        if (field.name == "num_classes" && flags.num_classes != 0) {
+            apply("--num_classes", field, flags.num_classes);
+        }
     }
     if (!contradictions.empty()) {
-        const std::string tensors = checkpoint->misfits(wanted);
+        std::string tensors;
+        try {
+            tensors = checkpoint->misfits(wanted);
+        } catch (const engine::Error&) {
+            // no model of these sizes can be built, so there are no tensors to tell of
+        }
         engine::input_error(path, " holds another model: ", contradictions, tensors.empty() ? "" : ": ",
                             tensors, "; leave these flags out or name another file");
     }
@@ -145,18 +143,25 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
     return config;
 }
 
-std::unique_ptr<nn::Model> make_model(const Options& options, const nn::ModelConfig& config,
-                                      const Checkpoint* checkpoint, const Compute& compute) {
-    try {
-        auto model = nn::make_model(config, compute.parameters, options.run.seed);
-        model->to(compute.device);
-        return model;
-    } catch (const engine::Error& error) {
-        if (checkpoint == nullptr || !checkpoint->info() || error.fault() != engine::Fault::input) {
-            throw;
+std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compute& compute, uint64_t seed) {
+    auto model = nn::make_model(config, compute.parameters, seed);
+    model->to(compute.device);
+    return model;
+}
+
+QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path) {
+    QuantizerFlags flags;
+    const auto read = [&](const char* name, auto& value) {
+        const auto text = info.recipe.find(name);
+        if (text == info.recipe.end() || !parse_text(text->second, value)) {
+            engine::input_error(path, ": the checkpoint does not say --", name, "; name another file");
         }
-        engine::input_error(checkpoint->path(), " records a model that cannot be built: ", error.what());
-    }
+    };
+    read("wbits", flags.wbits);
+    read("abits", flags.abits);
+    read("fixed-scale", flags.fixed_scale);
+    if (info.recipe.count("head-wise") != 0) read("head-wise", flags.head_wise);  // older files do not say
+    return flags;
 }
 
 bool has_low_bits(const QuantizerFlags& quantizer) {

@@ -8,16 +8,10 @@
 
 #include "apps/options/options.h"
 #include "apps/training/checkpoint.h"
+#include "apps/training/compute.h"
 #include "nn/model.h"
 
 namespace vvtq::apps {
-
-/// Where and how precisely a command computes.
-struct Compute {
-    engine::Device device;
-    engine::DType dtype;       // of activations
-    engine::DType parameters;  // master copies, gradients, moments
-};
 
 /// --device, --precision and --gpu. `auto` takes the GPU where there is one, and there bf16, else f32. Writes
 /// the choices into the flags. Throws Error(Fault::input) where the device is not there or cannot compute so.
@@ -25,14 +19,15 @@ Compute pick_compute(RunFlags& run);
 
 /// The sizes of the model: those that the checkpoint records where there is one, else the published ones of
 /// --model with the flags' changes. `classes` is the data set's class count, 0 without a data set. Throws
-/// Error(Fault::input) naming flags that contradict the checkpoint with the tensors that tell, and a class
+/// Error(Fault::input) naming flags that contradict the checkpoint with the tensors that differ, and a class
 /// count that does not fit.
 nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes);
 
-/// nn::make_model in the precision and on the device of `compute`. Throws Error(Fault::input) naming the
-/// checkpoint, where there is one, whose sizes cannot be built.
-std::unique_ptr<nn::Model> make_model(const Options& options, const nn::ModelConfig& config,
-                                      const Checkpoint* checkpoint, const Compute& compute);
+/// nn::make_model in the precision and on the device of `compute`.
+std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compute& compute, uint64_t seed);
+
+/// The bit widths of a quantized model. Throws Error(Fault::input) naming `path` where they are not recorded.
+QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path);
 
 /// Whether the bit widths ask for quantizers that follow them.
 bool has_low_bits(const QuantizerFlags& quantizer);

@@ -2,12 +2,12 @@
 
 #include "apps/commands/commands.h"
 #include "apps/commands/model_setup.h"
-#include "apps/commands/training_data.h"
-#include "apps/options/flag_text.h"
+#include "apps/commands/training_setup.h"
 #include "apps/training/checkpoint.h"
 #include "apps/training/device_batch.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/log.h"
+#include "apps/training/value_text.h"
 #include "autograd/ops.h"
 #include "data/label_sink.h"
 #include "data/packed_labels.h"
@@ -19,7 +19,7 @@ constexpr double kSecondsPerLine = 5.0;
 
 std::unique_ptr<nn::Model> load_teacher(const Options& options, int64_t classes, const Compute& compute) {
     const Checkpoint checkpoint(options.labels.teacher, "--teacher");
-    auto model = make_model(options, resolve_config(options, &checkpoint, classes), &checkpoint, compute);
+    auto model = make_model(resolve_config(options, &checkpoint, classes), compute, options.run.seed);
     if (checkpoint.info() && checkpoint.info()->quantized) {
         attach_quantizers(*model, quantizer_flags(*checkpoint.info(), checkpoint.path()));
     }
@@ -50,7 +50,7 @@ uint64_t settings_hash(const Options& options, int64_t image_size, const data::S
     hash.add(data::read_file(options.labels.teacher, "check --teacher"));
     hash.add(static_cast<uint64_t>(image_size));
     for (double value : {options.labels.min_crop_area, options.labels.max_crop_area, options.data.hflip}) {
-        hash.add(flag_text(value));
+        hash.add(value_text(value));
     }
     hash.add(options.run.device);
     hash.add(options.run.precision);

@@ -4,14 +4,24 @@
 
 #include "apps/commands/commands.h"
 #include "apps/commands/model_setup.h"
-#include "apps/commands/run_folder.h"
+#include "apps/commands/training_setup.h"
 #include "apps/training/evaluate.h"
 #include "apps/training/interrupt.h"
+#include "apps/training/run_folder.h"
 #include "apps/training/trainer.h"
 #include "quant/calibrate.h"
 
 namespace vvtq::apps {
 namespace {
+
+/// --log, or its default in the folder.
+std::string log_path(const Options& options) {
+    if (!options.run.log.empty()) {
+        return options.run.log;
+    }
+    const std::string file = std::string(name_of(options.command)) + ".log";
+    return path_in(options.run.save_dir, file);
+}
 
 /// Makes flags and the checkpoint to resume from agree, or throws naming what does not.
 void agree_with(const Checkpoint& resumed, Options& options) {
@@ -26,7 +36,7 @@ void agree_with(const Checkpoint& resumed, Options& options) {
             engine::input_error("--resume: ", resumed.path(),
                                 " holds a full-precision model; use --finetune with --wbits");
         }
-        options.adopt_course(info.course, resumed.path(),
+        options.adopt_recipe(info.recipe, resumed.path(),
                              {"--wbits", "--abits", "--fixed-scale", "--head-wise"});
         return;
     }
@@ -38,7 +48,7 @@ void agree_with(const Checkpoint& resumed, Options& options) {
         engine::input_error("--start-epoch: --resume goes on at the checkpoint's epoch ", info.epoch,
                             "; leave it out");
     }
-    options.adopt_course(info.course, resumed.path());
+    options.adopt_recipe(info.recipe, resumed.path());
 }
 
 /// Several crops of a picture need labels of its crops.
@@ -86,11 +96,11 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
         notes.push_back("=> --finetune is not read: " + resumed->path() + " holds all weights");
     }
     const Checkpoint* source = resumed != nullptr ? resumed : finetuned ? &*finetuned : nullptr;
-    if (finetuned && finetuned->quantized() && options.run.evaluate) {
+    const nn::ModelConfig config = resolve_config(options, source, data.evaluation->classes());
+    auto model = make_model(config, compute, options.run.seed);
+    if (finetuned && finetuned->quantized(*model) && options.run.evaluate) {
         engine::input_error("--finetune: ", finetuned->path(), " is quantized; use --resume");
     }
-    const nn::ModelConfig config = resolve_config(options, source, data.evaluation->classes());
-    auto model = make_model(options, config, source, compute);
     if (resumed != nullptr) {
         if (resumed->info()->quantized) {
             attach_quantizers(*model, options.quantizer);
@@ -100,7 +110,7 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
     }
     if (finetuned) {
         finetuned->load_parameters(*model, true);
-        if (finetuned->quantized()) {
+        if (finetuned->quantized(*model)) {
             notes.push_back("=> the steps of " + finetuned->path() +
                             " are left out: only its weights are taken");
         }
@@ -109,7 +119,8 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
         attach_quantizers(*model, options.quantizer);
         notes.push_back("=> step sizes start from the weights and from a batch of training pictures");
         quant::calibrate_weights(*model);
-        quant::calibrate_activations(*model, calibration_pictures(options, data, config.img_size, compute));
+        const TrainingOptions training = training_options(options, data, config.img_size);
+        quant::calibrate_activations(*model, calibration_pictures(data, training.training, compute));
     }
     return model;
 }
@@ -125,7 +136,7 @@ CheckpointInfo start_info(const Options& options, const TrainingData& data, cons
     info.command = name_of(options.command);
     info.model = model.config();
     info.quantized = options.command == Command::train;
-    info.course = options.course();
+    info.recipe = options.recipe();
     info.dataset = data.train->fingerprint();
     info.labels = data.labels_fingerprint();
     return info;
@@ -143,9 +154,9 @@ int measure(const Options& options, const TrainingData& data, const Compute& com
         log.open(options.run.log);
     }
     log_notes(log, notes);
+    const TrainingOptions training = training_options(options, data, model.config().img_size);
     const auto accuracy =
-        evaluate(model, *data.evaluation, evaluation_loader(options, model.config().img_size), compute, log,
-                 options.run.print_freq);
+        evaluate(model, *data.evaluation, training.evaluation, compute, log, training.print_freq);
     if (!accuracy) {
         std::cerr << "vvtq train: stopped by " << interrupt_name() << " before all pictures were measured"
                   << std::endl;
@@ -177,7 +188,8 @@ int command_train(Options& options) {
     if (options.run.evaluate) {
         return measure(options, data, compute, *model, notes, log);
     }
-    Trainer trainer(options, data, compute, *model, start_info(options, data, *model, source), source, log);
+    const TrainingOptions training = training_options(options, data, model->config().img_size);
+    Trainer trainer(training, data, compute, *model, start_info(options, data, *model, source), source, log);
     const std::string best = resumed ? best_to_bring_along(*resumed, options.run.save_dir, notes) : "";
     make_folder(options.run.save_dir);  // nothing is written before all input was found good
     log.open(log_path(options));
@@ -191,7 +203,7 @@ int command_train(Options& options) {
                  {"model", model->config().name},
                  {"epoch", trainer.info().epoch},
                  {"step", trainer.info().step},
-                 {"flags", options.course()}});
+                 {"flags", options.recipe()}});
     switch (trainer.run()) {
         case Outcome::finished:
             log.line("=> done: " + trainer.checkpoint_path());

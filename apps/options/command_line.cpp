@@ -6,16 +6,39 @@
 namespace vvtq::apps {
 namespace {
 
+/// The sizes that flags can ask for, each name once; their values in `sizes` are "not asked for". A size that
+/// is a list in one family and a number in another is a list.
+std::vector<nn::Field> askable_fields(std::map<std::string, nn::Size>& sizes) {
+    std::vector<nn::Field> fields;
+    for (const nn::Family& family : nn::families()) {
+        for (const nn::Field& field : family.fields) {
+            if (field.help.empty()) continue;
+            const nn::Size published = field.get(family.presets.front());
+            if (sizes.count(field.name) == 0) fields.push_back(field);
+            const bool list = std::holds_alternative<std::vector<int64_t>>(published);
+            if (list) {
+                sizes[field.name] = std::vector<int64_t>();
+            } else if (sizes.count(field.name) == 0) {
+                sizes[field.name] =
+                    std::holds_alternative<double>(published) ? nn::Size(0.0) : nn::Size(int64_t{0});
+            }
+        }
+    }
+    return fields;
+}
+
 void add_model(FlagTable& flags, ModelFlags& model, bool trains) {
     flags.group("Model");
     flags.add("--model", model.name, "published name, such as deit_tiny_patch16_224_quant");
-    flags.add("--img-size", model.img_size, "pictures are resized to this; 0: the model's own");
-    flags.add("--patch-size", model.patch_size, "0: the model's own");
-    flags.add("--embed-dim", model.embed_dim, "0: the model's own");
-    flags.add("--depth", model.depth, "blocks of a DeiT; 0: the model's own");
-    flags.add("--depths", model.depths, "blocks of each stage (swin, SReT); left out: the model's own");
-    flags.add("--num-heads", model.num_heads, "of each stage, or one number; left out: the model's own");
-    flags.add("--window-size", model.window_size, "of swin, in tokens; 0: the model's own");
+    for (const nn::Field& field : askable_fields(model.sizes)) {
+        std::visit(
+            [&](auto& target) {
+                const bool list = std::is_same_v<decltype(target), std::vector<int64_t>&>;
+                flags.add(flag_of(field.name), target,
+                          field.help + (list ? "; left out: the model's own" : "; 0: the model's own"));
+            },
+            model.sizes.at(field.name));
+    }
     if (trains) {
         flags.add("--num_classes", model.num_classes, "0: as many as the data set has");
         flags.add("--drop-path", model.drop_path, "stochastic depth rate of the last block", true);
@@ -204,12 +227,11 @@ void define_bench_op(FlagTable& flags, Options& o) {
 
 void define_bench_loader(FlagTable& flags, Options& o) {
     o.data.batch_size = 512;
-    o.model.img_size = 224;
     flags.group("Data");
     flags.add("dir,--data", o.bench.dir, "folder with train/<class>/");
     flags.add("--dataset", o.data.dataset, "folder, fashion-mnist or cifar10");
     flags.add("--crops", o.bench.crops, "crops of each picture");
-    flags.add("--img-size", o.model.img_size, "side of a crop");
+    flags.add("--img-size", o.bench.img_size, "side of a crop");
     flags.add("-b,--batch-size", o.data.batch_size, "crops in a batch");
     flags.add("-j,--workers", o.data.workers, "loading threads");
     flags.group("Run");
@@ -288,7 +310,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
             one_line(error.what()), "; see `vvtq ",
             options->command == Command::help ? "" : std::string(name_of(options->command)) + " ", "--help`");
     }
-    check_ranges(*options);
+    options->with_flags_in_errors([&] { check_ranges(*options); });
     return options;
 }
 

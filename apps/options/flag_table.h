@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "apps/options/flag_text.h"
 #include "apps/options/options.h"
+#include "apps/training/value_text.h"
 #include "engine/check.h"
 
 namespace vvtq::apps {
@@ -19,26 +19,26 @@ class FlagTable {
 
     void group(const std::string& title) { group_ = title; }
 
-    /// A flag with a value; `course` as in Flag.
+    /// A flag with a value; `recipe` as in Flag.
     template <typename T>
-    CLI::Option* add(const std::string& names, T& target, const std::string& help, bool course = false) {
+    CLI::Option* add(const std::string& names, T& target, const std::string& help, bool recipe = false) {
         CLI::Option* option = app_.add_option(names, target, help)->capture_default_str();
         if constexpr (std::is_unsigned_v<T>) {
             option->check([](const std::string& text) {
                 return std::string(text.find('-') == std::string::npos ? "" : "must be at least 0");
             });
         }
-        return keep(option, target, course);
+        return keep(option, target, recipe);
     }
     /// A switch.
     CLI::Option* add_switch(const std::string& names, bool& target, const std::string& help,
-                            bool course = false) {
-        return keep(app_.add_flag(names, target, help), target, course);
+                            bool recipe = false) {
+        return keep(app_.add_flag(names, target, help), target, recipe);
     }
     /// --config: a file of flags, `name = value` a line as in INI and TOML, without sections.
     void add_config();
     /// Published flags that are accepted by name, and the reason why they cannot be honoured
-    /// (unsupported.cpp).
+    /// (unsupported_flags.cpp).
     void add_unsupported();
 
     /// After parsing: reads --config, refuses what cannot be honoured, and fills options.flags.
@@ -52,11 +52,11 @@ class FlagTable {
     };
 
     template <typename T>
-    CLI::Option* keep(CLI::Option* option, T& target, bool course) {
+    CLI::Option* keep(CLI::Option* option, T& target, bool recipe) {
         option->group(group_)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
         added_.push_back(option);
-        options_.flags.push_back({"--" + option->get_lnames().front(), false, course,
-                                  [&target] { return flag_text(target); },
+        options_.flags.push_back({"--" + option->get_lnames().front(), false, recipe,
+                                  [&target] { return value_text(target); },
                                   [&target](const std::string& text) { return parse_text(text, target); }});
         return option;
     }

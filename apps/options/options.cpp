@@ -10,13 +10,57 @@
 namespace vvtq::apps {
 namespace {
 
-void require(bool holds, const char* flag, const char* rule) {
+constexpr int64_t kLargestSize = 100000;
+
+void require(bool holds, const std::string& flag, const char* rule) {
     if (!holds) {
         engine::input_error(flag, ": must be ", rule);
     }
 }
 
 bool in_range(double value, double low, double high) { return value >= low && value <= high; }
+
+void check_size(const std::string& flag, const nn::Size& size) {
+    if (const auto* numbers = std::get_if<std::vector<int64_t>>(&size)) {
+        const bool sane =
+            numbers->size() <= 8 && std::all_of(numbers->begin(), numbers->end(),
+                                                [](int64_t n) { return n >= 1 && n <= kLargestSize; });
+        return require(sane, flag, "1 to 8 numbers of 1..100000");
+    }
+    const auto* whole = std::get_if<int64_t>(&size);
+    const double value = whole != nullptr ? static_cast<double>(*whole) : std::get<double>(size);
+    require(in_range(value, 0, kLargestSize), flag, "0..100000");
+}
+
+/// Fields of data/ and quant/ whose flags are called otherwise.
+const std::map<std::string, std::string> kOtherFlags = {
+    {"rand_augment", "--aa"}, {"erase_mode", "--remode"}, {"label_type", "--soft_label_type"}};
+
+/// "--lr" of "lr"; empty where no flag of the command is called so.
+std::string flag_named(const std::string& field, const std::vector<Flag>& flags) {
+    const auto other = kOtherFlags.find(field);
+    for (const Flag& flag : flags) {
+        std::string name = flag.name.substr(2);
+        std::replace(name.begin(), name.end(), '-', '_');
+        if (name == field || (other != kOtherFlags.end() && other->second == flag.name)) return flag.name;
+    }
+    return "";
+}
+
+/// The text with the flags of the command instead of the fields in backquotes.
+std::string with_flags(const std::string& text, const std::vector<Flag>& flags) {
+    std::string result;
+    size_t begin = 0;
+    for (;;) {
+        const size_t open = text.find('`', begin);
+        const size_t close = open == std::string::npos ? open : text.find('`', open + 1);
+        if (close == std::string::npos) return result + text.substr(begin);
+        const std::string flag = flag_named(text.substr(open + 1, close - open - 1), flags);
+        result += text.substr(begin, open - begin);
+        result += flag.empty() ? text.substr(open, close + 1 - open) : flag;
+        begin = close + 1;
+    }
+}
 
 }  // namespace
 
@@ -48,19 +92,9 @@ void check_ranges(const Options& o) {
     require(in_range(o.data.mixup_probability, 0, 1), "--mixup-prob", "0..1");
     require(in_range(o.data.mixup_switch_probability, 0, 1), "--mixup-switch-prob", "0..1");
     require(o.labels.form == "packed" || o.labels.form == "tree", "--form", "packed or tree");
-    for (const auto& [flag, size] :
-         {std::pair{"--img-size", o.model.img_size}, std::pair{"--patch-size", o.model.patch_size},
-          std::pair{"--embed-dim", o.model.embed_dim}, std::pair{"--depth", o.model.depth},
-          std::pair{"--window-size", o.model.window_size}, std::pair{"--num_classes", o.model.num_classes}}) {
-        require(size >= 0 && size <= 100000, flag, "0..100000");
-    }
-    for (const auto& [flag, sizes] :
-         {std::pair{"--depths", o.model.depths}, std::pair{"--num-heads", o.model.num_heads}}) {
-        const bool sane = sizes.size() <= 8 && std::all_of(sizes.begin(), sizes.end(), [](int64_t size) {
-                              return size >= 1 && size <= 100000;
-                          });
-        require(sane, flag, "1 to 8 numbers of 1..100000");
-    }
+    for (const auto& [name, size] : o.model.sizes) check_size(flag_of(name), size);
+    require(o.model.num_classes >= 0 && o.model.num_classes <= kLargestSize, "--num_classes", "0..100000");
+    require(o.bench.img_size >= 1 && o.bench.img_size <= kLargestSize, "--img-size", "1..100000");
     require(o.model.drop_path >= 0 && o.model.drop_path < 1, "--drop-path", "at least 0 and below 1");
     require(o.labels.num_crops >= 1 && o.labels.num_crops <= 10000, "--num_crops", "1..10000");
     require(o.labels.crops_per_image >= 1 && o.labels.crops_per_image <= 65536, "--crops-per-image",
@@ -103,23 +137,39 @@ bool Options::given(const std::string& name) const {
     return std::any_of(flags.begin(), flags.end(), [&](const Flag& f) { return f.name == name && f.given; });
 }
 
-std::map<std::string, std::string> Options::course() const {
+void Options::with_flags_in_errors(const std::function<void()>& action) const {
+    try {
+        action();
+    } catch (const engine::OutOfMemory& error) {
+        throw engine::OutOfMemory(with_flags(error.what(), flags));
+    } catch (const engine::Error& error) {
+        throw engine::Error(error.fault(), with_flags(error.what(), flags));
+    }
+}
+
+std::string flag_of(const std::string& field) {
+    std::string name = field;
+    std::replace(name.begin(), name.end(), '_', '-');
+    return "--" + name;
+}
+
+std::map<std::string, std::string> Options::recipe() const {
     std::map<std::string, std::string> values;
     for (const Flag& flag : flags) {
-        if (flag.course) {
+        if (flag.recipe) {
             values[flag.name.substr(2)] = flag.get();
         }
     }
     return values;
 }
 
-void Options::adopt_course(const std::map<std::string, std::string>& saved, const std::string& checkpoint,
+void Options::adopt_recipe(const std::map<std::string, std::string>& saved, const std::string& checkpoint,
                            const std::vector<std::string>& names) {
     std::string contradictions;
     for (Flag& flag : flags) {
         const auto value = saved.find(flag.name.substr(2));
         const bool wanted = names.empty() || std::find(names.begin(), names.end(), flag.name) != names.end();
-        if (!flag.course || !wanted || value == saved.end()) {
+        if (!flag.recipe || !wanted || value == saved.end()) {
             continue;
         }
         if (!flag.given || (flag.name == "--precision" && flag.get() == "auto")) {

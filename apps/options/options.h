@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "nn/family.h"
+
 namespace vvtq::apps {
 
 enum class Command { help, pretrain, softlabel, train, bench_step, bench_op, bench_loader };
@@ -15,13 +17,7 @@ enum class Command { help, pretrain, softlabel, train, bench_step, bench_op, ben
 /// Sizes that are 0 or empty were not asked for: they come from a checkpoint, else from the published model.
 struct ModelFlags {
     std::string name;
-    int64_t img_size = 0;
-    int64_t patch_size = 0;
-    int64_t embed_dim = 0;
-    int64_t depth = 0;
-    std::vector<int64_t> depths;     // of each stage
-    std::vector<int64_t> num_heads;  // of each stage; one number for deit
-    int64_t window_size = 0;
+    std::map<std::string, nn::Size> sizes;  // by the names of the families' fields
     int64_t num_classes = 0;
     double drop_path = 0.1;
 };
@@ -106,6 +102,7 @@ struct RunFlags {
 struct BenchFlags {
     int steps = 20;
     std::string dir;
+    int64_t img_size = 224;
     int crops = 4;
     double seconds = 15;
 };
@@ -114,7 +111,7 @@ struct BenchFlags {
 struct Flag {
     std::string name;     // "--lr"
     bool given = false;   // on the command line or in the --config file
-    bool course = false;  // changes what is trained, so a resumed run must agree with its checkpoint
+    bool recipe = false;  // changes what is trained, so a resumed run must agree with its checkpoint
     std::function<std::string()> get;
     std::function<bool(const std::string&)> set;  // false where the text is not such a value
 };
@@ -137,13 +134,19 @@ struct Options {
     std::vector<Flag> flags;
 
     bool given(const std::string& name) const;
-    /// Name (without dashes) and value of every flag that changes the course of a run.
-    std::map<std::string, std::string> course() const;
-    /// Takes the values of a checkpoint for the flags `names` (all course flags where it is empty).
+    /// Name (without dashes) and value of every flag that changes what is trained.
+    std::map<std::string, std::string> recipe() const;
+    /// Takes the values of a checkpoint for the flags `names` (all flags of the recipe where it is empty).
     /// Throws Error(Fault::input) naming the flags that were given with another value.
-    void adopt_course(const std::map<std::string, std::string>& saved, const std::string& checkpoint,
+    void adopt_recipe(const std::map<std::string, std::string>& saved, const std::string& checkpoint,
                       const std::vector<std::string>& names = {});
+    /// Runs `action`. Where it throws engine::Error, the names of fields in the message, which stand in
+    /// backquotes (`embed_dim`), become the flags of this command (--embed-dim).
+    void with_flags_in_errors(const std::function<void()>& action) const;
 };
+
+/// "--embed-dim" of "embed_dim".
+std::string flag_of(const std::string& field);
 
 /// "pretrain", "bench step", ...
 const char* name_of(Command command);

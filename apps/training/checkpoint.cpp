@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <set>
 
-#include "apps/training/telling_shapes.h"
 #include "engine/check.h"
 #include "quant/attach.h"
 
@@ -38,9 +37,6 @@ std::string shape_text(const std::vector<int64_t>& shape) {
     return "(" + text + ")";
 }
 
-/// Steps and offsets of quantizers.
-bool is_step(const std::string& name) { return name.ends_with(".alpha") || name.ends_with(".beta"); }
-
 }  // namespace
 
 void save_checkpoint(const std::string& path, const CheckpointInfo& info, const nn::Model& model,
@@ -61,7 +57,13 @@ Checkpoint::Checkpoint(const std::string& path, const std::string& flag)
     : path_(path), flag_(flag), file_(data::SafeTensors::open(path)) {
     if (is_checkpoint(file_.metadata())) {
         info_ = from_metadata(file_.metadata(), path);
-        if (const std::string odd = misfits(info_->model); !odd.empty()) {
+        std::string odd;
+        try {
+            odd = misfits(info_->model);
+        } catch (const engine::Error& error) {
+            engine::input_error(path, " records a model that cannot be built: ", error.what());
+        }
+        if (!odd.empty()) {
             engine::input_error(path, ": its metadata describes another model than its tensors: ", odd,
                                 "; name another file");
         }
@@ -72,33 +74,52 @@ std::optional<nn::ModelConfig> Checkpoint::model_config() const {
     return info_ ? std::optional(info_->model) : std::nullopt;
 }
 
-bool Checkpoint::quantized() const {
-    const auto& entries = file_.entries();
-    return (info_ && info_->quantized) || std::any_of(entries.begin(), entries.end(), [](const auto& entry) {
-               return !entry.first.starts_with(kOptimizer) && is_step(entry.first);
-           });
+bool Checkpoint::quantized(nn::Model& model) const {
+    const std::set<std::string> names = quant::quantizer_state_names(model);
+    return (info_ && info_->quantized) ||
+           std::any_of(names.begin(), names.end(), [&](const auto& name) { return file_.contains(name); });
+}
+
+Checkpoint::Difference Checkpoint::difference(nn::Model& model, bool ignore_steps) const {
+    std::vector<std::pair<std::string, nn::Tensor>> state;
+    for (const nn::NamedParameter& p : model.parameters()) state.emplace_back(p.name, p.parameter.value());
+    for (auto& buffer : model.buffers()) state.push_back(std::move(buffer));
+    std::stable_partition(state.begin(), state.end(),
+                          [](const auto& named) { return named.second.shape().rank() >= 2; });
+    std::set<std::string> wanted;
+    const std::set<std::string> steps = ignore_steps ? quant::quantizer_state_names(model) : wanted;
+    std::set<const void*> found;  // memory of tensors under one of their names
+    for (const auto& [name, value] : state) {
+        wanted.insert(name);
+        if (file_.contains(name)) found.insert(value.memory_id());
+    }
+    Difference odd;
+    for (const auto& [name, value] : state) {
+        const auto entry = file_.entries().find(name);
+        if (entry == file_.entries().end()) {
+            if (found.count(value.memory_id()) == 0) odd.missing.push_back(name);
+        } else if (entry->second.shape != value.shape().vec()) {
+            odd.misshapen.push_back(name + " " + shape_text(entry->second.shape) + " instead of " +
+                                    value.shape().str());
+        }
+    }
+    for (const auto& [name, entry] : file_.entries()) {
+        if (!name.starts_with(kOptimizer) && wanted.count(name) == 0 && steps.count(name) == 0) {
+            odd.left_over.push_back(name);
+        }
+    }
+    return odd;
 }
 
 std::string Checkpoint::misfits(const nn::ModelConfig& config) const {
-    std::vector<std::string> odd;
-    if (config.patch_size < 1) {
-        return "";  // refused where a model is built
+    const Difference odd = difference(*nn::make_shapes(config, engine::DType::f32), true);
+    std::vector<std::string> texts;
+    for (const std::string& name : odd.missing) texts.push_back(name + " is missing");
+    texts.insert(texts.end(), odd.misshapen.begin(), odd.misshapen.end());
+    for (const std::string& name : odd.left_over) {
+        texts.push_back(name + " " + shape_text(file_.entry(name).shape) + " is not in the model");
     }
-    const TellingShapes shapes = telling_shapes(config);
-    for (const auto& [name, shape] : shapes.present) {
-        const auto entry = file_.entries().find(name);
-        if (entry == file_.entries().end()) {
-            odd.push_back(name + " is missing");
-        } else if (entry->second.shape != shape) {
-            odd.push_back(name + " " + shape_text(entry->second.shape) + " instead of " + shape_text(shape));
-        }
-    }
-    for (const std::string& beyond : shapes.absent) {
-        if (file_.contains(beyond)) {
-            odd.push_back(beyond + " " + shape_text(file_.entry(beyond).shape) + " is not in the model");
-        }
-    }
-    return list(odd);
+    return list(texts);
 }
 
 nn::Tensor Checkpoint::tensor(const std::string& name, engine::DType dtype) const {
@@ -114,43 +135,18 @@ nn::Tensor Checkpoint::tensor(const std::string& name, engine::DType dtype) cons
 }
 
 void Checkpoint::load_parameters(nn::Model& model, bool ignore_steps) const {
-    std::vector<std::string> missing, misshapen, left_over;
-    std::set<std::string> wanted;
-    std::vector<nn::NamedParameter> parameters = model.parameters();
-    std::set<const void*> found;  // memory of parameters under one of their names
-    for (const nn::NamedParameter& p : parameters) {
-        if (file_.contains(p.name)) found.insert(p.parameter.value().raw());
+    const Difference odd = difference(model, ignore_steps);
+    std::string text;
+    for (const auto& [what, names] :
+         {std::pair{"missing: ", &odd.missing}, std::pair{"other shapes: ", &odd.misshapen},
+          std::pair{"not in the model: ", &odd.left_over}}) {
+        if (!names->empty()) text += (text.empty() ? "" : "; ") + std::string(what) + list(*names);
     }
-    const auto look_up = [&](const std::string& name, const nn::Tensor& value) {
-        wanted.insert(name);
-        const auto entry = file_.entries().find(name);
-        if (entry == file_.entries().end()) {
-            if (found.count(value.raw()) == 0) missing.push_back(name);
-        } else if (entry->second.shape != value.shape().vec()) {
-            misshapen.push_back(name + " " + shape_text(entry->second.shape) + " instead of " +
-                                value.shape().str());
-        }
-    };
-    for (const nn::NamedParameter& p : parameters) look_up(p.name, p.parameter.value());
-    for (const auto& [name, buffer] : model.buffers()) look_up(name, buffer);
-    for (const auto& [name, entry] : file_.entries()) {
-        if (!name.starts_with(kOptimizer) && wanted.count(name) == 0 && !(ignore_steps && is_step(name))) {
-            left_over.push_back(name);
-        }
-    }
-    if (!missing.empty() || !misshapen.empty() || !left_over.empty()) {
-        std::string text;
-        for (const auto& [what, names] :
-             {std::pair{"missing: ", &missing}, std::pair{"other shapes: ", &misshapen},
-              std::pair{"not in the model: ", &left_over}}) {
-            if (!names->empty()) {
-                text += (text.empty() ? "" : "; ") + std::string(what) + list(*names);
-            }
-        }
+    if (!text.empty()) {
         engine::input_error(flag_, ": ", path_, " does not fit ", model.config().name, ": ", text,
-                            "; name a checkpoint of this model or change --model and its sizes");
+                            "; name a checkpoint of this model or change `model` and its sizes");
     }
-    for (nn::NamedParameter& p : parameters) {
+    for (nn::NamedParameter& p : model.parameters()) {
         if (!file_.contains(p.name)) continue;  // it has its value from its other name
         const nn::Tensor& value = p.parameter.value();
         p.parameter.set_value(tensor(p.name, value.dtype()).to(value.device()));

@@ -23,7 +23,7 @@ void save_checkpoint(const std::string& path, const CheckpointInfo& info, const 
 class Checkpoint {
   public:
     /// `flag` is named in messages. Throws Error(Fault::input) where the file is missing or damaged, or its
-    /// metadata contradicts its tensors.
+    /// metadata contradicts its tensors or tells of a model that cannot be built.
     Checkpoint(const std::string& path, const std::string& flag);
 
     const std::string& path() const { return path_; }
@@ -31,10 +31,11 @@ class Checkpoint {
     const std::optional<CheckpointInfo>& info() const { return info_; }
     /// The model's sizes, absent in files of other programs.
     std::optional<nn::ModelConfig> model_config() const;
-    /// Whether the file holds a model with quantizers.
-    bool quantized() const;
-    /// Up to six tensors that a model of these sizes has otherwise, with both shapes; empty where those
-    /// looked at fit. Looks at the tensors that tell the sizes, without building the model.
+    /// Whether the file holds quantizers of `model`, which may be without them.
+    bool quantized(nn::Model& model) const;
+    /// Up to six tensors that a model of these sizes has otherwise, with both shapes, and the number of the
+    /// others; empty where all fit. Quantizers are left out, and no memory is taken for the model. Throws
+    /// Error(Fault::input) where no model can have these sizes.
     std::string misfits(const nn::ModelConfig& config) const;
 
     /// Copies the tensors into the model, converted to its precision. Throws Error(Fault::input) listing
@@ -45,6 +46,11 @@ class Checkpoint {
     void load_optimizer(nn::Adamw& optimizer) const;
 
   private:
+    /// What a model has otherwise than the file.
+    struct Difference {
+        std::vector<std::string> missing, misshapen, left_over;  // of the first two matrices come first
+    };
+    Difference difference(nn::Model& model, bool ignore_steps) const;
     nn::Tensor tensor(const std::string& name, engine::DType dtype) const;
 
     std::string path_;

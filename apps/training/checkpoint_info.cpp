@@ -1,9 +1,8 @@
 #include "apps/training/checkpoint_info.h"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "apps/options/flag_text.h"
+#include "apps/training/value_text.h"
 #include "engine/check.h"
 
 namespace vvtq::apps {
@@ -14,59 +13,28 @@ using nlohmann::json;
 constexpr const char* kFormat = "vvtq-checkpoint";
 constexpr const char* kVersion = "1";
 
-json model_to_json(const nn::ModelConfig& c) {
-    json j = {{"name", c.name},           {"family", c.family},
-              {"img_size", c.img_size},   {"patch_size", c.patch_size},
-              {"in_chans", c.in_chans},   {"num_classes", c.num_classes},
-              {"embed_dim", c.embed_dim}, {"depth", c.depth},
-              {"num_heads", c.num_heads}, {"mlp_ratio", c.mlp_ratio},
-              {"drop_path", c.drop_path}};
-    if (c.family == "deit") return j;
-    j["depths"] = c.depths;
-    j["heads"] = c.heads;
-    j["window_size"] = c.window_size;
-    j["np_ratio"] = c.np_ratio;
+json model_to_json(const nn::ModelConfig& config) {
+    json j = {{"name", config.name}, {"family", config.family}};
+    for (const nn::Field& field : nn::family_of(config).fields) {
+        std::visit([&](const auto& size) { j[field.key_in_files()] = size; }, field.get(config));
+    }
     return j;
 }
 
+/// The inverse. Throws json::exception or engine::Error where such a model cannot have been written: no
+/// published name with its family, or sizes out of bounds.
 nn::ModelConfig model_from_json(const json& j) {
-    nn::ModelConfig c;
-    c.name = j.at("name").get<std::string>();
-    c.family = j.at("family").get<std::string>();
-    c.img_size = j.at("img_size").get<int64_t>();
-    c.patch_size = j.at("patch_size").get<int64_t>();
-    c.in_chans = j.at("in_chans").get<int64_t>();
-    c.num_classes = j.at("num_classes").get<int64_t>();
-    c.embed_dim = j.at("embed_dim").get<int64_t>();
-    c.depth = j.at("depth").get<int64_t>();
-    c.num_heads = j.at("num_heads").get<int64_t>();
-    c.mlp_ratio = j.at("mlp_ratio").get<double>();
-    c.drop_path = j.at("drop_path").get<double>();
-    if (c.family == "deit") return c;
-    c.depths = j.at("depths").get<std::vector<int64_t>>();
-    c.heads = j.at("heads").get<std::vector<int64_t>>();
-    c.window_size = j.at("window_size").get<int64_t>();
-    c.np_ratio = j.at("np_ratio").get<double>();
-    return c;
-}
-
-/// Whether such a model can have been written: a published name with its family, and sizes in bounds.
-bool is_plausible(const nn::ModelConfig& c) {
-    const std::vector<std::string> names = nn::model_names();
-    if (std::find(names.begin(), names.end(), c.name) == names.end()) {
-        return false;
+    nn::ModelConfig config = nn::model_config(j.at("name").get<std::string>());
+    const int64_t published_chans = config.in_chans;
+    VVTQ_CHECK(j.at("family").get<std::string>() == config.family, "of another family");
+    for (const nn::Field& field : nn::family_of(config).fields) {
+        nn::Size size = field.get(config);
+        std::visit([&](auto& value) { j.at(field.key_in_files()).get_to(value); }, size);
+        field.set(config, size);
+        field.check(config);
     }
-    const nn::ModelConfig published = nn::model_config(c.name);
-    constexpr int64_t kLargest = 1000000;
-    const auto sane = [](int64_t size) { return size >= 1 && size <= kLargest; };
-    const auto all_sane = [&](const std::vector<int64_t>& sizes) {
-        return sizes.size() <= 8 && sizes.empty() == published.depths.empty() &&
-               std::all_of(sizes.begin(), sizes.end(), sane);
-    };
-    return c.family == published.family && all_sane(c.depths) && all_sane(c.heads) && sane(c.window_size) &&
-           c.np_ratio > 0 && c.np_ratio <= 64 && c.in_chans == published.in_chans && sane(c.img_size) &&
-           sane(c.patch_size) && sane(c.num_classes) && sane(c.embed_dim) && sane(c.depth) &&
-           sane(c.num_heads) && c.mlp_ratio > 0 && c.mlp_ratio <= 64 && c.drop_path >= 0 && c.drop_path < 1;
+    VVTQ_CHECK(config.in_chans == published_chans, "pictures of ", config.in_chans, " channels");
+    return config;
 }
 
 /// Reads entries of the metadata; every failure names the file.
@@ -114,14 +82,14 @@ std::map<std::string, std::string> to_metadata(const CheckpointInfo& info) {
             {"format_version", kVersion},
             {"command", info.command},
             {"model", model_to_json(info.model).dump()},
-            {"quantized", flag_text(info.quantized)},
-            {"flags", json(info.course).dump()},
-            {"epoch", flag_text(info.epoch)},
-            {"batch", flag_text(info.batch)},
-            {"step", flag_text(info.step)},
-            {"best_acc1", flag_text(info.best_acc1)},
-            {"dataset", flag_text(info.dataset)},
-            {"labels", flag_text(info.labels)}};
+            {"quantized", value_text(info.quantized)},
+            {"flags", json(info.recipe).dump()},
+            {"epoch", value_text(info.epoch)},
+            {"batch", value_text(info.batch)},
+            {"step", value_text(info.step)},
+            {"best_acc1", value_text(info.best_acc1)},
+            {"dataset", value_text(info.dataset)},
+            {"labels", value_text(info.labels)}};
 }
 
 CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata, const std::string& path) {
@@ -134,14 +102,11 @@ CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata,
     info.command = in.text("command");
     try {
         info.model = model_from_json(json::parse(in.text("model")));
-    } catch (const json::exception&) {
-        in.fail("model");
-    }
-    if (!is_plausible(info.model)) {
+    } catch (const std::exception&) {
         in.fail("model");
     }
     try {
-        info.course = json::parse(in.text("flags")).get<std::map<std::string, std::string>>();
+        info.recipe = json::parse(in.text("flags")).get<std::map<std::string, std::string>>();
     } catch (const json::exception&) {
         in.fail("flags");
     }
@@ -160,21 +125,6 @@ CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata,
     info.dataset = in.number("dataset");
     info.labels = in.number("labels");
     return info;
-}
-
-QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path) {
-    QuantizerFlags flags;
-    const auto read = [&](const char* name, auto& value) {
-        const auto text = info.course.find(name);
-        if (text == info.course.end() || !parse_text(text->second, value)) {
-            engine::input_error(path, ": the checkpoint does not say --", name, "; name another file");
-        }
-    };
-    read("wbits", flags.wbits);
-    read("abits", flags.abits);
-    read("fixed-scale", flags.fixed_scale);
-    if (info.course.count("head-wise") != 0) read("head-wise", flags.head_wise);  // older files do not say
-    return flags;
 }
 
 }  // namespace vvtq::apps

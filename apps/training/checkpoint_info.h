@@ -5,7 +5,6 @@
 #include <map>
 #include <string>
 
-#include "apps/options/options.h"
 #include "nn/model.h"
 
 namespace vvtq::apps {
@@ -15,7 +14,7 @@ struct CheckpointInfo {
     std::string command;  // "train" or "pretrain"
     nn::ModelConfig model;
     bool quantized = false;                     // whether the model has quantizers
-    std::map<std::string, std::string> course;  // Options::course()
+    std::map<std::string, std::string> recipe;  // name and value of what decides the training
     int epoch = 0;                              // the next one
     int64_t batch = 0;                          // batches of it that are done
     int64_t step = 0;                           // optimizer steps since the start
@@ -32,8 +31,5 @@ std::map<std::string, std::string> to_metadata(const CheckpointInfo& info);
 /// The inverse. Throws Error(Fault::input) naming `path` where something is missing, malformed, or of a newer
 /// version.
 CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata, const std::string& path);
-
-/// The bit widths of a quantized model. Throws Error(Fault::input) naming `path` where they are not recorded.
-QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path);
 
 }  // namespace vvtq::apps

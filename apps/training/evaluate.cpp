@@ -6,9 +6,11 @@
 #include <deque>
 
 #include "apps/training/device_batch.h"
+#include "apps/training/explain.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/readback.h"
 #include "autograd/ops.h"
+#include "nn/evaluation_mode.h"
 #include "nn/losses.h"
 #include "quant/bin_regularizer.h"
 
@@ -16,20 +18,6 @@ namespace vvtq::apps {
 namespace {
 
 constexpr size_t kAhead = 2;  // batches that are computed while an earlier result is read
-
-/// Repeats one batch with every output checked.
-[[noreturn]] void explain(nn::Model& model, data::Loader& loader, int64_t index, DeviceBatch& place,
-                          const Compute& compute) {
-    loader.start(0, index);
-    data::Batch batch;
-    if (loader.next(batch)) {
-        place.load(batch);
-        const autograd::FiniteCheck check;  // names the layer
-        const nn::Variable logits = model.forward(place.pictures(compute.dtype));
-        nn::cross_entropy(logits, place.labels(), 0.0);
-    }
-    engine::run_error("the loss of the evaluation is not finite");
-}
 
 }  // namespace
 
@@ -41,7 +29,7 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
     DeviceBatch place(compute.device, most, options.image_size, model.config().num_classes, false);
     Readback results(compute.device);
     Meter time("Time", "%6.3f"), losses("Loss", "%.4e"), top1("Acc@1", "%6.2f"), top5("Acc@5", "%6.2f");
-    model.train(false);
+    const nn::EvaluationMode evaluation(model);
     quant::regularize(model, false);
     const autograd::NoGrad off_tape;
     loader.start(0);
@@ -53,7 +41,13 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         const std::vector<double> values = results.receive();  // loss, counts
         const auto count = static_cast<double>(sizes.front());
         sizes.pop_front();
-        if (!std::isfinite(values[0])) explain(model, loader, read, place, compute);
+        if (!std::isfinite(values[0])) {
+            load_again(loader, 0, read, place);
+            engine::run_error("the loss of the evaluation is not finite: ", where_not_finite([&] {
+                                  const nn::Variable logits = model.forward(place.pictures(compute.dtype));
+                                  nn::cross_entropy(logits, place.labels(), 0.0);
+                              }));
+        }
         losses.update(values[0], count);
         top1.update(100.0 * values[1] / count, count);
         top5.update(100.0 * values[2] / count, count);
@@ -73,13 +67,9 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         results.send({nn::cross_entropy(logits, labels, 0.0).value(), nn::count_top(logits.value(), labels)});
         sizes.push_back(batch.size);
         if (results.pending() > (compute.device == engine::Device::cpu ? 0 : kAhead)) read_one();
-        if (interrupted()) {
-            model.train(true);
-            return {};
-        }
+        if (interrupted()) return {};
     }
     while (results.pending() > 0) read_one();
-    model.train(true);
     char text[80];
     std::snprintf(text, sizeof text, " * Acc@1 %.3f Acc@5 %.3f", top1.mean(), top5.mean());
     log.line(text);

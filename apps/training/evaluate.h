@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "apps/commands/model_setup.h"
+#include "apps/training/compute.h"
 #include "apps/training/log.h"
 #include "data/loader.h"
 #include "nn/model.h"
@@ -17,9 +17,8 @@ struct Accuracy {
     double acc5;
 };
 
-/// Measures `model` in evaluation mode over all of `dataset`, writes the published lines, and puts the model
-/// back into training mode. Nothing where a signal arrived. Throws Error(Fault::run) naming the layer where
-/// the loss is not finite.
+/// Measures `model` in evaluation mode over all of `dataset`, and writes the published lines. Nothing where a
+/// signal arrived. Throws Error(Fault::run) naming the layer where the loss is not finite.
 std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
                                  const data::LoaderOptions& options, const Compute& compute, RunLog& log,
                                  int print_freq);

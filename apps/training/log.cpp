@@ -24,7 +24,7 @@ std::string print(const char* format, double value) {
 std::ofstream open_for_append(const fs::path& path) {
     std::ofstream out(path, std::ios::app);
     if (!out) {
-        engine::input_error("--log: cannot write ", path.string(),
+        engine::input_error("`log`: cannot write ", path.string(),
                             "; name a file in a folder you may write to");
     }
     return out;

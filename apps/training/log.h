@@ -56,7 +56,7 @@ class RunLog {
     RunLog(const RunLog&) = delete;
     RunLog& operator=(const RunLog&) = delete;
 
-    /// From here on lines go to the file `log_path` too. Throws Error(Fault::input) naming --log where it
+    /// From here on lines go to the file `log_path` too. Throws Error(Fault::input) naming `log` where it
     /// cannot be written.
     void open(const std::string& log_path);
 

@@ -46,17 +46,17 @@ void refuse_batch(nn::Model& model, nn::Adamw& optimizer, const Compute& compute
         small = peak_of(model, optimizer, compute, regularize, kSmall);
         each = (peak_of(model, optimizer, compute, regularize, kLarger) - small) / (kLarger - kSmall);
     } catch (const engine::OutOfMemory&) {
-        engine::input_error("--batch-size ", batch_size, ": not even ", int64_t{kLarger},
+        engine::input_error("`batch_size` ", batch_size, ": not even ", int64_t{kLarger},
                             " pictures fit into the ", gibibytes(free), " GiB that ", runtime.description(),
                             " has free: use a smaller model");
     }
     const double fixed = small - kSmall * each;
     const auto fits = static_cast<int64_t>((kMargin * free - fixed) / each);
     const double needed = fixed + each * static_cast<double>(batch_size);
-    engine::input_error("--batch-size ", batch_size, ": a step needs about ", gibibytes(needed), " GiB, ",
+    engine::input_error("`batch_size` ", batch_size, ": a step needs about ", gibibytes(needed), " GiB, ",
                         runtime.description(), " has ", gibibytes(free), " GiB free: ",
                         fits > 0
-                            ? engine::concat("--batch-size ", std::min(fits, batch_size - 1), " would fit")
+                            ? engine::concat("`batch_size` ", std::min(fits, batch_size - 1), " would fit")
                             : "this model is too large for it");
 }
 

@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-#include "apps/commands/model_setup.h"
+#include "apps/training/compute.h"
+#include "nn/model.h"
 #include "nn/optimizer.h"
 
 namespace vvtq::apps {

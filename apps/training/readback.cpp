@@ -9,7 +9,7 @@ Readback::~Readback() {
         try {
             waiting_.front().copied->wait();
         } catch (const engine::Error&) {
-            // the device is lost; who works on it says so
+            // ignored in the destructor; the next call reports it
         }
         spare_.push_back(std::move(waiting_.front()));
     }

@@ -4,13 +4,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "apps/commands/model_setup.h"
-#include "apps/commands/run_folder.h"
 #include "apps/training/evaluate.h"
+#include "apps/training/explain.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/memory_fit.h"
+#include "apps/training/run_folder.h"
 #include "engine/random.h"
-#include "nn/schedule.h"
 #include "quant/bin_regularizer.h"
 
 namespace vvtq::apps {
@@ -19,14 +18,9 @@ namespace {
 constexpr size_t kAhead = 2;                       // steps that a GPU may be ahead of what was read of it
 constexpr uint64_t kStochasticDepth = 0x73646570;  // keeps the stream apart from the loader's
 
-nn::AdamwOptions adamw_options(const OptimizerFlags& flags) {
-    return {flags.betas[0], flags.betas[1], flags.eps, flags.weight_decay, flags.clip_grad};
-}
-
-double learning_rate(const OptimizerFlags& flags, int epoch) {
-    const nn::CosineSchedule schedule{flags.lr, flags.min_lr, flags.warmup_lr, flags.warmup_epochs,
-                                      flags.epochs};
-    return schedule.at(epoch);
+/// Whether training batches carry class distributions: from labels, or from mixup and cutmix.
+bool has_soft_targets(const TrainingOptions& options, const TrainingData& data) {
+    return data.labels != nullptr || options.training.augmentation.mixing.active();
 }
 
 }  // namespace
@@ -52,23 +46,23 @@ struct Trainer::Meters {
     }
 };
 
-Trainer::Trainer(const Options& options, const TrainingData& data, const Compute& compute, nn::Model& model,
-                 const CheckpointInfo& info, const Checkpoint* resumed, RunLog& log)
+Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const Compute& compute,
+                 nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunLog& log)
     : options_(options),
       data_(data),
       model_(model),
       info_(info),
       log_(log),
       compute_(compute),
-      optimizer_(model.parameters(), adamw_options(options.optimizer)),
+      optimizer_(model.parameters(), options.optimizer),
       passes_(
-          plan_passes(options.optimizer.epochs, options.optimizer.warmup_epochs, options.labels.num_crops)) {
+          plan_passes(options.schedule.epochs, options.schedule.warmup_epochs, options.training.num_crops)) {
     while (next_pass_ < passes_.size() && passes_[next_pass_].epoch < info_.epoch) {
         ++next_pass_;
     }
-    const int begins = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options.optimizer.epochs;
+    const int begins = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options.schedule.epochs;
     if (begins != info_.epoch) {
-        engine::input_error("--start-epoch: no pass over the pictures begins at epoch ", info_.epoch,
+        engine::input_error("`start_epoch`: no pass over the pictures begins at epoch ", info_.epoch,
                             "; the next one begins at ", begins);
     }
     for (size_t i = next_pass_; i < passes_.size(); ++i) {
@@ -79,46 +73,45 @@ Trainer::Trainer(const Options& options, const TrainingData& data, const Compute
         resumed->load_optimizer(optimizer_);
         const int64_t batches = next_pass_ < passes_.size() ? loader(passes_[next_pass_].crops).batches() : 0;
         if (info_.batch > batches) {
-            engine::input_error("--resume: the checkpoint stands at batch ", info_.batch, " of an epoch of ",
+            engine::input_error("`resume`: the checkpoint stands at batch ", info_.batch, " of an epoch of ",
                                 batches, "; resume on the data set and batch size it was made with");
         }
     }
 }
 
-std::string Trainer::checkpoint_path() const { return path_in(options_.run.save_dir, kCheckpoint); }
+std::string Trainer::checkpoint_path() const { return path_in(options_.folder, kCheckpoint); }
 
 void Trainer::save(const std::string& file) {
     check_state_finite(model_, optimizer_);
-    const std::string path = path_in(options_.run.save_dir, file);
+    const std::string path = path_in(options_.folder, file);
     if (last_checkpoint_.empty()) {  // an earlier run's best is not this one's
         std::error_code ignored;
-        std::filesystem::remove(path_in(options_.run.save_dir, kBestCheckpoint), ignored);
+        std::filesystem::remove(path_in(options_.folder, kBestCheckpoint), ignored);
     }
     save_checkpoint(path, info_, model_, optimizer_);
     last_checkpoint_ = path;
 }
 
-bool Trainer::at_step_limit() const {
-    return options_.run.max_steps > 0 && info_.step >= options_.run.max_steps;
-}
+bool Trainer::at_step_limit() const { return options_.max_steps > 0 && info_.step >= options_.max_steps; }
 
 data::Loader& Trainer::loader(int crops) {
     std::unique_ptr<data::Loader>& loader = crops == 1 ? single_ : several_;
     if (loader == nullptr) {
-        loader = std::make_unique<data::Loader>(
-            *data_.train, training_loader(options_, data_, model_.config().img_size, crops),
-            data_.labels ? &*data_.labels : nullptr);
+        data::LoaderOptions options = options_.training;
+        options.num_crops = crops;
+        loader = std::make_unique<data::Loader>(*data_.train, options, data_.labels.get());
     }
     return *loader;
 }
 
 StepRates Trainer::rates_of(const Pass& pass, int64_t step) const {
     StepRates rates;
-    rates.lr = learning_rate(options_.optimizer, pass.epoch);
+    rates.lr = options_.schedule.at(pass.epoch);
     rates.regularizer_weight =
-        options_.quantizer.reg ? quant::bin_regularizer_weight(pass.epoch, options_.optimizer.epochs) : 0.0;
+        options_.regularize ? quant::bin_regularizer_weight(pass.epoch, options_.schedule.epochs) : 0.0;
     rates.regularize = rates.regularizer_weight != 0.0;
-    rates.random_key = engine::mix_key({options_.run.seed, kStochasticDepth, static_cast<uint64_t>(step)});
+    rates.random_key =
+        engine::mix_key({options_.training.seed, kStochasticDepth, static_cast<uint64_t>(step)});
     return rates;
 }
 
@@ -133,7 +126,7 @@ void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, int64_t s
         text += meter->str();
     }
     char bar[96];
-    std::snprintf(bar, sizeof bar, "Epoch %d/%d  loss %.3f  acc %.1f", pass.epoch, options_.optimizer.epochs,
+    std::snprintf(bar, sizeof bar, "Epoch %d/%d  loss %.3f  acc %.1f", pass.epoch, options_.schedule.epochs,
                   m.loss.mean(), m.top1.mean());
     log_.progress(text + "\t" + lr_text, bar, batch + 1, batches, m.time.mean());
     log_.metrics({{"kind", "train"},
@@ -159,19 +152,14 @@ void Trainer::account(const Pass& pass, Meters& meters) {
     reading_ = step;
     const StepResult result = step_->take();
     if (result.found_inf != 0) {
-        data::Loader& batches = loader(pass.crops);
-        batches.start(static_cast<uint64_t>(pass.epoch), index);
-        data::Batch batch;
-        VVTQ_CHECK(batches.next(batch), "batch ", index, " cannot be read again");
-        place_->load(batch);
+        load_again(loader(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
         step_->explain(rates_of(pass, step), result);
     }
     in_step_ = false;
     meters.update(result, place_->size());
     meters.time.update(meters.watch.lap());
-    if (index % options_.run.print_freq == 0) {
-        report(pass, index, loader(pass.crops).batches(), step + 1,
-               learning_rate(options_.optimizer, pass.epoch), meters);
+    if (index % options_.print_freq == 0) {
+        report(pass, index, loader(pass.crops).batches(), step + 1, options_.schedule.at(pass.epoch), meters);
     }
 }
 
@@ -179,14 +167,13 @@ Outcome Trainer::run_pass(const Pass& pass) {
     data::Loader& batches = loader(pass.crops);
     batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
     if (place_ == nullptr) {
-        place_ =
-            std::make_unique<DeviceBatch>(compute_.device, options_.data.batch_size, model_.config().img_size,
-                                          model_.config().num_classes, has_soft_targets(options_, data_));
+        place_ = std::make_unique<DeviceBatch>(compute_.device, options_.training.batch_size,
+                                               model_.config().img_size, model_.config().num_classes,
+                                               has_soft_targets(options_, data_));
     }
     if (step_ == nullptr) {
         step_ = std::make_unique<TrainingStep>(
-            model_, optimizer_, *place_,
-            StepOptions{compute_.dtype, options_.labels.smoothing, !options_.run.no_graph});
+            model_, optimizer_, *place_, StepOptions{compute_.dtype, options_.smoothing, options_.graph});
     }
     Meters meters;
     data::Batch batch;
@@ -198,7 +185,7 @@ Outcome Trainer::run_pass(const Pass& pass) {
         info_.batch = b + 1;
         ++info_.step;
         while (step_->pending() > ahead) account(pass, meters);
-        const bool last = b + 1 == batches.batches();  // --max-steps lets a finished pass be evaluated
+        const bool last = b + 1 == batches.batches();  // the step limit lets a finished pass be evaluated
         if (interrupted() || (at_step_limit() && !last)) {
             while (step_->pending() > 0) account(pass, meters);
             save(kCheckpoint);
@@ -211,8 +198,7 @@ Outcome Trainer::run_pass(const Pass& pass) {
     optimizer_.clear_grad();
     step_.reset();  // what its graph holds serves the evaluation
     const auto accuracy =
-        evaluate(model_, *data_.evaluation, evaluation_loader(options_, model_.config().img_size), compute_,
-                 log_, options_.run.print_freq);
+        evaluate(model_, *data_.evaluation, options_.evaluation, compute_, log_, options_.print_freq);
     if (!accuracy) {
         save(kCheckpoint);
         return Outcome::interrupted;
@@ -259,12 +245,12 @@ Outcome Trainer::run() {
     } catch (const engine::OutOfMemory&) {
         step_.reset();
         place_.reset();
-        refuse_batch(model_, optimizer_, compute_, options_.quantizer.reg, options_.data.batch_size);
+        refuse_batch(model_, optimizer_, compute_, options_.regularize, options_.training.batch_size);
     } catch (const engine::Error& error) {
         if (error.fault() != engine::Fault::run) {
             throw;
         }
-        const int epoch = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options_.optimizer.epochs;
+        const int epoch = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options_.schedule.epochs;
         engine::run_error("epoch ", epoch, in_step_ ? ", step " : ", after step ",
                           in_step_ ? reading_ + 1 : info_.step, ": ", error.what(), "; ",
                           last_checkpoint_.empty() ? "there is no checkpoint yet"

@@ -4,33 +4,33 @@
 #include <memory>
 #include <string>
 
-#include "apps/commands/training_data.h"
-#include "apps/options/options.h"
 #include "apps/training/checkpoint.h"
 #include "apps/training/log.h"
 #include "apps/training/passes.h"
+#include "apps/training/training_data.h"
+#include "apps/training/training_options.h"
 #include "apps/training/training_step.h"
 
 namespace vvtq::apps {
 
 enum class Outcome {
     finished,     ///< all epochs are done
-    step_limit,   ///< --max-steps is reached
+    step_limit,   ///< TrainingOptions::max_steps is reached
     interrupted,  ///< a signal arrived
 };
 
 /// Trains `model` from the place that `info` names to the end of the run (specification sections 6 and 7).
 /// The learning rate and the regularizer's weight of a pass are those of its first epoch. After each pass the
 /// model is evaluated and checkpoint.safetensors replaced, model_best.safetensors where it is the best so
-/// far. A signal or --max-steps ends the run after a step, with a checkpoint from which --resume goes on
+/// far. A signal or the step limit ends the run after a step, with a checkpoint from which a run goes on
 /// exactly there. Everything random depends on (seed, epoch, step) alone.
 class Trainer {
   public:
     /// All arguments must outlive the trainer. `resumed` is the checkpoint that `info` comes from, or null.
     /// Throws Error(Fault::input) where no pass begins at info.epoch, and where there are too few pictures
     /// for a batch. Nothing is written before `run`.
-    Trainer(const Options& options, const TrainingData& data, const Compute& compute, nn::Model& model,
-            const CheckpointInfo& info, const Checkpoint* resumed, RunLog& log);
+    Trainer(const TrainingOptions& options, const TrainingData& data, const Compute& compute,
+            nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunLog& log);
 
     /// Throws Error(Fault::run) naming layer and step where something is not finite; the last checkpoint
     /// stays. Throws Error(Fault::input) where the device has too little memory for the batch, with one that
@@ -55,7 +55,7 @@ class Trainer {
     void save(const std::string& file);
     data::Loader& loader(int crops);
 
-    const Options& options_;
+    const TrainingOptions& options_;
     const TrainingData& data_;
     nn::Model& model_;
     CheckpointInfo info_;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "apps/training/explain.h"
 #include "autograd/ops.h"
 #include "nn/losses.h"
 #include "quant/bin_regularizer.h"
@@ -10,7 +11,7 @@
 namespace vvtq::apps {
 namespace {
 
-constexpr const char* kRemedy = "; a smaller --lr may help";
+constexpr const char* kRemedy = "; a smaller `lr` may help";
 
 bool is_finite(const nn::Tensor& x) {
     const nn::Tensor count({1}, engine::DType::i64, x.device());
@@ -83,7 +84,7 @@ void TrainingStep::compute(bool regularize) {
 }
 
 void TrainingStep::submit(const StepRates& rates) {
-    constexpr int kEagerSteps = 1;  // they bring every plan, every scale and most memory into being
+    constexpr int kEagerSteps = 1;  // they create GEMM plans, scales and pool blocks
     send(*to_key_, rates.random_key);
     send(*to_lambda_, rates.regularizer_weight);
     optimizer_.schedule(rates.lr);
@@ -123,19 +124,13 @@ void TrainingStep::explain(const StepRates& rates, const StepResult& bad) {
             }
         }
     }
-    std::string where = "every output of the forward pass is finite when it is repeated";
-    try {
-        if (const std::string name = parameter_not_finite(model_); !name.empty()) {
-            engine::run_error("parameter ", name, " has values that are not finite");
-        }
-        const autograd::NoGrad off_tape;
-        const autograd::FiniteCheck check;
-        send(*to_key_, rates.random_key);
-        quant::regularize(model_, rates.regularize);
-        loss_of(model_.forward(batch_.pictures(options_.dtype), key_));
-    } catch (const engine::Error& error) {
-        where = error.what();
-    }
+    const std::string name = parameter_not_finite(model_);
+    const std::string where =
+        !name.empty() ? "parameter " + name + " has values that are not finite" : where_not_finite([&] {
+            send(*to_key_, rates.random_key);
+            quant::regularize(model_, rates.regularize);
+            loss_of(model_.forward(batch_.pictures(options_.dtype), key_));
+        });
     engine::run_error(loss ? "the loss" : "the bin regularizer", " is not finite: ", where, kRemedy);
 }
 

@@ -19,16 +19,16 @@ std::string version_text(int version) { return concat(version / 1000, '.', versi
         cudaDriverGetVersion(&driver);
         cudaRuntimeGetVersion(&needed);
         if (driver == 0) {
-            input_error("--device cuda: no NVIDIA driver and so no CUDA device was found; use --device cpu");
+            input_error("`device` cuda: no NVIDIA driver and so no CUDA device was found; use `device` cpu");
         }
-        input_error("--device cuda: the NVIDIA driver is for CUDA ", version_text(driver),
-                    ", this build needs ", version_text(needed), ": update the driver, or use --device cpu");
+        input_error("`device` cuda: the NVIDIA driver is for CUDA ", version_text(driver),
+                    ", this build needs ", version_text(needed), ": update the driver, or use `device` cpu");
     }
     if (status == cudaErrorNoDevice || status == cudaSuccess) {
-        input_error("--device cuda: no CUDA device was found; use --device cpu");
+        input_error("`device` cuda: no CUDA device was found; use `device` cpu");
     }
-    input_error("--device cuda: no CUDA device can be used: ", cudaGetErrorString(status),
-                "; use --device cpu");
+    input_error("`device` cuda: no CUDA device can be used: ", cudaGetErrorString(status),
+                "; use `device` cpu");
 }
 
 Gpu open_gpu() {
@@ -38,22 +38,22 @@ Gpu open_gpu() {
     Gpu gpu{};
     gpu.index = chosen_gpu();
     if (gpu.index < 0 || gpu.index >= count) {
-        input_error("--gpu ", gpu.index, ": this machine has ", count,
+        input_error("`gpu` ", gpu.index, ": this machine has ", count,
                     count == 1 ? " GPU, number 0" : " GPUs, from 0");
     }
     cudaDeviceProp properties{};
     if (const cudaError_t wrong = cudaGetDeviceProperties(&properties, gpu.index); wrong != cudaSuccess)
         refuse(wrong);
     if (properties.major < kLeastMajor) {
-        input_error("--device cuda: ", properties.name, " has compute capability ", properties.major, '.',
-                    properties.minor, ", ", kLeastMajor, ".0 is needed (Ampere or later); use --device cpu");
+        input_error("`device` cuda: ", properties.name, " has compute capability ", properties.major, '.',
+                    properties.minor, ", ", kLeastMajor, ".0 is needed (Ampere or later); use `device` cpu");
     }
     if (const cudaError_t wrong = cudaSetDevice(gpu.index); wrong != cudaSuccess) refuse(wrong);
     if (has_kernels() != cudaSuccess) {
         cudaGetLastError();
-        input_error("--device cuda: this build has no kernels for ", properties.name, ", compute capability ",
+        input_error("`device` cuda: this build has no kernels for ", properties.name, ", compute capability ",
                     properties.major, '.', properties.minor,
-                    ": build it on this machine, or use --device cpu");
+                    ": build it on this machine, or use `device` cpu");
     }
     gpu.multiprocessors = properties.multiProcessorCount;
     gpu.shared_memory = properties.sharedMemPerBlockOptin;
@@ -77,7 +77,7 @@ class GpuEvent final : public Event {
         wait();
         float ms = 0;
         VVTQ_CUDA(
-            cudaEventElapsedTime(&ms, dynamic_cast<const GpuEvent&>(earlier).handle_.event, handle_.event));
+            cudaEventElapsedTime(&ms, static_cast<const GpuEvent&>(earlier).handle_.event, handle_.event));
         return static_cast<double>(ms);
     }
 

@@ -58,7 +58,7 @@ struct Trained {
         info.command = "train";
         info.model = config;
         info.quantized = true;
-        info.course = {{"wbits", "3"}, {"abits", "3"}, {"fixed-scale", "false"}, {"lr", "0.1"}};
+        info.recipe = {{"wbits", "3"}, {"abits", "3"}, {"fixed-scale", "false"}, {"lr", "0.1"}};
         info.epoch = 3;
         info.batch = 4;
         info.step = 1;
@@ -84,7 +84,7 @@ TEST_CASE("a checkpoint brings back parameters, moments and the place in the run
     REQUIRE(loaded.info());
     const apps::CheckpointInfo& info = *loaded.info();
     CHECK(info.command == "train");
-    CHECK(info.course == t.info.course);
+    CHECK(info.recipe == t.info.recipe);
     CHECK(info.epoch == 3);
     CHECK(info.batch == 4);
     CHECK(info.best_acc1 == t.info.best_acc1);
@@ -143,6 +143,18 @@ TEST_CASE("damaged metadata is refused with the file's name") {
     }
 }
 
+TEST_CASE("a model of another or an unknown family is refused") {
+    const auto good = apps::to_metadata(Trained().info);
+    const std::string deit = "\"family\":\"deit\"";
+    const size_t at = good.at("model").find(deit);
+    REQUIRE(at != std::string::npos);
+    for (const char* family : {"\"family\":\"swin\"", "\"family\":\"unknown\"", "\"family\":3"}) {
+        auto bad = good;
+        bad["model"].replace(at, deit.size(), family);
+        CHECK(refuses("'model'", [&] { apps::from_metadata(bad, "file.x"); }));
+    }
+}
+
 TEST_CASE("flags and a checkpoint's model must agree") {
     const Scratch scratch;
     const Trained t;
@@ -151,10 +163,10 @@ TEST_CASE("flags and a checkpoint's model must agree") {
     apps::Options o;
     CHECK(refuses("--model", [&] { apps::resolve_config(o, nullptr, 10); }));
     CHECK(apps::resolve_config(o, &saved, 10).embed_dim == 8);
-    o.model.embed_dim = 16;
+    o.model.sizes["embed_dim"] = int64_t{16};
     CHECK(refuses("--embed-dim 16 (there 8)", [&] { apps::resolve_config(o, &saved, 10); }));
-    CHECK(refuses("head.weight (10, 8) instead of (10, 16)", [&] { apps::resolve_config(o, &saved, 10); }));
-    o.model.embed_dim = 0;
+    CHECK(refuses("cls_token (1, 1, 8) instead of (1, 1, 16)", [&] { apps::resolve_config(o, &saved, 10); }));
+    o.model.sizes.clear();
     CHECK(refuses("10 classes", [&] { apps::resolve_config(o, &saved, 7); }));
     o.model.name = "deit_tiny_patch16_224";
     CHECK(refuses("--model", [&] { apps::resolve_config(o, &saved, 10); }));
@@ -172,29 +184,32 @@ TEST_CASE("hostile checkpoints are refused before anything large is built") {
     Trained t;
     const std::string path = scratch / "a";
     const auto open = [&] { apps::Checkpoint(path, "--resume"); };
+    engine::pool(engine::Device::cpu).reset_peak();
+    const size_t kLittle =
+        engine::pool(engine::Device::cpu).in_use() + (1 << 16);  // for a copy of the tensors
     const auto refuses_model = [&](const std::string& part, const auto& change) {
         apps::CheckpointInfo info = t.info;
         change(info.model);
         apps::save_checkpoint(path, info, *t.model, *t.optimizer);
         return refuses(path, open) && refuses(part, open);
     };
-    CHECK(refuses_model("'model'", [](nn::ModelConfig& c) { c.family = "unknown"; }));
     CHECK(refuses_model("'model'", [](nn::ModelConfig& c) { c.name = "unknown"; }));
     CHECK(refuses_model("'model'", [](nn::ModelConfig& c) { c.patch_size = 0; }));
     CHECK(refuses_model("'model'", [](nn::ModelConfig& c) { c.depth = int64_t{1} << 62; }));
     CHECK(refuses_model("blocks.1.mlp.fc1.weight", [](nn::ModelConfig& c) { c.depth = 900; }));
-    CHECK(refuses_model("pos_embed (1, 5, 8) instead of (1, 16777217, 16384)", [](nn::ModelConfig& c) {
+    CHECK(refuses_model("'model'", [](nn::ModelConfig& c) { c.depth = 1'000'000; }));
+    CHECK(refuses_model("`img_size`", [](nn::ModelConfig& c) {
         c.img_size = 4096;
         c.patch_size = 1;
-        c.embed_dim = 16384;
     }));
-    apps::Options o;
-    t.info.model.num_heads = 3;  // does not divide the width, and no shape tells
-    apps::save_checkpoint(path, t.info, *t.model, *t.optimizer);
-    const apps::Checkpoint odd(path, "--resume");
-    const auto build = [&] { apps::make_model(o, t.info.model, &odd, apps::pick_compute(o.run)); };
-    CHECK(refuses(path, build));
-    CHECK(refuses("--num-heads", build));
+    CHECK(refuses_model("2^30", [](nn::ModelConfig& c) { c.embed_dim = 16384; }));
+    CHECK(refuses_model("pos_embed (1, 5, 8) instead of (1, 17, 8)", [](nn::ModelConfig& c) {
+        c.img_size = 16;
+        c.num_classes = 10;
+    }));
+    // 3 heads do not divide the width, and no shape tells
+    CHECK(refuses_model("`num_heads`", [](nn::ModelConfig& c) { c.num_heads = 3; }));
+    CHECK(engine::pool(engine::Device::cpu).peak() < kLittle);
 }
 
 TEST_CASE("a moment of another shape is refused by name") {
@@ -214,18 +229,18 @@ TEST_CASE("a moment of another shape is refused by name") {
                   [&] { loaded.load_optimizer(*t.optimizer); }));
 }
 
-TEST_CASE("models that no machine could hold are refused by flag") {
-    const auto refused = [](const char* flag, const auto& change) {
+TEST_CASE("models that no machine could hold are refused by field") {
+    const auto refused = [](const char* field, const auto& change) {
         nn::ModelConfig config = nn::model_config("deit_tiny_patch16_224");
         change(config);
-        return refuses(flag, [&] { nn::make_model(config, DType::f32, 0); });
+        return refuses(field, [&] { nn::make_model(config, DType::f32, 0); });
     };
-    CHECK(refused("--patch-size", [](nn::ModelConfig& c) {
+    CHECK(refused("`patch_size`", [](nn::ModelConfig& c) {
         c.img_size = 4096;
         c.patch_size = 1;
         c.embed_dim = 3;
     }));
-    CHECK(refused("--embed-dim", [](nn::ModelConfig& c) {
+    CHECK(refused("`embed_dim`", [](nn::ModelConfig& c) {
         c.embed_dim = 16384;
         c.num_heads = 1;
     }));

@@ -46,7 +46,7 @@ TEST_CASE("the log and its metrics are appended to, and NaN becomes null") {
     CHECK(text_of(scratch / "logs/metrics.jsonl") ==
           "{\"loss\":null,\"step\":0}\n{\"loss\":null,\"step\":1}\n");
     write_bytes(scratch / "file", {1});
-    CHECK(refuses("--log", [&] { apps::RunLog log(scratch / "file/run.log"); }));
+    CHECK(refuses("`log`", [&] { apps::RunLog log(scratch / "file/run.log"); }));
 }
 
 TEST_CASE("passes: warm-up and the last epochs with single crops, several crops between") {

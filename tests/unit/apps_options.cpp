@@ -151,7 +151,7 @@ TEST_CASE("which device and precision there are is settled behind the flags") {
 
     const auto refused = [&](const std::string& name, const std::vector<std::string>& flags) {
         const auto o = parsed(flags);
-        return refuses(name, [&] { apps::pick_compute(o->run); });
+        return refuses(name, [&] { o->with_flags_in_errors([&] { apps::pick_compute(o->run); }); });
     };
     CHECK(refused("--precision: bf16", {"--device", "cpu", "--precision", "bf16"}));
     CHECK(refused("--precision: tf32", {"--device", "cpu", "--precision", "tf32"}));
@@ -161,7 +161,7 @@ TEST_CASE("which device and precision there are is settled behind the flags") {
         const apps::Compute compute = apps::pick_compute(o->run);
         CHECK(compute.device == engine::Device::cpu);
         CHECK(compute.dtype == compute.parameters);
-        CHECK(o->course().at("precision") == (precision == "auto" ? "fp32" : precision));
+        CHECK(o->recipe().at("precision") == (precision == "auto" ? "fp32" : precision));
         return compute.dtype;
     };
     CHECK(picked("auto") == engine::DType::f32);
@@ -210,6 +210,27 @@ TEST_CASE("numbers out of their range are refused by flag, NaN among them") {
     CHECK(refuses("--start-epoch", [] { parse_options({"train", "--start-epoch", "150"}); }));
 }
 
+TEST_CASE("fields in messages become the flags of the command") {
+    const auto shown = [](const std::string& command, const std::string& message) {
+        const auto o = parse_options({command});
+        try {
+            o->with_flags_in_errors([&] { engine::run_error(message); });
+        } catch (const engine::Error& error) {
+            CHECK(error.fault() == engine::Fault::run);
+            return std::string(error.what());
+        }
+        return std::string("no error");
+    };
+    CHECK(shown("train", "`embed_dim` 190: `num_classes`, `rand_augment`") ==
+          "--embed-dim 190: --num_classes, `rand_augment`");  // there is no --aa in train
+    CHECK(shown("pretrain", "`rand_augment` x: `lr`, `erase_mode`") == "--aa x: --lr, --remode");
+    CHECK(shown("train", "`in_chans`, `vvtq train`, 'embed_dim', `") ==
+          "`in_chans`, `vvtq train`, 'embed_dim', `");
+    CHECK(shown("softlabel", "`label_type`, `lr`") == "--soft_label_type, `lr`");
+    const auto o = parse_options({"train"});
+    CHECK_THROWS_AS(o->with_flags_in_errors([] { throw engine::OutOfMemory("x"); }), engine::OutOfMemory);
+}
+
 TEST_CASE("a --config file gives flags and the command line wins") {
     const Scratch scratch;
     const std::string path = scratch / "recipe.ini";
@@ -243,26 +264,26 @@ TEST_CASE("a --config file gives flags and the command line wins") {
 TEST_CASE("a checkpoint's flags come in where none was given, and contradictions are named") {
     const auto saved =
         parse_options({"train", "--lr", "0.1", "--wbits", "2", "--reg", "--opt-betas", "0.7", "0.8"})
-            ->course();
+            ->recipe();
     CHECK(saved.at("lr") == "0.1");
     CHECK(saved.count("save_checkpoint_path") == 0);
     CHECK(saved.count("threads") == 0);
     auto o = parse_options({"train", "--lr", "0.1"});
-    o->adopt_course(saved, "x");
+    o->adopt_recipe(saved, "x");
     CHECK(o->quantizer.wbits == 2);
     CHECK(o->quantizer.reg);
     CHECK(o->optimizer.betas == std::vector<double>{0.7, 0.8});
-    CHECK(o->course() == saved);
+    CHECK(o->recipe() == saved);
     o = parse_options({"train", "--lr", "0.2", "--wbits", "3"});
-    CHECK(refuses("--lr 0.2 (there 0.1)", [&] { o->adopt_course(saved, "x"); }));
-    CHECK(refuses("--wbits 3 (there 2)", [&] { o->adopt_course(saved, "x"); }));
+    CHECK(refuses("--lr 0.2 (there 0.1)", [&] { o->adopt_recipe(saved, "x"); }));
+    CHECK(refuses("--wbits 3 (there 2)", [&] { o->adopt_recipe(saved, "x"); }));
     o = parse_options({"train", "--lr", "0.2"});
-    o->adopt_course(saved, "x", {"--wbits"});  // only these are compared
+    o->adopt_recipe(saved, "x", {"--wbits"});  // only these are compared
     CHECK(o->quantizer.wbits == 2);
     CHECK(o->optimizer.lr == 0.2);
     auto damaged = saved;
     damaged["epochs"] = "many";
-    CHECK(refuses("--epochs", [&] { parse_options({"train"})->adopt_course(damaged, "x"); }));
+    CHECK(refuses("--epochs", [&] { parse_options({"train"})->adopt_recipe(damaged, "x"); }));
     damaged["epochs"] = "-4";
-    CHECK(refuses("--epochs", [&] { parse_options({"train"})->adopt_course(damaged, "x"); }));
+    CHECK(refuses("--epochs", [&] { parse_options({"train"})->adopt_recipe(damaged, "x"); }));
 }

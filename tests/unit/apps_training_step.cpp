@@ -172,7 +172,7 @@ TEST_CASE("a loss that is not finite halts: parameters stay, and the reason is n
     INFO(message);
     CHECK(contains(message, "the loss is not finite"));
     CHECK(contains(message, "blocks.1.attn.proj.bias"));
-    CHECK(contains(message, "--lr"));
+    CHECK(contains(message, "`lr`"));
     CHECK(same());
 }
 

@@ -116,7 +116,7 @@ TEST_CASE("RandAugment's text is parsed, and refused where it says something els
     for (const char* text : {"rand", "rand-m9", "rand-m9-inc0", "rand-m11-inc1", "augmix-m5-inc1", "original",
                              "rand-m9-inc1-w0", "rand-mx-inc1", "rand--inc1", "rand-m9-mstdnan-inc1"}) {
         INFO(text);
-        CHECK(refuses("--aa", [&] { parse_rand_augment(text); }));
+        CHECK(refuses("`rand_augment`", [&] { parse_rand_augment(text); }));
     }
 }
 

@@ -237,7 +237,7 @@ TEST_CASE("CIFAR-10's binary batches open as pictures in RGB", "[data]") {
 TEST_CASE("folders without pictures are refused by name", "[data][bad-input]") {
     const Scratch scratch;
     const auto open = [&] { return open_dataset("folder", scratch.path(), Split::train); };
-    CHECK(refuses("--data", [] { open_dataset("folder", "", Split::train); }));
+    CHECK(refuses("`data`", [] { open_dataset("folder", "", Split::train); }));
     CHECK(refuses("/nowhere", [] { open_dataset("folder", "/nowhere", Split::train); }));
     CHECK(refuses(scratch.path(), open));
     std::filesystem::create_directories(scratch / "train");

@@ -299,17 +299,17 @@ TEST_CASE("batches that cannot be made are refused with a remedy", "[data][bad-i
     const PackedLabels labels = noise_labels(scratch / "labels", *dataset);
     LoaderOptions options = options_for(LoaderMode::training, 0);
     options.batch_size = kPictures + 1;
-    CHECK(refuses("smaller --batch-size", [&] { Loader(*dataset, options); }));
+    CHECK(refuses("smaller `batch_size`", [&] { Loader(*dataset, options); }));
     options.batch_size = 0;
-    CHECK(refuses("--batch-size", [&] { Loader(*dataset, options); }));
+    CHECK(refuses("`batch_size`", [&] { Loader(*dataset, options); }));
     options = options_for(LoaderMode::labelled, 0);
     options.num_crops = kCrops + 1;
-    CHECK(refuses("--num_crops", [&] { Loader(*dataset, options, &labels); }));
+    CHECK(refuses("`num_crops`", [&] { Loader(*dataset, options, &labels); }));
     options.num_crops = 0;
-    CHECK(refuses("--num_crops", [&] { Loader(*dataset, options, &labels); }));
+    CHECK(refuses("`num_crops`", [&] { Loader(*dataset, options, &labels); }));
     options.num_crops = 1;
     PackedLabels again = PackedLabels::open(scratch / "labels");
     CHECK(refuses("another data set", [&] { again.match(*other); }));
     options.batch_size = kPictures + 1;
-    CHECK(refuses("smaller --batch-size", [&] { Loader(*dataset, options, &labels); }));
+    CHECK(refuses("smaller `batch_size`", [&] { Loader(*dataset, options, &labels); }));
 }

@@ -202,13 +202,35 @@ TEST_CASE("engine: the pool counts bytes in use, keeps the peak, and hands memor
     CHECK_NOTHROW(Tensor({0, 3}, DType::f32).to_vector());
 }
 
+TEST_CASE("engine: under ShapesOnly tensors have shapes and no memory", "[engine]") {
+    Pool& memory = pool(Device::cpu);
+    const size_t before = memory.in_use();
+    {
+        const ShapesOnly guard;
+        constexpr int64_t kMany = int64_t{1} << 50;
+        const Tensor x = Tensor::zeros({kMany, 2}, DType::f32);
+        CHECK(x.shape() == Shape{kMany, 2});
+        CHECK(x.dtype() == DType::f32);
+        CHECK(x.device() == Device::cpu);
+        CHECK(x.memory_id() == x.reshape({2, kMany}).memory_id());
+        CHECK(x.memory_id() != x.like().memory_id());
+        CHECK_THROWS_AS(x.raw(), Error);
+        CHECK(Tensor::from({1, 2}, {2}, DType::i32).defined());
+        CHECK(memory.in_use() == before);
+        { const ShapesOnly nested; }
+        CHECK(ShapesOnly::active());
+    }
+    CHECK_FALSE(ShapesOnly::active());
+    CHECK(Tensor::full({1}, 3.0, DType::f32).item() == 3.0);
+}
+
 TEST_CASE("engine: a device that is not there is the user's fault, in one line", "[engine]") {
     try {
         kernels(Device::cuda);
         FAIL("no error");
     } catch (const Error& error) {
         CHECK(error.fault() == Fault::input);
-        CHECK(std::string(error.what()).find("--device") != std::string::npos);
+        CHECK(std::string(error.what()).find("`device`") != std::string::npos);
         CHECK(std::string(error.what()).find('\n') == std::string::npos);
     }
 }

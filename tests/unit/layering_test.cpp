@@ -26,6 +26,12 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
 /// The engine's file that picks a device's pool, kernel table and runtime.
 const std::string kBackendChooser = "engine/backend.cpp";
 
+/// The rooms of apps/ from which files of a room may not include.
+const std::map<std::string, std::vector<std::string>> kClosedRooms = {
+    {"apps/training/", {"apps/options/", "apps/commands/", "CLI/"}},
+    {"apps/options/", {"apps/commands/"}},
+};
+
 bool starts_with(const std::string& text, const std::string& start) { return text.rfind(start, 0) == 0; }
 
 std::string top_folder(const std::string& path) { return path.substr(0, path.find('/')); }
@@ -66,6 +72,14 @@ std::vector<std::string> include_faults(const SourceFile& file) {
     std::vector<std::string> all = system_includes(file);
     const std::vector<std::string> quoted = project_includes(file);
     all.insert(all.end(), quoted.begin(), quoted.end());
+    for (const auto& [room, closed] : kClosedRooms) {
+        for (const std::string& include : all) {
+            const auto within = [&](const std::string& folder) { return starts_with(include, folder); };
+            if (starts_with(file.path, room) && std::any_of(closed.begin(), closed.end(), within)) {
+                faults.push_back(include + " is not below " + file.path);
+            }
+        }
+    }
     for (const std::string& include : all) {
         if (is_cuda_header(include) && !starts_with(file.path, "engine/cuda/")) {
             faults.push_back(file.path + " includes a CUDA header: " + include);
@@ -101,7 +115,22 @@ TEST_CASE("layering: the check sees forbidden includes", "[layering]") {
     CHECK(faults("engine/composed.cpp", "#include \"engine/cuda/backend.h\"\n") == 1);
     CHECK(faults("apps/train.cpp", "#  include <cuda_runtime.h>\n") == 1);
     CHECK(faults("engine/cuda/lsq.cu", "#include <cuda_runtime.h>\n") == 0);
+    CHECK(faults("apps/training/log.cpp", "#include \"apps/options/options.h\"\n") == 1);
+    CHECK(faults("apps/training/log.cpp", "#include \"apps/commands/commands.h\"\n") == 1);
+    CHECK(faults("apps/training/log.cpp", "#include <CLI/CLI.hpp>\n") == 1);
+    CHECK(faults("apps/options/options.cpp", "#include \"apps/commands/commands.h\"\n") == 1);
+    CHECK(faults("apps/options/options.cpp", "#include \"apps/training/value_text.h\"\n") == 0);
     CHECK(faults("quant/lsq.cpp", "#include \"lsq.h\"\n") == 1);  // includes are rooted at the repository
+}
+
+TEST_CASE("layering: libraries name fields, and know no flags", "[layering]") {
+    const std::string flag = "\"[^\"\n]*(--[a-z]{2,})";
+    CHECK(matches("input_error(\"use --lr\");", flag).size() == 1);
+    for (const SourceFile& file :
+         source_files({"engine", "autograd", "nn", "quant", "data", "apps/training"})) {
+        INFO(file.path);
+        CHECK(matches(file.text, flag).empty());
+    }
 }
 
 TEST_CASE("layering: files have at most 400 lines", "[layering]") {

@@ -77,7 +77,7 @@ TEST_CASE("names of models: with and without _quant are the same") {
     for (const std::string& name : model_names()) CHECK(model_config(name).name.ends_with("_quant"));
     CHECK(model_config("deit_base_patch16_224").name == "deit_base_patch16_224_quant");
     const std::string message = message_of(engine::Fault::input, [] { model_config("resnet50"); });
-    CHECK(contains(message, "--model resnet50"));
+    CHECK(contains(message, "`model` resnet50"));
     CHECK(contains(message, "deit_tiny_patch16_224_quant"));
 }
 
@@ -125,25 +125,25 @@ TEST_CASE("start values have the right spread") {
     for (const double v : values.at("norm.weight")) REQUIRE(v == 1.0);
 }
 
-TEST_CASE("sizes that do not fit are refused by the flag's name") {
-    const auto refused = [](const std::string& flag, auto change) {
+TEST_CASE("sizes that do not fit are refused by the field's name") {
+    const auto refused = [](const std::string& field, auto change) {
         ModelConfig config = small_config();
         change(config);
         const std::string message =
             message_of(engine::Fault::input, [&] { make_model(config, DType::f32, 0); });
         INFO(message);
-        CHECK(contains(message, flag));
+        CHECK(contains(message, field));
     };
-    refused("--patch-size 3", [](ModelConfig& c) { c.patch_size = 3; });
-    refused("--patch-size 0", [](ModelConfig& c) { c.patch_size = 0; });
-    refused("--img-size -8", [](ModelConfig& c) { c.img_size = -8; });
-    refused("--num-heads 5", [](ModelConfig& c) { c.num_heads = 5; });
-    refused("--embed-dim 0", [](ModelConfig& c) { c.embed_dim = 0; });
-    refused("--depth 0", [](ModelConfig& c) { c.depth = 0; });
-    refused("--num_classes 0", [](ModelConfig& c) { c.num_classes = 0; });
-    refused("--drop-path 1", [](ModelConfig& c) { c.drop_path = 1; });
-    refused("--drop-path nan", [](ModelConfig& c) { c.drop_path = std::nan(""); });
-    refused("ratio nan", [](ModelConfig& c) { c.mlp_ratio = std::nan(""); });
+    refused("`patch_size` 3", [](ModelConfig& c) { c.patch_size = 3; });
+    refused("`patch_size` 0", [](ModelConfig& c) { c.patch_size = 0; });
+    refused("`img_size` -8", [](ModelConfig& c) { c.img_size = -8; });
+    refused("`num_heads` 5", [](ModelConfig& c) { c.num_heads = 5; });
+    refused("`embed_dim` 0", [](ModelConfig& c) { c.embed_dim = 0; });
+    refused("`depth` 0", [](ModelConfig& c) { c.depth = 0; });
+    refused("`num_classes` 0", [](ModelConfig& c) { c.num_classes = 0; });
+    refused("`drop_path` 1", [](ModelConfig& c) { c.drop_path = 1; });
+    refused("`drop_path` nan", [](ModelConfig& c) { c.drop_path = std::nan(""); });
+    refused("`mlp_ratio` nan", [](ModelConfig& c) { c.mlp_ratio = std::nan(""); });
 }
 
 TEST_CASE("pictures of another size are refused") {

@@ -126,10 +126,10 @@ TEST_CASE("other widths are refused by the flag's name") {
     for (const int bits : {-2, 0, 9, 16, 31, 33}) {
         const auto model = small_model();
         const std::string weights = message_of(Fault::input, [&] { attach(*model, {.weights = bits}); });
-        CHECK(contains(weights, engine::concat("--wbits ", bits)));
+        CHECK(contains(weights, engine::concat("`wbits` ", bits)));
         const std::string activations =
             message_of(Fault::input, [&] { attach(*model, {.activations = bits}); });
-        CHECK(contains(activations, engine::concat("--abits ", bits)));
+        CHECK(contains(activations, engine::concat("`abits` ", bits)));
         for (const auto& [path, slot] : slots(*model)) CHECK(slot->get() == nullptr);
     }
 }

@@ -4,7 +4,6 @@
 
 #include "apps/commands/model_setup.h"
 #include "apps/options/options.h"
-#include "apps/training/telling_shapes.h"
 #include "tests/catch.h"
 
 using namespace vvtq;
@@ -27,9 +26,8 @@ TEST_CASE("every recipe is accepted by its command") {
         if (command == "softlabel") continue;
         nn::ModelConfig config = apps::resolve_config(*options, nullptr, 0);
         std::string sizes = config.family;
-        for (const auto& [name_of_tensor, shape] : apps::telling_shapes(config).present) {
-            sizes += name_of_tensor;
-            for (const int64_t size : shape) sizes += ' ' + std::to_string(size);
+        for (const nn::Field& field : nn::family_of(config).fields) {
+            sizes += "; " + nn::size_text(field.get(config));
         }
         if (!built.insert(sizes).second) continue;
         CHECK_FALSE(nn::make_model(config, engine::DType::f32, 0)->parameters().empty());

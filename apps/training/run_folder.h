@@ -1,10 +1,9 @@
-// run_folder: the files of a run in --save_checkpoint_path.
+// run_folder: the files of a run.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "apps/options/options.h"
 #include "apps/training/checkpoint.h"
 
 namespace vvtq::apps {
@@ -14,10 +13,7 @@ inline constexpr const char* kBestCheckpoint = "model_best.safetensors";
 
 std::string path_in(const std::string& dir, const std::string& file);
 
-/// --log, or its default in the folder.
-std::string log_path(const Options& options);
-
-/// Throws Error(Fault::input) naming --save_checkpoint_path where the folder cannot be made.
+/// Throws Error(Fault::input) naming `save_checkpoint_path` where the folder cannot be made.
 void make_folder(const std::string& dir);
 
 /// The best model so far, where the run goes on in another folder `dir` than it was in; else empty. Where it

@@ -1,4 +1,4 @@
-#include "apps/commands/run_folder.h"
+#include "apps/training/run_folder.h"
 
 #include <filesystem>
 
@@ -12,19 +12,11 @@ std::string path_in(const std::string& dir, const std::string& file) {
     return (fs::path(dir) / file).string();
 }
 
-std::string log_path(const Options& options) {
-    if (!options.run.log.empty()) {
-        return options.run.log;
-    }
-    const std::string file = std::string(name_of(options.command)) + ".log";
-    return path_in(options.run.save_dir, file);
-}
-
 void make_folder(const std::string& dir) {
     std::error_code error;
     fs::create_directories(dir, error);
     if (error || !fs::is_directory(dir)) {
-        engine::input_error("--save_checkpoint_path: cannot make the folder ", dir,
+        engine::input_error("`save_checkpoint_path`: cannot make the folder ", dir,
                             "; name one you may write to");
     }
 }
@@ -39,7 +31,7 @@ std::string best_to_bring_along(const Checkpoint& resumed, const std::string& di
     }
     const std::string best = (from / kBestCheckpoint).string();
     if (fs::exists(best, missing)) {
-        const Checkpoint checkpoint(best, "--resume");
+        const Checkpoint checkpoint(best, "`resume`");
         if (checkpoint.info() && checkpoint.info()->best_acc1 == accuracy) {
             return best;
         }

@@ -1,4 +1,4 @@
-// flag_text: values of flags as text and back, for checkpoints and messages.
+// value_text: values as text and back, for checkpoints, flags and messages.
 #pragma once
 
 #include <charconv>
@@ -12,7 +12,7 @@ namespace vvtq::apps {
 
 /// The shortest text that reads back to the same value.
 template <typename T>
-requires std::is_arithmetic_v<T> std::string flag_text(T value) {
+requires std::is_arithmetic_v<T> std::string value_text(T value) {
     if constexpr (std::is_same_v<T, bool>) {
         return value ? "true" : "false";
     } else {
@@ -20,12 +20,12 @@ requires std::is_arithmetic_v<T> std::string flag_text(T value) {
         return {text, std::to_chars(text, text + sizeof text, value).ptr};
     }
 }
-inline std::string flag_text(const std::string& value) { return value; }
+inline std::string value_text(const std::string& value) { return value; }
 template <typename T>
-std::string flag_text(const std::vector<T>& values) {
+std::string value_text(const std::vector<T>& values) {
     std::string text;
     for (const T value : values) {
-        text += (text.empty() ? "" : " ") + flag_text(value);
+        text += (text.empty() ? "" : " ") + value_text(value);
     }
     return text;
 }

@@ -1,0 +1,25 @@
+#include "apps/training/explain.h"
+
+#include "autograd/variable.h"
+
+namespace vvtq::apps {
+
+std::string where_not_finite(const std::function<void()>& forward) {
+    const autograd::NoGrad off_tape;
+    const autograd::FiniteCheck check;
+    try {
+        forward();
+    } catch (const engine::Error& error) {
+        return error.what();
+    }
+    return "every output of the forward pass is finite when it is repeated";
+}
+
+void load_again(data::Loader& loader, uint64_t epoch, int64_t index, DeviceBatch& place) {
+    loader.start(epoch, index);
+    data::Batch batch;
+    VVTQ_CHECK(loader.next(batch), "batch ", index, " cannot be read again");
+    place.load(batch);
+}
+
+}  // namespace vvtq::apps

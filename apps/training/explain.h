@@ -1,0 +1,20 @@
+// explain: which layer first gave a value that is not finite.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "apps/training/device_batch.h"
+#include "data/loader.h"
+
+namespace vvtq::apps {
+
+/// Repeats `forward` off the tape with every output checked: the op and the layer whose output is not finite
+/// first, or that there is none.
+std::string where_not_finite(const std::function<void()>& forward);
+
+/// Loads batch `index` of an epoch into `place` once more.
+void load_again(data::Loader& loader, uint64_t epoch, int64_t index, DeviceBatch& place);
+
+}  // namespace vvtq::apps

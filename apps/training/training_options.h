@@ -1,0 +1,29 @@
+// training_options: what a training run is told. apps/training knows no flags; where a value is at fault, its
+// messages name the field in backquotes, as the libraries do.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "data/loader.h"
+#include "nn/optimizer.h"
+#include "nn/schedule.h"
+
+namespace vvtq::apps {
+
+struct TrainingOptions {
+    nn::CosineSchedule schedule;  // of the learning rate; its `epochs` are those of the run
+    nn::AdamwOptions optimizer;
+    /// Training batches. `num_crops` is of the passes with several crops of each picture; the seed decides
+    /// everything random in the run.
+    data::LoaderOptions training;
+    data::LoaderOptions evaluation;
+    double smoothing = 0.0;   // of labels, where batches hold no distributions
+    bool regularize = false;  // adds the bin regularizer to the loss
+    bool graph = true;        // records steps and replays them, where the device can
+    int64_t max_steps = 0;    // the run ends after so many steps since the start of training; 0: no limit
+    int print_freq = 10;      // steps from one log line to the next
+    std::string folder;       // of the checkpoints
+};
+
+}  // namespace vvtq::apps
