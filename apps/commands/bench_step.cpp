@@ -14,7 +14,7 @@
 #include "apps/training/training_step.h"
 #include "autograd/ops.h"
 #include "engine/device.h"
-#include "engine/process.h"
+#include "engine/threads.h"
 #include "engine/random.h"
 #include "quant/calibrate.h"
 
