@@ -24,20 +24,20 @@ using tests::small_pictures;
 
 constexpr double kRaised = engine::kLeastStep;
 
-Lsq& lsq_at(nn::Module& model, const std::string& path) {
+Lsq& lsq_at(nn::Module& model, std::string_view path) {
     for (const auto& [name, slot] : slots(model)) {
         if (name == path) return dynamic_cast<Lsq&>(*slot->get());
     }
     FAIL("no slot " << path);
-    throw engine::Error(engine::Fault::internal, path);
+    throw engine::Error(engine::Fault::internal, std::string(path));
 }
 
-nn::QuantizerSlot& slot_at(nn::Module& model, const std::string& path) {
+nn::QuantizerSlot& slot_at(nn::Module& model, std::string_view path) {
     for (const auto& [name, slot] : slots(model)) {
         if (name == path) return *slot;
     }
     FAIL("no slot " << path);
-    throw engine::Error(engine::Fault::internal, path);
+    throw engine::Error(engine::Fault::internal, std::string(path));
 }
 
 std::unique_ptr<nn::Model> calibrated_model(const BitWidths& bits) {
