@@ -10,7 +10,7 @@
 using namespace vvtq;
 
 int main() {
-    const std::vector<double> values = {-1.31, -0.83, -0.42, -0.11, 0.07, 0.36, 0.58, 0.94};
+    const std::vector<double> values = {-3.1, -1.1, -0.4, -0.1, 0.1, 0.3, 0.6, 2.2};
     const nn::Variable x(nn::Tensor::from(values, {8}, engine::DType::f64), true);
     quant::Lsq quantizer({.bits = 2, .dtype = engine::DType::f64});
     const nn::Variable y = quantizer(x);  // the first tensor sets the step
@@ -21,7 +21,7 @@ int main() {
                 seen.signal_to_noise_db);
     const std::vector<double> out = y.value().to_vector(), dx = x.grad().to_vector();
     for (size_t i = 0; i < out.size(); ++i)
-        std::printf("%7.2f  %4d  %6.3f  %5.0f\n", values[i], seen.codes[i], out[i], dx[i]);
+        std::printf("%7.1f  %4d  %6.3f  %5.0f\n", values[i], seen.codes[i], out[i], dx[i]);
     // The gradient ignores the rounding: it is that of a function whose rounding is frozen.
     autograd::GradientCheckOptions options;
     options.frozen = [&](const autograd::InputValues& at) {
