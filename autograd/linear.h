@@ -5,16 +5,16 @@
 
 namespace vvtq::autograd {
 
-/// What a product's backward keeps of an operand: its codes, or how to compute them anew.
-class Kept {
+/// A product's operand as its backward needs it: saved codes, or how to recompute them.
+class Saved {
   public:
-    explicit Kept(const Quantized& x) : again_(x.again) {
-        if (!again_) q_ = x.q.value();
+    explicit Saved(const Quantized& x) : recompute_(x.recompute) {
+        if (!recompute_) q_ = x.q.value();
     }
-    Tensor get() const { return again_ ? again_() : q_; }
+    Tensor get() const { return recompute_ ? recompute_() : q_; }
 
   private:
-    std::function<Tensor()> again_;
+    std::function<Tensor()> recompute_;
     Tensor q_;
 };
 
@@ -33,13 +33,13 @@ class LinearProduct {
     /// Gradient of the bias (O): column sums of dy.
     Tensor bias_gradient(const Tensor& dy) const;
 
-    bool needs_bias_gradient() const { return x_beta_.defined(); }
+    bool needs_bias_gradient() const { return x_offset_.defined(); }
     int64_t outputs() const { return w_.shape()[0]; }
     int64_t inputs() const { return w_.shape()[1]; }
 
   private:
     Tensor w_;  // codes of x's dtype
-    Tensor w_alpha_, x_alpha_, x_beta_, bias_;
+    Tensor w_scale_, x_scale_, x_offset_, bias_;
 };
 
 /// (..., C) as (R, C).

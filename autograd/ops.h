@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -14,24 +13,24 @@
 
 namespace vvtq::autograd {
 
-/// The parameters of an LSQ quantizer (specification section 1). Without alpha there is no quantizer.
-struct LsqParameters {
-    Variable alpha;  // (1)
-    Variable beta;   // (1) or undefined
-    engine::CodeRange range;
-    Tensor g;  // (1) gradient scale
-    engine::LsqStep step() const;
+/// The parameters of an LSQ quantizer as an op takes them (engine::QuantParams). Without scale there is no
+/// quantizer.
+struct QuantParams {
+    Variable scale;     // (G): alpha
+    Variable offset;    // (G) or undefined: beta
+    Tensor range;       // (2) i32: Qn, Qp
+    Tensor grad_scale;  // (1) g; undefined for a weight that `quantize_weights` takes, which computes it
+    int64_t inner = 1;  // of G > 1
+    engine::QuantParams values() const;
 };
 
-/// A tensor as a product takes it: y = alpha q + beta with codes q; without alpha y = q. The gradient of `q`
-/// is that of y, straight through.
+/// A tensor as a product takes it: y = scale q + offset with codes q; without scale y = q. The gradient of
+/// `q` is that of y, straight through.
 struct Quantized {
     Quantized(Variable values) : q(std::move(values)) {}  // implicit: a tensor that is not quantized
     Variable q;
-    Tensor alpha, beta;
-    std::function<Tensor()> again;  // where set, backward computes q anew with it instead of keeping q
-    std::shared_ptr<bool>
-        gradient_times_alpha;  // where set: an op that hands over alpha times the gradient says so here
+    Tensor scale, offset;               // (1)
+    std::function<Tensor()> recompute;  // where set, backward computes q again with it instead of saving q
 };
 
 // --- ops_basic.cpp
@@ -67,7 +66,7 @@ Variable linear(const Quantized& x, const Quantized& w, const Variable& bias);
 /// s (B, H, N, N) = q k^T per head; q, k (B, N, H D), head h at columns hD..(h+1)D. Unscaled.
 Variable attention_scores(const Variable& q, const Variable& k, int64_t heads);
 /// y (B, N, H D) = p v per head; p (B, H, N, N), v (B, N, H D).
-Variable attention_mix(const Variable& p, const Variable& v);
+Variable attention_apply(const Variable& p, const Variable& v);
 
 // --- ops_tokens.cpp
 /// x (B, C, H, W) -> (B, N, C P P), patches in row order.
@@ -78,28 +77,25 @@ Variable prepend_token(const Variable& token, const Variable& x);
 Variable select_token(const Variable& x, int64_t index);
 
 // --- ops_quant.cpp, specification sections 1 and 5
-/// y = q a + o with straight-through gradients; alpha (1), beta (1) or undefined, g (1) the gradient scale.
-Variable lsq(const Variable& x, const Variable& alpha, const Variable& beta, engine::CodeRange range,
-             const Tensor& g);
-/// lsq with one step for each of H heads, alpha (H): in x, runs of `inner` values belong to head 0, 1, .., H
-/// - 1, 0, ... (ops_heads.cpp). No offset.
-Variable lsq_heads(const Variable& x, const Variable& alpha, int64_t inner, engine::CodeRange range,
-                   const Tensor& g);
-/// The codes of `lsq`, for products.
-Quantized quantize(const Variable& x, const LsqParameters& lsq);
+/// y = q a + o with straight-through gradients, of G >= 1 groups.
+Variable lsq(const Variable& x, const QuantParams& quantizer);
+/// The codes of `lsq`, for products; G = 1.
+Quantized quantize(const Variable& x, const QuantParams& quantizer);
 /// y = s sign(x), dx = dy where |x| <= 1. x (B, R, D) with s (B) or (B, D), the mean of |x|.
 Variable binary(const Variable& x, const engine::Shape& scale_shape);
-/// mean((y - u)^2) + sum over bins of var(u in bin), of one weight. Gradient to alpha through clipped
-/// weights, times g.
-Variable bin_regularizer(const Variable& w, const Variable& alpha, engine::CodeRange range, const Tensor& g);
+/// mean((y - u)^2) + sum over bins of var(u in bin), of one weight; G = 1. Gradient to the scale through
+/// clipped weights, times g.
+Variable bin_regularizer(const Variable& w, const QuantParams& quantizer);
 
 struct WeightParameters {
-    Variable w;      // (O, ...)
-    Variable alpha;  // (1)
-    engine::CodeRange range;
+    Variable w;  // (O, ...)
+    QuantParams quantizer;
+    int64_t bins;                   // codes that the range can have
+    bool follows_previous = false;  // its rows lie behind the previous weight's, in one matrix with them
 };
 struct QuantizedWeights {
     std::vector<Quantized> weights;  // codes (O, K) of activation dtype
+    std::vector<Tensor> matrices;    // (sum O, K): of each weight and those that follow it; they share memory
     Variable regularizer;  // (1) sum of the bin regularizer over all weights; undefined where not asked for
     std::vector<Tensor> terms;  // (1) of each weight
 };
@@ -115,16 +111,22 @@ struct NormedResidual {
 };
 /// f and keep (B) may be undefined.
 NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor& keep, const Variable& gamma,
-                             const Variable& beta, double eps, const LsqParameters& lsq);
+                             const Variable& beta, double eps, const QuantParams& quantizer);
 /// y = quantize(gelu(x weight1^T + bias1)) weight2^T + bias2
-Variable mlp(const Quantized& x, const Quantized& weight1, const Variable& bias1, const LsqParameters& hidden,
+Variable mlp(const Quantized& x, const Quantized& weight1, const Variable& bias1, const QuantParams& hidden,
              const Quantized& weight2, const Variable& bias2);
 
 /// A projection of attention and the quantizer behind it.
 struct Projection {
     Quantized w;  // (C, C)
     Variable bias;
-    LsqParameters lsq;  // without offset
+    QuantParams quantizer;  // without offset
+};
+/// The projections of queries, keys and values.
+struct Projections {
+    Projection q, k, v;
+    Tensor
+        matrix;  // (3C, C) the codes of all three below one another, where they lie so; else they are copied
 };
 /// An order of N tokens and its inverse, both (N) i32.
 struct TokenOrder {
@@ -144,9 +146,9 @@ struct ScoreTerms {
 };
 /// x (B, N, C) -> quantize(quantize(softmax(s q k^T + terms)) v) in each group, head h at columns hD..(h+1)D;
 /// q, k, v the quantized projections of x. Keeps no (n, n) matrix where the device has a kernel for that.
-Quantized attention(const Quantized& x, const Projection& q, const Projection& k, const Projection& v,
-                    const LsqParameters& probability, const LsqParameters& output, int64_t heads, double s,
-                    const ScoreTerms& terms = {}, const TokenGrouping& groups = {});
+Quantized attention(const Quantized& x, const Projections& projections, const QuantParams& probability,
+                    const QuantParams& output, int64_t heads, double s, const ScoreTerms& terms = {},
+                    const TokenGrouping& groups = {});
 
 // --- ops_stages.cpp: what models with stages need beside
 /// y[b, n] = x[b, index[n]], x (B, N, C).

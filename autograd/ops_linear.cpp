@@ -11,9 +11,9 @@ Tensor as_rows(const Tensor& x) { return x.reshape({x.shape().rows(), x.shape().
 
 LinearProduct::LinearProduct(const Quantized& x, const Quantized& w, const Variable& bias)
     : w_(w.q.value().to(x.q.value().dtype())),
-      w_alpha_(w.alpha),
-      x_alpha_(x.alpha),
-      x_beta_(x.beta),
+      w_scale_(w.scale),
+      x_scale_(x.scale),
+      x_offset_(x.offset),
       bias_(bias.defined() ? bias.value() : Tensor()) {
     // x: (..., K), w: (O, K), bias: (O)
     VVTQ_CHECK(w_.shape().rank() == 2 && x.q.shape().cols() == inputs(), "x ", x.q.shape().str(), ", w ",
@@ -27,29 +27,29 @@ Tensor LinearProduct::forward(const Tensor& x) const {
     const Tensor y({rows.shape()[0], outputs()}, x.dtype(), x.device());
     const auto& kernel = kernels(y.device());
     const bool other_dtype = bias_.defined() && bias_.dtype() != y.dtype();
-    if (!x_alpha_.defined() && !w_alpha_.defined() && !other_dtype) {
+    if (!x_scale_.defined() && !w_scale_.defined() && !other_dtype) {
         kernel.linear(rows, w_, {}, bias_, y);
         return y;
     }
     const Tensor scale({1}, master_of(y.dtype()), y.device());
     const Tensor shifted({outputs()}, y.dtype(), y.device());
-    kernel.linear_scale({x_alpha_, x_beta_, {}, {}}, w_, w_alpha_, bias_, scale, shifted);
+    kernel.linear_scale(x_scale_, x_offset_, w_, w_scale_, bias_, scale, shifted);
     kernel.linear(rows, w_, scale, shifted, y);
     return y;
 }
 
 Tensor LinearProduct::input_gradient(const Tensor& dy) const {
     const Tensor dx({dy.shape()[0], inputs()}, dy.dtype(), dy.device());
-    kernels(dy.device()).linear_backward_input(dy, w_, w_alpha_, dx);
+    kernels(dy.device()).linear_backward_input(dy, w_, w_scale_, dx);
     return dx;
 }
 
 Tensor LinearProduct::weight_gradient(const Tensor& dy, const Tensor& x, const Tensor& dbias) const {
     const auto& kernel = kernels(dy.device());
     const Tensor dw({outputs(), inputs()}, master_of(dy.dtype()), dy.device());
-    kernel.linear_backward_weight(dy, as_rows(x), x_alpha_, dw);
-    if (x_beta_.defined())
-        kernel.accumulate_outer(dbias, x_beta_, dw);  // the offset's part: beta sum_r dy_ro
+    kernel.linear_backward_weight(dy, as_rows(x), x_scale_, dw);
+    if (x_offset_.defined())
+        kernel.accumulate_outer(dbias, x_offset_, dw);  // the offset's part: offset sum_r dy_ro
     return dw;
 }
 
@@ -65,7 +65,7 @@ Variable linear(const Quantized& x, const Quantized& w, const Variable& bias) {
     sizes.back() = product.outputs();
     const Tensor y = product.forward(x.q.value()).reshape(Shape(sizes));
     return record("linear", y, {x.q, w.q, bias},
-                  [product, codes = Kept(x), x_shape = x.q.shape()](const Tensor& dy, Gradients& dx) {
+                  [product, codes = Saved(x), x_shape = x.q.shape()](const Tensor& dy, Gradients& dx) {
                       const Tensor rows = as_rows(dy);
                       const bool biased = dx.wanted(2) || (dx.wanted(1) && product.needs_bias_gradient());
                       const Tensor dbias = biased ? product.bias_gradient(rows) : Tensor();

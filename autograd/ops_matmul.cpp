@@ -58,7 +58,7 @@ Variable attention_scores(const Variable& q, const Variable& k, int64_t heads) {
                   });
 }
 
-Variable attention_mix(const Variable& p, const Variable& v) {
+Variable attention_apply(const Variable& p, const Variable& v) {
     // p: (B, H, N, N), v: (B, N, H D)
     const Shape& scores = p.shape();
     const Shape& shape = v.shape();
@@ -68,7 +68,7 @@ Variable attention_mix(const Variable& p, const Variable& v) {
     const AttentionSizes sizes{shape[0], scores[1], shape[1], shape[2] / scores[1]};
     const Tensor y = v.value().like();
     kernels(y.device()).batched_matmul(sizes.to_tokens(), p.value(), v.value(), y);
-    return record("attention_mix", y, {p, v},
+    return record("attention_apply", y, {p, v},
                   [p = p.value(), v = v.value(), sizes](const Tensor& dy, Gradients& dx) {
                       const auto& kernel = kernels(dy.device());
                       if (dx.wanted(0)) {

@@ -37,9 +37,9 @@ Variable gather_tokens(const Variable& x, const TokenOrder& order) {
 Quantized gather_tokens(const Quantized& x, const TokenOrder& order) {
     Quantized y = x;
     y.q = gather_tokens(x.q, order);
-    if (x.again) {
-        y.again = [again = x.again, shape = x.q.shape(), index = order.index] {
-            return gathered(again().reshape(shape), index);
+    if (x.recompute) {
+        y.recompute = [recompute = x.recompute, shape = x.q.shape(), index = order.index] {
+            return gathered(recompute().reshape(shape), index);
         };
     }
     return y;
@@ -48,7 +48,7 @@ Quantized gather_tokens(const Quantized& x, const TokenOrder& order) {
 Quantized reshape(const Quantized& x, const Shape& shape) {
     Quantized y = x;
     y.q = reshape(x.q, shape);
-    if (x.again) y.again = [again = x.again, shape] { return again().reshape(shape); };
+    if (x.recompute) y.recompute = [recompute = x.recompute, shape] { return recompute().reshape(shape); };
     return y;
 }
 
@@ -148,8 +148,8 @@ Variable batch_norm_relu(const Variable& x, const Variable& gamma, const Variabl
         mean = running.mean.like();
         variance = running.variance.like();
         kernel.column_moments(value, mean, variance);
-        kernel.track_moments(mean, variance, value.shape().rows(), kMomentum, running.mean, running.variance,
-                             running.count);
+        kernel.update_running_stats(mean, variance, value.shape().rows(), kMomentum, running.mean,
+                                    running.variance, running.count);
     }
     const Tensor y = value.like();
     kernel.batch_norm_relu(value, mean, variance, gamma.value(), beta.value(), eps, y);
@@ -168,7 +168,7 @@ Variable batch_norm_relu(const Variable& x, const Variable& gamma, const Variabl
 
 Quantized unfold(const Quantized& x, const Convolution& shape) {
     const Tensor& value = x.q.value();
-    VVTQ_CHECK(value.shape().rank() > 1 && !x.beta.defined(),
+    VVTQ_CHECK(value.shape().rank() > 1 && !x.offset.defined(),
                "a picture's surroundings are 0, which an offset has no code for");
     const int64_t batch = value.shape()[0];
     const auto columns = [shape, batch](const Tensor& of) {
@@ -183,9 +183,8 @@ Quantized unfold(const Quantized& x, const Convolution& shape) {
                      kernels(du.device()).fold(du, shape, gradient);
                      dx.set(0, gradient);
                  });
-    // nine times the picture: kept on the CPU alone
-    if (value.device() == engine::Device::cuda) {
-        y.again = [codes = Kept(x), columns, before = value.shape()] {
+    if (kernels(value.device()).recompute) {  // nine times the picture
+        y.recompute = [codes = Saved(x), columns, before = value.shape()] {
             return columns(codes.get().reshape(before));
         };
     }
@@ -196,7 +195,7 @@ Variable grouped_convolution(const Quantized& x, const Convolution& shape, const
                              const Variable& bias) {
     // x: (B, height width, C), w: (O, 9), bias: (O)
     const Tensor& value = x.q.value();
-    VVTQ_CHECK(value.shape().rank() > 1 && !x.beta.defined(),
+    VVTQ_CHECK(value.shape().rank() > 1 && !x.offset.defined(),
                "a picture's surroundings are 0, which an offset has no code for");
     const Tensor codes = w.q.value().to(value.dtype());
     const int64_t outputs = codes.shape()[0];
@@ -204,21 +203,21 @@ Variable grouped_convolution(const Quantized& x, const Convolution& shape, const
     const DType master = master_of(value.dtype());
     const Tensor scale({1}, master, value.device());
     const Tensor shifted({outputs}, value.dtype(), value.device());
-    kernel.linear_scale({x.alpha, {}, {}, {}}, codes, w.alpha, value_of(bias), scale, shifted);
+    kernel.linear_scale(x.scale, {}, codes, w.scale, value_of(bias), scale, shifted);
     const Tensor y({value.shape()[0], shape.positions(), outputs}, value.dtype(), value.device());
     kernel.grouped_convolution(value, shape, codes, scale, shifted, y);
     return record("grouped_convolution", y, {x.q, w.q, bias},
-                  [shape, codes, x_alpha = x.alpha, w_alpha = w.alpha, kept = Kept(x), outputs, master,
+                  [shape, codes, x_scale = x.scale, w_scale = w.scale, saved = Saved(x), outputs, master,
                    before = value.shape()](const Tensor& dy, Gradients& dx) {
                       const auto& ops = kernels(dy.device());
                       if (dx.wanted(0)) {
                           const Tensor gradient(before, dy.dtype(), dy.device());
-                          ops.grouped_convolution_backward_input(dy, shape, codes, w_alpha, gradient);
+                          ops.grouped_convolution_backward_input(dy, shape, codes, w_scale, gradient);
                           dx.set(0, gradient);
                       }
                       if (dx.wanted(1)) {
                           const Tensor dw({outputs, 9}, master, dy.device());
-                          ops.grouped_convolution_backward_weight(dy, shape, kept.get(), x_alpha, dw);
+                          ops.grouped_convolution_backward_weight(dy, shape, saved.get(), x_scale, dw);
                           dx.set(1, dw);
                       }
                       if (dx.wanted(2)) {

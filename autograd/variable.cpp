@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <mutex>
-#include <set>
 #include <unordered_set>
 #include <utility>
 
@@ -24,8 +22,8 @@ struct Variable::State {
     size_t output = 0;            // which of the node's outputs
 };
 
-/// One op on the tape. It leads to the places of its inputs and does not hold their values: what backward
-/// needs is in its closure, everything else is freed as soon as the forward pass drops it.
+/// One op on the tape. It holds edges to its inputs, not their values; the closure saves the tensors that
+/// backward needs.
 struct Node {
     /// Where the gradient of one input goes: to the node that made it or to a leaf; neither where none is
     /// wanted.
@@ -65,25 +63,6 @@ struct ScopePath {
 ScopePath& scope_path() {
     thread_local ScopePath path;
     return path;
-}
-
-struct OpNames {
-    std::mutex mutex;
-    std::set<std::string> names;
-};
-OpNames& op_names() {
-    static OpNames names;
-    return names;
-}
-
-void note_op(const char* op) {
-    thread_local std::unordered_set<const char*> seen;  // spares the lock after an op's first time
-    if (!seen.insert(op).second) {
-        return;
-    }
-    OpNames& all = op_names();
-    const std::lock_guard lock(all.mutex);
-    all.names.insert(op);
 }
 
 /// Releases edges one after the other. A node's destructor that runs meanwhile hands its edges to the same
@@ -296,7 +275,6 @@ void check_finite(const char* op, const Tensor& y) {
 
 std::vector<Variable> record(const char* op, std::vector<Output> ys, const std::vector<Variable>& inputs,
                              BackwardOfMany backward) {
-    note_op(op);
     if (checking_finite) {
         for (const Output& y : ys) {
             if (engine::is_floating(y.value.dtype())) check_finite(op, y.value);
@@ -354,11 +332,5 @@ Scope::~Scope() {
 }
 
 std::string Scope::current() { return scope_path().path; }
-
-std::vector<std::string> recorded_ops() {
-    OpNames& all = op_names();
-    const std::lock_guard lock(all.mutex);
-    return {all.names.begin(), all.names.end()};
-}
 
 }  // namespace vvtq::autograd

@@ -68,8 +68,6 @@ class Variable {
     /// The collected gradient; undefined where none has arrived.
     const Tensor& grad() const;
     void clear_grad();
-    /// Same value, off the tape.
-    Variable detach() const { return Variable(value()); }
 
     /// Walks the tape from this scalar (one element; upstream gradient 1) or from `upstream` (same shape),
     /// adds to the leaves' `grad`, and frees the tape on the way. Throws Error(Fault::internal) where an op
@@ -130,9 +128,5 @@ class Scope {
     /// "blocks.3.attn.proj_q", or "" outside.
     static std::string current();
 };
-
-/// Names of all ops that `record` has seen in this process, for the test that every op has a row in the op
-/// table.
-std::vector<std::string> recorded_ops();
 
 }  // namespace vvtq::autograd

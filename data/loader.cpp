@@ -23,10 +23,11 @@ void normalize(const Batch& batch, const Normalization& normalization, Real* out
                " pixels");
     for (size_t p = 0; p < static_cast<size_t>(batch.size) * 3; ++p) {
         const Real mean = normalization.mean[p % 3];
-        const Real deviation = normalization.deviation[p % 3];
+        const Real std_of_channel = normalization.std[p % 3];
         const uint8_t* in = batch.pixels.data() + p * plane;
         Real* to = out + p * plane;
-        for (size_t i = 0; i < plane; ++i) to[i] = (static_cast<Real>(in[i]) / Real{255} - mean) / deviation;
+        for (size_t i = 0; i < plane; ++i)
+            to[i] = (static_cast<Real>(in[i]) / Real{255} - mean) / std_of_channel;
     }
 }
 

@@ -16,7 +16,7 @@ namespace {
 uint8_t normal_byte(double normal, size_t c) {
     const Normalization n;
     return static_cast<uint8_t>(
-        std::clamp(std::nearbyint(255.0 * (n.mean[c] + n.deviation[c] * normal)), 0.0, 255.0));
+        std::clamp(std::nearbyint(255.0 * (n.mean[c] + n.std[c] * normal)), 0.0, 255.0));
 }
 
 // Such bytes by 12 bits of a uniform number: 4096 quantiles of the normal distribution.

@@ -3,35 +3,32 @@
 namespace vvtq::engine::composed {
 namespace {
 
-using In = const Tensor&;
-
-/// y = q a + o, or x itself without a step.
-Tensor quantized(In x, const LsqStep& step) {
-    if (!step.defined()) return x;
+/// y = q a + o, or x itself without a quantizer.
+Tensor quantized(Arg x, const QuantParams& quantizer) {
+    if (!quantizer.defined()) return x;
     const Tensor y = x.like();
-    kernels(x.device()).lsq(x, step.alpha, step.beta, step.range, y);
+    kernels(x.device()).lsq(x, quantizer, y);
     return y;
 }
 
-void codes_of(In x, const LsqStep& step, In q) {
-    if (step.defined()) {
-        kernels(x.device()).lsq_codes(x, step.alpha, step.beta, step.range, q);
+void codes_of(Arg x, const QuantParams& quantizer, Arg q) {
+    if (quantizer.defined()) {
+        kernels(x.device()).lsq_codes(x, quantizer, q);
     } else {
         kernels(x.device()).copy(x, q);
     }
 }
 
-/// dx from dy; dalpha, dbeta as well, undefined ones are left out.
-Tensor through_quantizer(In dy, In x, const LsqStep& step, In dalpha, In dbeta = {}) {
+/// dx from dy; dscale, doffset as well, undefined ones are left out.
+Tensor through_quantizer(Arg dy, Arg x, const QuantParams& quantizer, Arg dscale, Arg doffset = {}) {
     const auto& kernel = kernels(x.device());
-    if (!step.defined()) {
-        if (dalpha.defined()) kernel.fill(0.0, dalpha);
+    if (!quantizer.defined()) {
+        if (dscale.defined()) kernel.fill(0.0, dscale);
         return dy;
     }
     const Tensor dx = x.like();
-    kernel.lsq_backward(dy, x, step.alpha, step.beta, step.range, step.g, dx,
-                        dalpha.defined() ? dalpha : step.alpha.like(),
-                        dbeta.defined() || !step.beta.defined() ? dbeta : step.beta.like());
+    kernel.lsq_backward(dy, x, quantizer, dx, dscale.defined() ? dscale : quantizer.scale.like(),
+                        doffset.defined() || !quantizer.offset.defined() ? doffset : quantizer.offset.like());
     return dx;
 }
 
@@ -40,19 +37,19 @@ Tensor through_quantizer(In dy, In x, const LsqStep& step, In dalpha, In dbeta =
 struct Sizes {
     int64_t batch, heads, tokens, width;
 
-    explicit Sizes(In z, const AttentionSteps& steps) : heads(steps.heads) {
+    explicit Sizes(Arg z, const AttentionProblem& problem) : heads(problem.heads) {
         const Shape& shape = z.shape();
         VVTQ_CHECK(shape.rank() == 3 && heads > 0 && shape[2] % (3 * heads) == 0, "z ", shape.str(), ", ",
                    heads, " heads");
-        VVTQ_CHECK(steps.groups > 0 && shape[1] % steps.groups == 0, "z ", shape.str(), " in ", steps.groups,
-                   " groups");
-        batch = shape[0] * steps.groups;
-        tokens = shape[1] / steps.groups;
+        VVTQ_CHECK(problem.groups > 0 && shape[1] % problem.groups == 0, "z ", shape.str(), " in ",
+                   problem.groups, " groups");
+        batch = shape[0] * problem.groups;
+        tokens = shape[1] / problem.groups;
         width = shape[2] / (3 * heads);
     }
     int64_t channels() const { return heads * width; }
-    Tensor new_tokens(In z) const { return {{batch, tokens, channels()}, z.dtype(), z.device()}; }
-    Tensor new_scores(In z) const { return {{batch, heads, tokens, tokens}, z.dtype(), z.device()}; }
+    Tensor new_tokens(Arg z) const { return {{batch, tokens, channels()}, z.dtype(), z.device()}; }
+    Tensor new_scores(Arg z) const { return {{batch, heads, tokens, tokens}, z.dtype(), z.device()}; }
     MatrixLayout of_tokens(bool transposed = false) const {
         return {tokens * channels(), width, channels(), transposed};
     }
@@ -70,14 +67,14 @@ struct Sizes {
 };
 
 /// x (B, N, ...) with the tokens of a group one behind another, and y back in the order of x.
-Tensor in_groups(In x, const AttentionSteps& steps) {
-    if (!steps.order.defined()) return x;
+Tensor in_groups(Arg x, const AttentionProblem& problem) {
+    if (!problem.order.defined()) return x;
     const Tensor y = x.like();
-    kernels(x.device()).gather_tokens(x, steps.order, y);
+    kernels(x.device()).gather_tokens(x, problem.order, y);
     return y;
 }
-void out_of_groups(In y, const AttentionSteps& steps, In x) {
-    kernels(x.device()).gather_tokens(y, steps.inverse, x);
+void out_of_groups(Arg y, const AttentionProblem& problem, Arg x) {
+    kernels(x.device()).gather_tokens(y, problem.inverse, x);
 }
 
 /// What attention computes on the way to its output.
@@ -86,113 +83,113 @@ struct Forward {
     Tensor value[3];  // behind them
     Tensor p, pq;     // (B, H, N, N) softmax, quantized
 
-    Forward(In products, const AttentionSteps& steps, const Sizes& sizes) {
-        const Tensor z = in_groups(products, steps);
+    Forward(Arg products, const AttentionProblem& problem, const Sizes& sizes) {
+        const Tensor z = in_groups(products, problem);
         const auto& kernel = kernels(z.device());
-        const LsqStep* const quantizers[3] = {&steps.q, &steps.k, &steps.v};
-        for (int t = 0; t < 3; ++t) {
+        for (size_t t = 0; t < 3; ++t) {
             y[t] = sizes.new_tokens(z);
-            kernel.take_columns(z, t * sizes.channels(), steps.input_alpha, steps.weight_alpha[t],
-                                steps.bias[t], y[t]);
-            value[t] = quantized(y[t], *quantizers[t]);
+            kernel.take_columns(z, static_cast<int64_t>(t) * sizes.channels(), problem.input_scale,
+                                problem.weight_scale[t], problem.bias[t], y[t]);
+            value[t] = quantized(y[t], *problem.quantizers()[t]);
         }
         const Tensor scores = sizes.new_scores(z);
         kernel.batched_matmul(sizes.to_scores(), value[0], value[1], scores);
         p = scores.like();
-        if (steps.score_bias.defined() || steps.mask.defined()) {
-            kernel.biased_softmax(scores, steps.scale, steps.score_bias, steps.mask, p);
+        if (problem.score_bias.defined() || problem.mask.defined()) {
+            kernel.biased_softmax(scores, problem.scale, problem.score_bias, problem.mask, p);
         } else {
-            kernel.softmax(scores, steps.scale, p);
+            kernel.softmax(scores, problem.scale, p);
         }
-        pq = quantized(p, steps.probability);
+        pq = quantized(p, problem.probability);
     }
 };
 
 }  // namespace
 
-void residual_norm(In x, In f, In keep, In gamma, In beta, double eps, const LsqStep& step, In y, In q,
-                   In mean, In rstd) {
+void residual_norm(Arg x, Arg f, Arg keep, Arg gamma, Arg beta, double eps, const QuantParams& quantizer,
+                   Arg y, Arg q, Arg mean, Arg rstd) {
     const auto& kernel = kernels(x.device());
     if (f.defined()) kernel.residual(x, f, keep, y);
-    const Tensor n = step.defined() ? x.like() : q;
+    const Tensor n = quantizer.defined() ? x.like() : q;
     kernel.layer_norm(f.defined() ? y : x, gamma, beta, eps, n, mean, rstd);
-    if (step.defined()) codes_of(n, step, q);
+    if (quantizer.defined()) codes_of(n, quantizer, q);
 }
 
-void residual_norm_backward(In dq, In dy, In y, In keep, In gamma, In beta, In mean, In rstd,
-                            const LsqStep& step, In dx, In df, In dgamma, In dbeta, In dalpha) {
+void residual_norm_backward(Arg dq, Arg dy, Arg y, Arg keep, Arg gamma, Arg beta, Arg mean, Arg rstd,
+                            const QuantParams& quantizer, Arg dx, Arg df, Arg dgamma, Arg dbeta, Arg dscale) {
     const auto& kernel = kernels(y.device());
     Tensor dn = dq;
-    if (step.defined()) {
+    if (quantizer.defined()) {
         const Tensor n = y.like();
         kernel.layer_norm_apply(y, mean, rstd, gamma, beta, n);
-        dn = through_quantizer(dq, n, step, dalpha);
+        dn = through_quantizer(dq, n, quantizer, dscale);
     }
     kernel.layer_norm_backward(dn, y, gamma, mean, rstd, dx, dgamma, dbeta);
     if (dy.defined()) kernel.accumulate_add(dy, dx);
     if (df.defined()) kernel.scale_samples(dx, keep, df);
 }
 
-void gelu_quantize(In z, const LsqStep& step, In q) {
+void gelu_quantize(Arg z, const QuantParams& quantizer, Arg q) {
     const auto& kernel = kernels(z.device());
-    const Tensor h = step.defined() ? z.like() : q;
+    const Tensor h = quantizer.defined() ? z.like() : q;
     kernel.gelu(z, h);
-    if (step.defined()) codes_of(h, step, q);
+    if (quantizer.defined()) codes_of(h, quantizer, q);
 }
 
-void gelu_quantize_backward(In dq, In z, const LsqStep& step, In dz, In q, In dalpha, In dbeta, In dbias) {
+void gelu_quantize_backward(Arg dq, Arg z, const QuantParams& quantizer, Arg dz, Arg q, Arg dscale,
+                            Arg doffset, Arg dbias) {
     const auto& kernel = kernels(z.device());
-    const Tensor h = step.defined() ? z.like() : q;
+    const Tensor h = quantizer.defined() ? z.like() : q;
     kernel.gelu(z, h);
-    if (step.defined()) codes_of(h, step, q);
-    kernel.gelu_backward(through_quantizer(dq, h, step, dalpha, dbeta), z, dz);
+    if (quantizer.defined()) codes_of(h, quantizer, q);
+    kernel.gelu_backward(through_quantizer(dq, h, quantizer, dscale, doffset), z, dz);
     kernel.sum_rows(dz, dbias);
 }
 
-void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
-    const Sizes sizes(z, steps);
+void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse) {
+    const Sizes sizes(z, problem);
     const auto& kernel = kernels(z.device());
-    const Forward forward(z, steps, sizes);
-    const Tensor grouped = steps.order.defined() ? o.like() : o;
+    const Forward forward(z, problem, sizes);
+    const Tensor grouped = problem.order.defined() ? o.like() : o;
     kernel.batched_matmul(sizes.to_tokens(), forward.pq, forward.value[2], grouped);
-    if (steps.order.defined()) out_of_groups(grouped, steps, o);
-    if (codes.defined()) codes_of(o, steps.output, codes);
+    if (problem.order.defined()) out_of_groups(grouped, problem, o);
+    if (codes.defined()) codes_of(o, problem.output, codes);
     if (lse.defined()) kernel.fill(0.0, lse);  // attention_backward takes the softmax anew
 }
 
-void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In, In dz, In dbias, In dalphas,
-                        In dscore_bias) {
-    const Sizes sizes(z, steps);
+void attention_backward(Arg dy, Arg z, const AttentionProblem& problem, Arg o, Arg, Arg dz, Arg dbias,
+                        Arg dscales, Arg dscore_bias) {
+    const Sizes sizes(z, problem);
     const auto& kernel = kernels(z.device());
-    const Forward forward(z, steps, sizes);
-    const auto dalpha = [&](int64_t i) { return dalphas.slice(i, i + 1); };  // q, k, v, probability, output
-    const Tensor d_out = in_groups(through_quantizer(dy, o, steps.output, dalpha(4)), steps);
+    const Forward forward(z, problem, sizes);
+    const auto dscale = [&](int64_t i) { return dscales.slice(i, i + 1); };  // q, k, v, probability, output
+    const Tensor d_out = in_groups(through_quantizer(dy, o, problem.output, dscale(4)), problem);
 
     const Tensor ds = sizes.new_scores(z);
     {
         const Tensor dpq = sizes.new_scores(z);
         kernel.batched_matmul(sizes.to_scores(), d_out, forward.value[2], dpq);
-        const Tensor dp = through_quantizer(dpq, forward.p, steps.probability, dalpha(3));
-        kernel.softmax_backward(dp, forward.p, steps.scale, ds);
+        const Tensor dp = through_quantizer(dpq, forward.p, problem.probability, dscale(3));
+        kernel.softmax_backward(dp, forward.p, problem.scale, ds);
     }
     if (dscore_bias.defined()) {  // ds is of the scores before they are scaled
         kernel.sum_rows(ds, dscore_bias);
-        kernel.scale(dscore_bias, 1.0 / steps.scale, dscore_bias);
+        kernel.scale(dscore_bias, 1.0 / problem.scale, dscore_bias);
     }
     Tensor d_value[3] = {sizes.new_tokens(z), sizes.new_tokens(z), sizes.new_tokens(z)};
     kernel.batched_matmul(sizes.to_tokens(), ds, forward.value[1], d_value[0]);
     kernel.batched_matmul(sizes.to_tokens(true), ds, forward.value[0], d_value[1]);
     kernel.batched_matmul(sizes.to_tokens(true), forward.pq, d_out, d_value[2]);
 
-    const LsqStep* const quantizers[3] = {&steps.q, &steps.k, &steps.v};
     const int64_t channels = sizes.channels();
-    const Tensor dz_grouped = steps.order.defined() ? dz.like() : dz;
+    const Tensor dz_grouped = problem.order.defined() ? dz.like() : dz;
     for (int64_t t = 0; t < 3; ++t) {
-        const Tensor d = through_quantizer(d_value[t], forward.y[t], *quantizers[t], dalpha(t));
+        const Tensor d = through_quantizer(d_value[t], forward.y[t],
+                                           *problem.quantizers()[static_cast<size_t>(t)], dscale(t));
         kernel.sum_rows(d, dbias.slice(t * channels, (t + 1) * channels));
-        kernel.put_columns(d, steps.weight_alpha[t], t * channels, dz_grouped);
+        kernel.put_columns(d, problem.weight_scale[t], t * channels, dz_grouped);
     }
-    if (steps.order.defined()) out_of_groups(dz_grouped, steps, dz);
+    if (problem.order.defined()) out_of_groups(dz_grouped, problem, dz);
 }
 
 }  // namespace vvtq::engine::composed

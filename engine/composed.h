@@ -8,20 +8,20 @@ namespace vvtq::engine::composed {
 
 // As the kernels of the same names in engine/kernels.h.
 void residual_norm(const Tensor& x, const Tensor& f, const Tensor& keep, const Tensor& gamma,
-                   const Tensor& beta, double eps, const LsqStep& step, const Tensor& y, const Tensor& q,
-                   const Tensor& mean, const Tensor& rstd);
+                   const Tensor& beta, double eps, const QuantParams& quantizer, const Tensor& y,
+                   const Tensor& q, const Tensor& mean, const Tensor& rstd);
 void residual_norm_backward(const Tensor& dq, const Tensor& dy, const Tensor& y, const Tensor& keep,
                             const Tensor& gamma, const Tensor& beta, const Tensor& mean, const Tensor& rstd,
-                            const LsqStep& step, const Tensor& dx, const Tensor& df, const Tensor& dgamma,
-                            const Tensor& dbeta, const Tensor& dalpha);
-void gelu_quantize(const Tensor& z, const LsqStep& step, const Tensor& q);
-void gelu_quantize_backward(const Tensor& dq, const Tensor& z, const LsqStep& step, const Tensor& dz,
-                            const Tensor& q, const Tensor& dalpha, const Tensor& dbeta, const Tensor& dbias);
+                            const QuantParams& quantizer, const Tensor& dx, const Tensor& df,
+                            const Tensor& dgamma, const Tensor& dbeta, const Tensor& dscale);
+void gelu_quantize(const Tensor& z, const QuantParams& quantizer, const Tensor& q);
+void gelu_quantize_backward(const Tensor& dq, const Tensor& z, const QuantParams& quantizer, const Tensor& dz,
+                            const Tensor& q, const Tensor& dscale, const Tensor& dbeta, const Tensor& dbias);
 /// These two hold scores (B groups, H, n, n) in memory, and q, k and v in the groups' order.
-void attention(const Tensor& z, const AttentionSteps& steps, const Tensor& o, const Tensor& codes,
+void attention(const Tensor& z, const AttentionProblem& problem, const Tensor& o, const Tensor& codes,
                const Tensor& lse);
-void attention_backward(const Tensor& dy, const Tensor& z, const AttentionSteps& steps, const Tensor& o,
-                        const Tensor& lse, const Tensor& dz, const Tensor& dbias, const Tensor& dalphas,
+void attention_backward(const Tensor& dy, const Tensor& z, const AttentionProblem& problem, const Tensor& o,
+                        const Tensor& lse, const Tensor& dz, const Tensor& dbias, const Tensor& dscales,
                         const Tensor& dscore_bias);
 
 }  // namespace vvtq::engine::composed

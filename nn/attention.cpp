@@ -22,6 +22,8 @@ Attention::Attention(int64_t width, int64_t heads, engine::DType dtype, int64_t 
     if (bias_entries > 0) {
         table_ = &add_parameter("relative_position_bias_table", Tensor::zeros({bias_entries, heads}, dtype));
     }
+    proj_k_.weight_slot().follow(proj_q_.weight_slot());
+    proj_v_.weight_slot().follow(proj_k_.weight_slot());
     add_module("quant_input", quant_input_);
     add_module("proj_q", proj_q_);
     add_module("proj_k", proj_k_);
@@ -57,14 +59,17 @@ Variable Attention::forward(const Quantized& x, const TokenGroups& groups) {
 Quantized Attention::heads(const Quantized& x, const autograd::ScoreTerms& terms, const TokenGroups& groups) {
     const engine::Shape shape = x.q.shape();  // (B, N, C)
     const int64_t numel = shape.numel(), tokens = shape[1] / groups.count;
-    const auto q_step = quant_q_.on_the_way(numel), k_step = quant_k_.on_the_way(numel);
-    const auto v_step = quant_v_.on_the_way(numel), output_step = quant_output_.on_the_way(numel);
-    const auto attn_step = quant_attn_.on_the_way(shape[0] * heads_ * shape[1] * tokens);
-    if (q_step && k_step && v_step && attn_step && output_step) {
-        return autograd::attention(x, {proj_q_.weight(), proj_q_.bias(), *q_step},
-                                   {proj_k_.weight(), proj_k_.bias(), *k_step},
-                                   {proj_v_.weight(), proj_v_.bias(), *v_step}, *attn_step, *output_step,
-                                   heads_, scale_, terms, groups);
+    const auto of_q = quant_q_.fusable_params(numel), of_k = quant_k_.fusable_params(numel);
+    const auto of_v = quant_v_.fusable_params(numel), of_output = quant_output_.fusable_params(numel);
+    const auto of_attn = quant_attn_.fusable_params(shape[0] * heads_ * shape[1] * tokens);
+    if (of_q && of_k && of_v && of_attn && of_output) {
+        autograd::Projections projections{{proj_q_.weight(), proj_q_.bias(), *of_q},
+                                          {proj_k_.weight(), proj_k_.bias(), *of_k},
+                                          {proj_v_.weight(), proj_v_.bias(), *of_v},
+                                          {}};
+        const Tensor& matrix = proj_q_.weight_slot().matrix();
+        if (matrix.defined() && matrix.shape()[0] == 3 * shape[2]) projections.matrix = matrix;
+        return autograd::attention(x, projections, *of_attn, *of_output, heads_, scale_, terms, groups);
     }
     const bool ordered = groups.order.index.defined();
     Quantized y = ordered ? autograd::gather_tokens(x, groups.order) : x;
@@ -82,7 +87,7 @@ Quantized Attention::composed_heads(const Quantized& x, const autograd::ScoreTer
     const bool plain = !terms.bias.defined() && !terms.mask.defined();
     const Variable p = quant_attn_(plain ? autograd::softmax(z, scale_)
                                          : autograd::biased_softmax(z, scale_, terms.bias, terms.mask));
-    return quant_output_.quantized(autograd::attention_mix(p, v));
+    return quant_output_.quantized(autograd::attention_apply(p, v));
 }
 
 }  // namespace vvtq::nn

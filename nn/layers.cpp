@@ -34,9 +34,9 @@ Variable LayerNorm::forward(const Variable& x) {
 
 autograd::NormedResidual LayerNorm::forward(const Residual& stream, const Module& owner,
                                             QuantizerSlot& slot) {
-    if (const auto lsq = slot.on_the_way(stream.x.shape().numel())) {
+    if (const auto params = slot.fusable_params(stream.x.shape().numel())) {
         const autograd::Scope scope(name());
-        return autograd::residual_norm(stream.x, stream.branch, stream.keep, weight_, bias_, eps_, *lsq);
+        return autograd::residual_norm(stream.x, stream.branch, stream.keep, weight_, bias_, eps_, *params);
     }
     const Variable y =
         stream.branch.defined() ? autograd::residual(stream.x, stream.branch, stream.keep) : stream.x;
@@ -74,7 +74,7 @@ Mlp::Mlp(int64_t width, int64_t hidden, engine::DType dtype)
 Variable Mlp::forward(const Quantized& x) {
     const autograd::Scope scope(name());
     const int64_t rows = x.q.shape().rows();
-    if (const auto hidden = quant2_.on_the_way(rows * fc1_.bias().shape().numel())) {
+    if (const auto hidden = quant2_.fusable_params(rows * fc1_.bias().shape().numel())) {
         return autograd::mlp(x, fc1_.weight(), fc1_.bias(), *hidden, fc2_.weight(), fc2_.bias());
     }
     return fc2_.forward(quant2_.quantized(autograd::gelu(fc1_.forward(x))));

@@ -34,7 +34,7 @@ Adamw::Adamw(std::vector<NamedParameter> parameters, const AdamwOptions& options
     }
     const auto device = parameters_.empty() ? engine::Device::cpu : exp_avg_[0].device();
     schedule_ = Tensor::zeros({4}, engine::DType::f64, device);
-    halt_ = Tensor::from({0}, {1}, engine::DType::i32, device);
+    found_inf_ = Tensor::from({0}, {1}, engine::DType::i32, device);
     to_schedule_ = engine::upload_to(schedule_);
 }
 
@@ -57,35 +57,18 @@ void Adamw::update() {
     for (size_t i = 0; i < parameters_.size(); ++i) {
         const NamedParameter& p = parameters_[i];
         if (!p.parameter.grad().defined()) continue;
-        items.push_back(
-            {p.parameter.value(), p.parameter.grad(), exp_avg_[i], exp_avg_sq_[i], has_weight_decay(p)});
+        items.push_back({p.parameter.value(), p.parameter.grad(), exp_avg_[i], exp_avg_sq_[i],
+                         has_weight_decay(p), p.least});
     }
     if (items.empty()) return;
     const auto& kernel = engine::kernels(items[0].p.device());
     if (options_.clip_grad > 0) kernel.clip_gradients(items, options_.clip_grad, schedule_);
     kernel.adamw(items, {options_.beta1, options_.beta2, options_.eps, options_.weight_decay}, schedule_,
-                 halt_);
-}
-
-void Adamw::clear_halt() {
-    const int32_t zero = 0;
-    engine::runtime(halt_.device()).upload(&zero, halt_.raw(), sizeof zero);
+                 found_inf_);
 }
 
 void Adamw::clear_grad() {
     for (NamedParameter& p : parameters_) p.parameter.clear_grad();
-}
-
-double Adamw::grad_norm() const {
-    double total = 0;
-    for (const NamedParameter& p : parameters_) {
-        const Tensor& grad = p.parameter.grad();
-        if (!grad.defined()) continue;
-        const Tensor squares({1}, engine::DType::f64, grad.device());
-        engine::kernels(grad.device()).sum_squares(grad, squares);
-        total += squares.item();
-    }
-    return std::sqrt(total);
 }
 
 std::vector<std::pair<std::string, Tensor>> Adamw::state() const {

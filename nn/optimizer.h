@@ -33,16 +33,12 @@ class Adamw {
     /// Hands the device the learning rate and the corrections of the next update, and counts it.
     void schedule(double lr);
     /// The update itself: kernels alone. A parameter without a gradient is left alone, and all are where
-    /// `halt` is not 0.
+    /// `found_inf` is not 0.
     void update();
-    /// (1) i32: bit 0 is set by who finds a loss that is not finite (kernel halt_unless_finite), bit 1 where
-    /// an update makes a parameter of one element so. Updates stop at it.
-    const Tensor& halt() const { return halt_; }
-    /// Lets updates go on.
-    void clear_halt();
+    /// (1) i32: bit 0 is set by who finds a loss that is not finite (kernel find_not_finite), bit 1 where
+    /// an update makes a step, or another parameter of one element, so. Updates stop at it.
+    const Tensor& found_inf() const { return found_inf_; }
     void clear_grad();
-    /// Global l2 norm of the collected gradients.
-    double grad_norm() const;
 
     int64_t steps_done() const { return step_; }
 
@@ -58,7 +54,7 @@ class Adamw {
     AdamwOptions options_;
     int64_t step_ = 0;
     Tensor schedule_;  // (4) f64, see kernel adamw
-    Tensor halt_;
+    Tensor found_inf_;
     std::unique_ptr<engine::Upload> to_schedule_;
 };
 

@@ -11,14 +11,14 @@ Variable QuantizerSlot::operator()(const Variable& x) {
 }
 
 Quantized QuantizerSlot::quantized(const Variable& x) {
-    const auto lsq = on_the_way(x.shape().numel());
-    if (!lsq) return (*this)(x);
-    return lsq->alpha.defined() ? autograd::quantize(x, *lsq) : Quantized(x);
+    const auto params = fusable_params(x.shape().numel());
+    if (!params) return (*this)(x);
+    return params->scale.defined() ? autograd::quantize(x, *params) : Quantized(x);
 }
 
-std::optional<autograd::LsqParameters> QuantizerSlot::on_the_way(int64_t numel) const {
-    if (!quantizer_) return autograd::LsqParameters{};
-    return quantizer_->lsq(numel);
+std::optional<autograd::QuantParams> QuantizerSlot::fusable_params(int64_t numel) const {
+    if (!quantizer_) return autograd::QuantParams{};
+    return quantizer_->params(numel);
 }
 
 Quantized QuantizerSlot::quantized_weight() {

@@ -3,6 +3,8 @@
 
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "autograd/ops.h"
 #include "nn/module.h"
@@ -11,13 +13,38 @@ namespace vvtq::nn {
 
 using autograd::Quantized;
 
-/// Maps a tensor to its quantized values. Implementations: quant::Lsq, quant::Binary.
+/// What a quantizer is, for tables and files.
+struct QuantizerDescription {
+    std::string kind;  // "lsq", "binary": the name it is attached by
+    int bits = 0;
+    engine::CodeRange range;  // of its codes
+    std::vector<double> scale,
+        offset;  // y = scale code + offset, one for each group; empty where they depend on x
+    bool is_signed = true, weight = false, trained = false;
+};
+
+/// Maps a tensor to its quantized values. Implementations: quant::Lsq, quant::Binary, and yours: see
+/// quant/registry.h. A quantizer that learns nothing and has no start value overrides operator() and
+/// describe.
 class Quantizer : public Module {
   public:
+    /// x of any shape -> the same shape, with a gradient.
     virtual Variable operator()(const Variable& x) = 0;
-    /// The parameters with which another op can quantize a tensor of `numel` elements on its way; none for a
-    /// quantizer that has to see the tensor itself.
-    virtual std::optional<autograd::LsqParameters> lsq([[maybe_unused]] int64_t numel) { return {}; }
+    virtual QuantizerDescription describe() const = 0;
+
+    /// Whether its start values are set; until then the first x sets them.
+    virtual bool ready() const { return true; }
+    /// Sets the start values from x. Throws Error(Fault::run) naming the layer where they are not finite.
+    virtual void calibrate([[maybe_unused]] const Tensor& x) {}
+    /// Forgets them: the next x sets them again.
+    virtual void reset() {}
+    /// The names of its parameters in state files, below the slot's path: "alpha".
+    virtual std::vector<std::string> state_names() const { return {}; }
+    /// Called after its parameters were read from a file.
+    virtual void state_loaded() {}
+    /// The parameters with which another op can quantize a tensor of `numel` elements itself; none where the
+    /// quantizer has to see the tensor. A weight's lack grad_scale.
+    virtual std::optional<autograd::QuantParams> params([[maybe_unused]] int64_t numel) { return {}; }
 };
 
 /// What a slot's values are, which decides the quantizer (specification section 3).
@@ -46,15 +73,27 @@ class QuantizerSlot : public Module {
     Variable operator()(const Variable& x);
     /// The same for a product: codes where the quantizer gives them.
     Quantized quantized(const Variable& x);
-    /// What an op needs to quantize a tensor of `numel` elements on its way: parameters without alpha where
-    /// the slot is empty, none where the quantizer has to see the tensor itself.
-    std::optional<autograd::LsqParameters> on_the_way(int64_t numel) const;
+    /// The parameters with which an op can quantize a tensor of `numel` elements itself: undefined ones where
+    /// the slot is empty, none where the quantizer has to see the tensor.
+    std::optional<autograd::QuantParams> fusable_params(int64_t numel) const;
 
     /// The layer's weight (O, K), quantized: what `prepare` was given, else by the quantizer.
     Quantized quantized_weight();
-    /// Codes of the weight that were computed together with those of other layers; undefined ones are
-    /// forgotten.
-    void prepare(std::optional<Quantized> codes) { prepared_ = std::move(codes); }
+    /// Codes of the weight that were computed together with those of other layers, until `release`. `matrix`
+    /// has the rows of this weight and, behind them, those of the slots that follow it.
+    void prepare(Quantized codes, Tensor matrix) {
+        prepared_ = std::move(codes);
+        matrix_ = std::move(matrix);
+    }
+    void release() {
+        prepared_.reset();
+        matrix_ = {};
+    }
+    /// What `prepare` was given; undefined outside.
+    const Tensor& matrix() const { return matrix_; }
+    /// Says that a product takes this weight's rows right behind those of `previous`.
+    void follow(const QuantizerSlot& previous) { previous_ = &previous; }
+    const QuantizerSlot* previous() const { return previous_; }
 
     Values values() const { return values_; }
     Bits bits() const { return bits_; }
@@ -82,6 +121,8 @@ class QuantizerSlot : public Module {
     Variable weight_;
     std::unique_ptr<Quantizer> quantizer_;
     std::optional<Quantized> prepared_;
+    Tensor matrix_;
+    const QuantizerSlot* previous_ = nullptr;
 };
 
 }  // namespace vvtq::nn

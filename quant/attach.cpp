@@ -3,9 +3,7 @@
 #include <memory>
 #include <unordered_set>
 
-#include "quant/binary.h"
-#include "quant/head_lsq.h"
-#include "quant/lsq.h"
+#include "quant/registry.h"
 #include "quant/weight_pass.h"
 
 namespace vvtq::quant {
@@ -21,28 +19,25 @@ int checked_bits(int bits, const char* flag) {
     engine::input_error(flag, " ", bits, ": give 1 to 8 bits, or 32 (or -1) for float");
 }
 
-std::unique_ptr<nn::Quantizer> quantizer_for(const nn::QuantizerSlot& slot, int bits, LsqOptions options,
-                                             bool head_wise) {
-    const bool weight = slot.values() == nn::Values::weight;
-    if (bits == 1) {
-        return std::make_unique<Binary>(BinaryOptions{.weight = weight, .heads = slot.heads()});
-    }
+QuantizerOptions options_for(const nn::QuantizerSlot& slot, int bits, QuantizerOptions options,
+                             bool head_wise) {
     options.bits = bits;
-    options.weight = weight;
-    options.is_signed = weight || slot.values() == nn::Values::activation;
+    options.weight = slot.values() == nn::Values::weight;
+    options.is_signed = options.weight || slot.values() == nn::Values::activation;
     options.offset = slot.values() == nn::Values::activated;
-    if (head_wise && slot.step_heads() > 0) {
-        return std::make_unique<HeadLsq>(options, slot.step_heads(), slot.head_columns());
-    }
-    return std::make_unique<Lsq>(options);
+    options.heads = slot.heads();
+    if (!head_wise) return options;
+    options.step_heads = slot.step_heads();
+    options.head_columns = slot.head_columns();
+    return options;
 }
 
 }  // namespace
 
 void attach(nn::Module& model, const BitWidths& bits) {
-    const int wbits = checked_bits(bits.weights, "--wbits");
-    const int abits = checked_bits(bits.activations, "--abits");
-    LsqOptions options{.fixed = bits.fixed_scale};
+    const int wbits = checked_bits(bits.weights, "wbits");
+    const int abits = checked_bits(bits.activations, "abits");
+    QuantizerOptions options{.fixed = bits.fixed_scale};
     const auto parameters = model.parameters();
     if (!parameters.empty()) {
         const nn::Tensor& first = parameters.front().parameter.value();
@@ -52,7 +47,12 @@ void attach(nn::Module& model, const BitWidths& bits) {
     for (const auto& [path, slot] : slots(model)) {
         const int configured = slot->values() == nn::Values::weight ? wbits : abits;
         const int width = slot->bits() == nn::Bits::always_8 ? 8 : configured;
-        if (width != kFloat) slot->fill(quantizer_for(*slot, width, options, bits.head_wise));
+        if (width == kFloat) continue;
+        const bool weight = slot->values() == nn::Values::weight;
+        const QuantizerKind& kind = quantizer_kind(width == 1 ? "binary"
+                                                   : weight   ? bits.weight_quantizer
+                                                              : bits.activation_quantizer);
+        slot->fill(kind.make(options_for(*slot, width, options, bits.head_wise)));
     }
 }
 
@@ -69,6 +69,21 @@ std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model)
         if (slot != nullptr && seen.insert(slot).second) found.emplace_back(path, slot);
     }
     return found;
+}
+
+std::set<std::string> quantizer_state_names(nn::Module& model) {
+    std::set<std::string> states, names;
+    for (const std::string& kind : quantizer_names()) {
+        // the widest one has every state that a quantizer of its kind can have
+        for (std::string& state : quantizer_kind(kind).make({.bits = 8, .offset = true})->state_names()) {
+            states.insert(std::move(state));
+        }
+    }
+    for (const auto& [path, module] : model.modules()) {
+        if (dynamic_cast<nn::QuantizerSlot*>(module) == nullptr) continue;
+        for (const std::string& state : states) names.insert(path + "." + state);
+    }
+    return names;
 }
 
 }  // namespace vvtq::quant

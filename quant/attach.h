@@ -1,6 +1,7 @@
 // attach: which layer of a model gets which quantizer (specification section 3).
 #pragma once
 
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,11 +16,12 @@ struct BitWidths {
     int activations = -1;      // likewise
     bool fixed_scale = false;  // steps and offsets keep their start values
     bool head_wise = false;    // one step for each head in attention, where the model allows it
+    std::string weight_quantizer = "lsq", activation_quantizer = "lsq";  // quant/registry.h; 1 bit: "binary"
 };
 
 /// Fills every quantizer slot below `model` that the bit widths ask for; call it once. First and last layers
 /// get 8 bits in every configuration. Steps take their dtype from the model's parameters. Throws
-/// Error(Fault::input) naming --wbits or --abits for other widths.
+/// Error(Fault::input) naming wbits or abits for other widths.
 void attach(nn::Module& model, const BitWidths& bits);
 /// The same, and the pass that quantizes all weights of the model at once.
 void attach(nn::Model& model, const BitWidths& bits);
@@ -27,5 +29,9 @@ void attach(nn::Model& model, const BitWidths& bits);
 /// The slots below `model` with their paths, in module order, each once. A weight's slot has its layer's
 /// path: "blocks.0.attn.proj_q", "patch_embed.proj".
 std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model);
+
+/// The full names under which state files may hold the quantizers of `model`, whether or not it has them: of
+/// each slot, under each of its paths, the state names of every registered quantizer.
+std::set<std::string> quantizer_state_names(nn::Module& model);
 
 }  // namespace vvtq::quant

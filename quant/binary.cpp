@@ -15,7 +15,7 @@ struct View {
     Shape scales;
 };
 
-View view_of(const Shape& x, const BinaryOptions& options) {
+View view_of(const Shape& x, const QuantizerOptions& options) {
     VVTQ_CHECK(x.rank() >= 2 && x.numel() > 0, "x ", x.str(), " has no samples and columns");
     if (options.weight) return {{1, x.rows(), x.cols()}, {1}};
     const int64_t batch = x[0];
@@ -32,6 +32,12 @@ View view_of(const Shape& x, const BinaryOptions& options) {
 Variable Binary::operator()(const Variable& x) {
     const View view = view_of(x.shape(), options_);
     return autograd::reshape(autograd::binary(autograd::reshape(x, view.matrices), view.scales), x.shape());
+}
+
+nn::QuantizerDescription Binary::describe() const {
+    nn::QuantizerDescription description{"binary", 1, {-1, 1}, {}, {}};
+    description.weight = options_.weight;
+    return description;
 }
 
 }  // namespace vvtq::quant

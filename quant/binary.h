@@ -2,14 +2,9 @@
 // have no parameter and no start value.
 #pragma once
 
-#include "nn/quantizer.h"
+#include "quant/registry.h"
 
 namespace vvtq::quant {
-
-struct BinaryOptions {
-    bool weight = false;  // one scale for the whole tensor instead of one per sample
-    int64_t heads = 0;    // above 0: one scale per sample and index within a head
-};
 
 /// y = s sign(x), sign(0) = 0, dx = dy where |x| <= 1; no gradient passes through s, a mean of |x|:
 ///   weight                                        over the whole tensor
@@ -18,15 +13,15 @@ struct BinaryOptions {
 ///   x (B, heads, N, M)                            over heads and rows: s (B, M)
 class Binary : public nn::Quantizer {
   public:
-    explicit Binary(const BinaryOptions& options) : options_(options) {}
+    /// Of the options `weight` and `heads` count.
+    explicit Binary(const QuantizerOptions& options) : options_(options) {}
 
     /// x of one of the shapes above -> the same shape.
     nn::Variable operator()(const nn::Variable& x) override;
-
-    const BinaryOptions& options() const { return options_; }
+    nn::QuantizerDescription describe() const override;
 
   private:
-    BinaryOptions options_;
+    QuantizerOptions options_;
 };
 
 }  // namespace vvtq::quant

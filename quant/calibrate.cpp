@@ -4,8 +4,6 @@
 #include <cmath>
 
 #include "quant/attach.h"
-#include "quant/head_lsq.h"
-#include "quant/lsq.h"
 
 namespace vvtq::quant {
 
@@ -63,30 +61,25 @@ StepAndOffset fit_step(const Tensor& w, CodeRange range) { return fit(w, range, 
 
 StepAndOffset fit_step_and_offset(const Tensor& w, CodeRange range) { return fit(w, range, true); }
 
+double activation_start(const Tensor& x, int bits) {
+    const Tensor total({1}, engine::DType::f64, x.device());
+    engine::kernels(x.device()).sum_abs(x, total);
+    const double mean = total.item() / static_cast<double>(x.numel());
+    return 2.0 * mean / std::sqrt(CodeRange::signed_bits(bits).high);
+}
+
 void calibrate_weights(nn::Module& model) {
     for (const auto& [path, slot] : slots(model)) {
-        auto* by_head = dynamic_cast<HeadLsq*>(slot->get());
-        if (by_head != nullptr && slot->values() == nn::Values::weight) {
-            const autograd::Scope scope(path);
-            by_head->recalibrate();
-            by_head->start_from(slot->weight().value());
-        }
-        auto* quantizer = dynamic_cast<Lsq*>(slot->get());
-        if (quantizer == nullptr || slot->values() != nn::Values::weight) continue;
-        const double step = fit_step(slot->weight().value(), quantizer->range()).step;
-        if (!std::isfinite(step)) {
-            engine::run_error("the start step of ", path, " is not finite: its weights ",
-                              slot->weight().shape().str(), " are all zero or not finite");
-        }
-        quantizer->set_step(step);
+        if (slot->get() == nullptr || slot->values() != nn::Values::weight) continue;
+        const autograd::Scope scope(path);
+        slot->get()->reset();
+        slot->get()->calibrate(slot->weight().value());
     }
 }
 
 Tensor calibrate_activations(nn::Model& model, const Tensor& pictures) {
     for (const auto& [path, slot] : slots(model)) {
-        if (slot->values() == nn::Values::weight) continue;
-        if (auto* quantizer = dynamic_cast<Lsq*>(slot->get())) quantizer->recalibrate();
-        if (auto* by_head = dynamic_cast<HeadLsq*>(slot->get())) by_head->recalibrate();
+        if (slot->get() != nullptr && slot->values() != nn::Values::weight) slot->get()->reset();
     }
     const EvaluationMode evaluation(model);
     const autograd::NoGrad no_grad;

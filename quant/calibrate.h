@@ -6,12 +6,12 @@
 
 namespace vvtq::quant {
 
-/// Sets the step of every weight quantizer to the fixed point of its mean-squared error.
+/// Sets the start values of every weight quantizer anew: LSQ's at the fixed point of the mean-squared error.
 /// Throws Error(Fault::run) naming the layer whose step is not finite.
 void calibrate_weights(nn::Module& model);
 
-/// One evaluation pass over `pictures` (B, C, S, S) that sets the step of every activation quantizer as its
-/// input arrives; each layer sees inputs that the layers before it have already quantized. Returns the
+/// One evaluation pass over `pictures` (B, C, S, S) that sets the start values of every activation quantizer
+/// as its input arrives; each layer sees inputs that the layers before it have already quantized. Returns the
 /// logits. The model is left in the mode it was in. Throws Error(Fault::run) naming the quantizer whose step
 /// is not finite.
 engine::Tensor calibrate_activations(nn::Model& model, const engine::Tensor& pictures);
@@ -28,5 +28,8 @@ StepAndOffset fit_step(const engine::Tensor& w, engine::CodeRange range);
 /// With an offset: starts at o = min w, a = max |w - o| / Qp; q = round(clamp((w - o) / a)), then a' = ((w -
 /// o).q) / (q.q) and o' = mean(w - a q), both from the old a and o; the same end. specification section 9.
 StepAndOffset fit_step_and_offset(const engine::Tensor& w, engine::CodeRange range);
+
+/// a = 2 mean |x| / sqrt(2^(b-1) - 1), for unsigned codes too.
+double activation_start(const engine::Tensor& x, int bits);
 
 }  // namespace vvtq::quant

@@ -17,12 +17,12 @@ namespace {
 
 /// The share of x with v outside the range, in the arithmetic of the kernel itself: with dy = 1 its dx is
 /// `in`.
-double clipped_share_of(const Tensor& x, const Tensor& alpha, const Tensor& beta, engine::CodeRange range) {
+double clipped_share_of(const Tensor& x, engine::QuantParams quantizer) {
     const Tensor ones = Tensor::full(x.shape(), 1.0, x.dtype(), x.device());
-    const Tensor g = Tensor::full(Shape{1}, 1.0, x.dtype(), x.device());
+    quantizer.grad_scale = Tensor::full(Shape{1}, 1.0, quantizer.scale.dtype(), x.device());
     const Tensor in = x.like();
-    const Tensor dbeta = beta.defined() ? beta.like() : Tensor();
-    kernels(x.device()).lsq_backward(ones, x, alpha, beta, range, g, in, alpha.like(), dbeta);
+    const Tensor doffset = quantizer.offset.defined() ? quantizer.offset.like() : Tensor();
+    kernels(x.device()).lsq_backward(ones, x, quantizer, in, quantizer.scale.like(), doffset);
     const std::vector<double> inside = in.to_vector();
     const auto clipped = std::count(inside.begin(), inside.end(), 0.0);
     return static_cast<double>(clipped) / static_cast<double>(inside.size());
@@ -40,23 +40,41 @@ double signal_to_noise(const std::vector<double>& x, const std::vector<double>& 
 
 }  // namespace
 
-Inspection inspect(const Tensor& x, const Tensor& alpha, const Tensor& beta, engine::CodeRange range) {
+Inspection inspect(const Tensor& x, const engine::QuantParams& quantizer) {
     VVTQ_CHECK(x.numel() > 0, "nothing to inspect");
     const Tensor codes(x.shape(), DType::i32, x.device());
     const Tensor y = x.like();
-    kernels(x.device()).lsq_codes(x, alpha, beta, range, codes);
-    kernels(x.device()).lsq(x, alpha, beta, range, y);
+    kernels(x.device()).lsq_codes(x, quantizer, codes);
+    kernels(x.device()).lsq(x, quantizer, y);
 
+    const std::vector<double> range = quantizer.range.to_vector();
+    const int low = static_cast<int>(range[0]), high = static_cast<int>(range[1]);
     Inspection found;
-    found.occupancy.assign(static_cast<size_t>(range.count()), 0);
+    found.occupancy.assign(static_cast<size_t>(high - low + 1), 0);
     for (const double code : codes.to_vector()) {
         const int q = static_cast<int>(code);
-        VVTQ_CHECK(q >= range.low && q <= range.high, "code ", q, " outside ", range.low, "..", range.high);
+        VVTQ_CHECK(q >= low && q <= high, "code ", q, " outside ", low, "..", high);
         found.codes.push_back(q);
-        ++found.occupancy[static_cast<size_t>(q - range.low)];
+        ++found.occupancy[static_cast<size_t>(q - low)];
     }
-    found.clipped_share = clipped_share_of(x, alpha, beta, range);
+    found.clipped_share = clipped_share_of(x, quantizer);
     found.signal_to_noise_db = signal_to_noise(x.to_vector(), y.to_vector());
+    return found;
+}
+
+Inspection inspect(nn::Quantizer& quantizer, const Tensor& x) {
+    const nn::QuantizerDescription description = quantizer.describe();
+    VVTQ_CHECK(description.scale.size() == 1, "a quantizer with ", description.scale.size(), " steps");
+    const auto one = [&](const std::vector<double>& values) {
+        return values.empty() ? Tensor()
+                              : Tensor::from(values, {1}, engine::master_of(x.dtype()), x.device());
+    };
+    Inspection found = inspect(x, {one(description.scale),
+                                   one(description.offset),
+                                   engine::range_tensor(description.range, x.device()),
+                                   {}});
+    const autograd::NoGrad off_tape;
+    found.signal_to_noise_db = signal_to_noise(x.to_vector(), quantizer(nn::Variable(x)).value().to_vector());
     return found;
 }
 

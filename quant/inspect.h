@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/kernels.h"
+#include "nn/quantizer.h"
 
 namespace vvtq::quant {
 
@@ -16,9 +17,11 @@ struct Inspection {
     double signal_to_noise_db = 0;   // 10 log10(sum x^2 / sum (x - y)^2); infinite where y = x
 };
 
-/// Of x (not empty) under step alpha (1) and offset beta (1)?, all of one dtype.
-Inspection inspect(const engine::Tensor& x, const engine::Tensor& alpha, const engine::Tensor& beta,
-                   engine::CodeRange range);
+/// Of x (not empty) under the quantizer, all of one dtype.
+Inspection inspect(const engine::Tensor& x, const engine::QuantParams& quantizer);
+/// The same of any quantizer that describes itself by steps: codes and clipping follow from its description,
+/// the signal-to-noise ratio from its own output. Throws Error(Fault::internal) where it has no step yet.
+Inspection inspect(nn::Quantizer& quantizer, const engine::Tensor& x);
 
 /// The occupancy as a bar chart of text, one line a code: "  -2     3  ###". The longest bar has `width`
 /// marks; a code that is used has at least one.

@@ -1,5 +1,6 @@
 #include "quant/lsq.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "autograd/ops.h"
@@ -8,89 +9,127 @@
 namespace vvtq::quant {
 
 using engine::CodeRange;
+using engine::kernels;
 using engine::Shape;
 using engine::Tensor;
 using nn::Variable;
 
 namespace {
 
-CodeRange range_of(const LsqOptions& options) {
+CodeRange range_of(const QuantizerOptions& options) {
     VVTQ_CHECK(options.bits >= 2 && options.bits <= 8, "bits ", options.bits, ", not within 2..8");
     return options.is_signed ? CodeRange::signed_bits(options.bits) : CodeRange::unsigned_bits(options.bits);
 }
 
-/// a = 2 mean |x| / sqrt(2^(b-1) - 1), for unsigned codes too.
-double activation_start(const Tensor& x, int bits) {
-    const Tensor total(Shape{1}, engine::DType::f64, x.device());
-    engine::kernels(x.device()).sum_abs(x, total);
-    const double mean = total.item() / static_cast<double>(x.numel());
-    return 2.0 * mean / std::sqrt(CodeRange::signed_bits(bits).high);
-}
-
-void overwrite(const Variable& parameter, double value) {
-    engine::kernels(parameter.value().device()).fill(value, parameter.value());
-}
+/// Raises a step to the least one; not one that is not finite.
+double raised(double step) { return step < engine::kLeastStep ? engine::kLeastStep : step; }
 
 }  // namespace
 
-Lsq::Lsq(const LsqOptions& options) : options_(options), range_(range_of(options)) {
-    const auto parameter = [&](const char* name) {
-        Variable& added = add_parameter(name, Tensor::zeros(Shape{1}, options.dtype, options.device));
+Lsq::Lsq(const QuantizerOptions& options)
+    : options_(options),
+      range_(range_of(options)),
+      groups_(std::max<int64_t>(1, options.step_heads)),
+      range_tensor_(engine::range_tensor(range_, options.device)) {
+    VVTQ_CHECK(groups_ == 1 || !options.offset, groups_, " heads with an offset");
+    const auto parameter = [&](const char* name, double least) {
+        Variable& added = add_parameter(name, Tensor::zeros({groups_}, options.dtype, options.device), least);
         if (options.fixed) added = Variable(added.value(), false);
         return &added;
     };
-    alpha_ = parameter("alpha");
-    if (options.offset) beta_ = parameter("beta");
+    alpha_ = parameter("alpha", engine::kLeastStep);
+    if (options.offset) beta_ = parameter("beta", -std::numeric_limits<double>::infinity());
+}
+
+std::vector<std::string> Lsq::state_names() const {
+    if (beta_ == nullptr) return {"alpha"};
+    return {"alpha", "beta"};
+}
+
+nn::QuantizerDescription Lsq::describe() const {
+    nn::QuantizerDescription description{"lsq", options_.bits, range_, {}, {}};
+    if (ready_) description.scale = alpha_->value().to_vector();
+    if (ready_ && beta_ != nullptr) description.offset = beta_->value().to_vector();
+    description.is_signed = options_.is_signed;
+    description.weight = options_.weight;
+    description.trained = !options_.fixed;
+    return description;
+}
+
+int64_t Lsq::inner(const Shape& x) const {
+    if (groups_ == 1) return 1;
+    const bool scores = !options_.weight && x.rank() == 4 && x[1] == groups_;
+    const bool rows = options_.weight && !options_.head_columns;
+    const int64_t size = scores || rows ? x.numel() / (scores ? x[0] : 1) : x.cols();
+    VVTQ_CHECK(x.rank() >= 2 && size > 0 && size % groups_ == 0 && (!rows || x[0] % groups_ == 0), "x ",
+               x.str(), " with ", groups_, " heads");
+    return size / groups_;
+}
+
+autograd::QuantParams Lsq::params_with(Tensor grad_scale, int64_t inner) const {
+    return {*alpha_, beta_ == nullptr ? Variable() : *beta_, range_tensor_, std::move(grad_scale), inner};
 }
 
 Variable Lsq::operator()(const Variable& x) {
     VVTQ_CHECK(engine::master_of(x.value().dtype()) == options_.dtype, "x of ",
                engine::name_of(x.value().dtype()), " for a quantizer of ", engine::name_of(options_.dtype),
-               "; see LsqOptions::dtype");
-    start_from(x.value());
-    // Into the parameter itself: an optimizer then starts its next update from here, not from far below.
-    engine::kernels(x.value().device()).raise_steps({alpha_->value()});
-    return autograd::lsq(x, *alpha_, beta_ == nullptr ? Variable() : *beta_, range_, grad_scale(x.value()));
+               "; see QuantizerOptions::dtype");
+    if (!ready_) calibrate(x.value());
+    return autograd::lsq(x, params_with(grad_scale(x.value()), inner(x.shape())));
 }
 
-std::optional<autograd::LsqParameters> Lsq::lsq(int64_t numel) {
-    if (!ready_ || options_.weight) return {};
-    if (!raised_elsewhere_) engine::kernels(alpha_->value().device()).raise_steps({alpha_->value()});
-    return autograd::LsqParameters{*alpha_, beta_ == nullptr ? Variable() : *beta_, range_,
-                                   activation_scale(numel)};
+std::optional<autograd::QuantParams> Lsq::params(int64_t numel) {
+    if (!ready_ || groups_ > 1) return {};
+    return params_with(options_.weight ? Tensor() : activation_scale(numel), 1);
 }
 
-void Lsq::start_from(const Tensor& x) {
-    if (ready_) return;
-    StepAndOffset start{0.0, 0.0};
-    if (!options_.weight) {
-        start.step = activation_start(x, options_.bits);
-    } else {
-        start = options_.offset ? fit_step_and_offset(x, range_) : fit_step(x, range_);
+void Lsq::calibrate(const Tensor& x) {
+    const int64_t width = groups_ == 1 ? x.numel() : inner(x.shape());
+    Tensor values = x;
+    for (int64_t group = 0; group < groups_; ++group) {
+        if (groups_ > 1) {
+            const Tensor rows = x.reshape({x.numel() / (groups_ * width), groups_ * width});
+            values = Tensor({rows.shape()[0], width}, x.dtype(), x.device());
+            kernels(x.device()).take_columns(rows, group * width, {}, {}, {}, values);
+        }
+        const StepAndOffset start = !options_.weight
+                                        ? StepAndOffset{activation_start(values, options_.bits), 0.0}
+                                    : options_.offset ? fit_step_and_offset(values, range_)
+                                                      : fit_step(values, range_);
+        if (!std::isfinite(start.step) || !std::isfinite(start.offset)) {
+            const std::string scope = autograd::Scope::current();
+            engine::run_error("the start step of ", scope.empty() ? "the quantizer" : scope,
+                              " is not finite: its ", options_.weight ? "weights " : "input ",
+                              x.shape().str(), options_.weight ? " are" : " is empty,",
+                              " all zero or not finite");
+        }
+        kernels(x.device()).fill(raised(start.step), alpha_->value().slice(group, group + 1));
+        if (beta_ != nullptr) kernels(x.device()).fill(start.offset, beta_->value());
     }
-    if (!std::isfinite(start.step) || !std::isfinite(start.offset)) {
-        const std::string scope = autograd::Scope::current();
-        engine::run_error("the start step of ", scope.empty() ? "the quantizer" : scope,
-                          " is not finite: its input ", x.shape().str(), " is empty, all zero or not finite");
-    }
-    set_step(start.step, start.offset);
+    ready_ = true;
 }
 
 void Lsq::set_step(double alpha, double beta) {
     VVTQ_CHECK(beta_ != nullptr || beta == 0.0, "offset ", beta, " for a quantizer without one");
-    overwrite(*alpha_, alpha);
-    if (beta_ != nullptr) overwrite(*beta_, beta);
+    kernels(options_.device).fill(raised(alpha), alpha_->value());
+    if (beta_ != nullptr) kernels(options_.device).fill(beta, beta_->value());
     ready_ = true;
 }
 
+void Lsq::state_loaded() {
+    std::vector<double> steps = alpha_->value().to_vector();
+    // a step of 0 was saved before the quantizer saw a tensor: Swin's picture quantizer never does
+    ready_ = std::none_of(steps.begin(), steps.end(), [](double step) { return step == 0; });
+    if (!ready_) return;
+    std::transform(steps.begin(), steps.end(), steps.begin(), raised);
+    alpha_->set_value(Tensor::from(steps, alpha_->shape(), options_.dtype, alpha_->value().device()));
+}
+
 Tensor Lsq::grad_scale(const Tensor& x) const {
-    const Shape one{1};
-    if (options_.weight) {
-        const Tensor g(one, options_.dtype, x.device());
-        engine::kernels(x.device()).lsq_weight_grad_scale(x, range_, g);
-        return g;
-    }
-    return activation_scale(x.numel());
+    if (!options_.weight && groups_ == 1) return activation_scale(x.numel());
+    const Tensor g({1}, options_.dtype, x.device());
+    kernels(x.device()).lsq_weight_grad_scale(x.to(options_.dtype), params_with({}, 1).values(), g);
+    return g;
 }
 
 const Tensor& Lsq::activation_scale(int64_t numel) const {
@@ -98,14 +137,14 @@ const Tensor& Lsq::activation_scale(int64_t numel) const {
     const engine::Device device = alpha_->value().device();
     if (!g.defined() || g.device() != device) {
         const double scale = 1.0 / (std::sqrt(static_cast<double>(numel)) * range_.high);
-        g = Tensor::full(Shape{1}, scale, options_.dtype, device);
+        g = Tensor::full({1}, scale, options_.dtype, device);
     }
     return g;
 }
 
 Inspection Lsq::inspect(const Tensor& x) const {
     VVTQ_CHECK(ready_, "the quantizer has no step yet: quantize a tensor first");
-    return quant::inspect(x, alpha_->value(), beta_ == nullptr ? Tensor() : beta_->value(), range_);
+    return quant::inspect(x, params_with({}, inner(x.shape())).values());
 }
 
 }  // namespace vvtq::quant

@@ -6,39 +6,43 @@ namespace vvtq::quant {
 
 WeightPass::WeightPass(nn::Module& model) {
     for (const auto& [path, slot] : slots(model)) {
-        auto* quantizer = dynamic_cast<Lsq*>(slot->get());
-        if (quantizer == nullptr) continue;
-        quantizers_.push_back(quantizer);
-        if (slot->values() != nn::Values::weight) continue;
-        weights_.push_back({slot, quantizer});
-        layers_.push_back(path);
+        if (slot->get() == nullptr || slot->values() != nn::Values::weight) continue;
+        slots_.push_back(slot);
+        paths_.push_back(path);
+        bins_.push_back(slot->get()->describe().range.count());
     }
 }
 
 void WeightPass::prepare(engine::DType dtype) {
+    release();
     regularizer_ = {};
     terms_.clear();
-    std::vector<nn::Tensor> alphas;
+    layers_.clear();
     std::vector<autograd::WeightParameters> weights;
-    for (const Weight& weight : weights_) {
-        weight.quantizer->start_from(weight.slot->weight().value());
-        weights.push_back({weight.slot->weight(), weight.quantizer->alpha(), weight.quantizer->range()});
+    for (size_t i = 0; i < slots_.size(); ++i) {
+        nn::QuantizerSlot& slot = *slots_[i];
+        nn::Quantizer& quantizer = *slot.get();
+        const autograd::Scope scope(paths_[i]);
+        if (!quantizer.ready()) quantizer.calibrate(slot.weight().value());
+        const auto params = quantizer.params(slot.weight().shape().numel());
+        if (!params) continue;
+        const bool follows = !prepared_.empty() && slot.previous() == prepared_.back();
+        weights.push_back({slot.weight(), *params, bins_[i], follows});
+        prepared_.push_back(&slot);
+        layers_.push_back(paths_[i]);
     }
-    for (Lsq* quantizer : quantizers_) {
-        quantizer->leave_raising(true);
-        if (quantizer->ready()) alphas.push_back(quantizer->alpha().value());
-    }
-    if (!alphas.empty()) engine::kernels(alphas[0].device()).raise_steps(alphas);
     if (weights.empty()) return;
     autograd::QuantizedWeights quantized = autograd::quantize_weights(weights, dtype, regularize_);
-    for (size_t i = 0; i < weights_.size(); ++i) weights_[i].slot->prepare(quantized.weights[i]);
+    for (size_t i = 0; i < prepared_.size(); ++i) {
+        prepared_[i]->prepare(quantized.weights[i], quantized.matrices[i]);
+    }
     regularizer_ = quantized.regularizer;
     terms_ = std::move(quantized.terms);
 }
 
 void WeightPass::release() {
-    for (const Weight& weight : weights_) weight.slot->prepare({});
-    for (Lsq* quantizer : quantizers_) quantizer->leave_raising(false);
+    for (nn::QuantizerSlot* slot : prepared_) slot->release();
+    prepared_.clear();
 }
 
 }  // namespace vvtq::quant

@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "nn/model.h"
-#include "quant/lsq.h"
+#include "nn/quantizer.h"
 
 namespace vvtq::quant {
 
-/// Quantizes every weight that has an LSQ quantizer, and raises all steps of the model that training has
-/// brought below engine::kLeastStep.
+/// Quantizes every weight whose quantizer gives its parameters (nn::Quantizer::params); the others are
+/// quantized by their layers, one by one.
 class WeightPass : public nn::WeightPass {
   public:
     /// `model` must have its quantizers and outlive this.
@@ -29,13 +29,11 @@ class WeightPass : public nn::WeightPass {
     const std::vector<std::string>& layers() const { return layers_; }
 
   private:
-    struct Weight {
-        nn::QuantizerSlot* slot;
-        Lsq* quantizer;
-    };
-    std::vector<Weight> weights_;
-    std::vector<std::string> layers_;
-    std::vector<Lsq*> quantizers_;  // of weights and activations
+    std::vector<nn::QuantizerSlot*> slots_;     // of weights with a quantizer
+    std::vector<std::string> paths_;            // of the slots
+    std::vector<int64_t> bins_;                 // codes of their quantizers
+    std::vector<nn::QuantizerSlot*> prepared_;  // by the latest `prepare`
+    std::vector<std::string> layers_;           // paths of those
     bool regularize_ = false;
     nn::Variable regularizer_;
     std::vector<nn::Tensor> terms_;

@@ -7,6 +7,7 @@
 #include "quant/lsq.h"
 #include "tests/catch.h"
 #include "tests/golden_inputs.h"
+#include "tests/quant_params.h"
 
 using namespace vvtq;
 using namespace vvtq::tests;
@@ -64,14 +65,14 @@ Tensor absolute(const Tensor& x) {
 /// Activation quantizer `name` of the file: start value, output, gradients.
 void check_activation(const json& figures, int bits, bool is_signed, bool offset) {
     const Shape shape = shape_of(figures["y"]);
-    quant::LsqOptions options;
+    quant::QuantizerOptions options;
     options.bits = bits;
     options.is_signed = is_signed;
     options.offset = offset;
     options.dtype = DType::f64;
     quant::Lsq quantizer(options);
     const Variable x(named("lsq_act", shape, 1.0, 0.3), true);
-    quantizer(x.detach());  // sets the step
+    quantizer(Variable(x.value()));  // sets the step
     check_equal(quantizer.step(), at_bits(figures["alpha_init"], bits));
     if (offset) {
         quantizer.set_step(quantizer.step(), -0.11);
@@ -80,9 +81,10 @@ void check_activation(const json& figures, int bits, bool is_signed, bool offset
     y.backward(named("lsq_gact", shape, 1.0));
     check_equal(y.value(), figures["y"]);
     check_equal(x.grad(), figures["gx"]);
-    for (const auto& [name, parameter] : quantizer.parameters()) {
-        INFO(name);
-        check_equal(parameter.grad().item(), at_bits(figures[name == "alpha" ? "galpha" : "gbeta"], bits));
+    for (const nn::NamedParameter& p : quantizer.parameters()) {
+        INFO(p.name);
+        check_equal(p.parameter.grad().item(),
+                    at_bits(figures[p.name == "alpha" ? "galpha" : "gbeta"], bits));
     }
     CHECK(quantizer.parameters().size() == (offset ? 2 : 1));
 }
@@ -114,8 +116,9 @@ TEST_CASE("golden ops: linear layer with quantized weight", "[golden]") {
         const Variable bias(named("lsq_b", shape_of(linear["gb"]), 0.05), true);
         const Variable alpha(Tensor::full({1}, at_bits(figures["alpha_mse"], bits), DType::f64), true);
         const Tensor g({1}, DType::f64);
-        engine::kernels(engine::Device::cpu).lsq_weight_grad_scale(w.value(), range, g);
-        const Variable y = autograd::linear(x, autograd::lsq(w, alpha, {}, range, g), bias);
+        const autograd::QuantParams params = quant_params(alpha, {}, range, g);
+        engine::kernels(engine::Device::cpu).lsq_weight_grad_scale(w.value(), params.values(), g);
+        const Variable y = autograd::linear(x, autograd::lsq(w, params), bias);
         y.backward(named("lsq_gy", y.shape(), 1.0));
         check_equal(y.value(), linear["y"]);
         check_equal(x.grad(), linear["gx"]);

@@ -11,10 +11,10 @@
 
 using namespace vvtq;
 using namespace vvtq::tests;
-using engine::AttentionSteps;
+using engine::AttentionProblem;
 using engine::CodeRange;
 using engine::DType;
-using engine::LsqStep;
+using engine::QuantParams;
 using engine::Shape;
 using engine::Tensor;
 
@@ -45,37 +45,37 @@ struct Case {
 
 double weight_alpha(size_t t) { return 0.05 + 0.01 * static_cast<double>(t); }
 
-AttentionSteps steps_of(const Case& c) {
+AttentionProblem problem_of(const Case& c) {
     const auto one = [](double value) { return gpu_vector({value}, DType::f32); };
-    const auto step = [&](CodeRange range, double alpha) -> LsqStep {
-        return {one(alpha), {}, range, one(kG)};
+    const auto step = [&](CodeRange range, double alpha) -> QuantParams {
+        return kernel_params(one(alpha), {}, range, one(kG));
     };
     const auto n = static_cast<double>(c.tokens);
-    AttentionSteps steps{};
-    steps.heads = c.heads;
-    steps.scale = 1.0 / std::sqrt(static_cast<double>(c.width));
+    AttentionProblem problem{};
+    problem.heads = c.heads;
+    problem.scale = 1.0 / std::sqrt(static_cast<double>(c.width));
     for (size_t t = 0; t < 3; ++t) {
-        if (c.projections) steps.weight_alpha[t] = one(weight_alpha(t));
+        if (c.projections) problem.weight_scale[t] = one(weight_alpha(t));
         if (c.biased) {
             const auto bias = exact_fill(DType::f32, engine::concat("bias", t), c.channels(), 0.5);
-            steps.bias[t] = gpu_vector(bias, DType::f32);
+            problem.bias[t] = gpu_vector(bias, DType::f32);
         }
     }
-    if (c.projections) steps.input_alpha = one(kInputAlpha);
-    steps.groups = c.groups;
+    if (c.projections) problem.input_scale = one(kInputAlpha);
+    problem.groups = c.groups;
     if (c.ordered) {
         const int64_t all = c.groups * c.tokens;
         std::vector<int64_t> index;
         for (int64_t i = 0; i < all; ++i) index.push_back((kTurn * i + 3) % all);
         const autograd::TokenOrder order = nn::on_device(nn::order_of(index), kGpu);
-        steps.order = order.index;
-        steps.inverse = order.inverse;
+        problem.order = order.index;
+        problem.inverse = order.inverse;
     }
     const auto terms = [&](const char* name, int64_t count, double reach) {
         const Shape shape{count, c.tokens, c.tokens};
         return Tensor::from(exact_fill(DType::f32, name, shape.numel(), reach), shape, DType::f32, kGpu);
     };
-    if (c.score_bias) steps.score_bias = terms("score bias", c.heads, 1.0);
+    if (c.score_bias) problem.score_bias = terms("score bias", c.heads, 1.0);
     if (c.mask) {  // of the last group hides a third, as a shifted window's does
         std::vector<double> mask = terms("mask", c.groups, 2.0).to_vector();
         const int64_t all = c.groups * c.tokens * c.tokens;
@@ -84,42 +84,42 @@ AttentionSteps steps_of(const Case& c) {
             const bool together = (query * 3 < c.tokens) == (key * 3 < c.tokens);
             if (!together) mask[static_cast<size_t>(i)] = -100.0;
         }
-        steps.mask = Tensor::from(mask, {c.groups, c.tokens, c.tokens}, DType::f32, kGpu);
+        problem.mask = Tensor::from(mask, {c.groups, c.tokens, c.tokens}, DType::f32, kGpu);
     }
     if (c.quantized) {
         const CodeRange four = CodeRange::signed_bits(4);
-        steps.q = step(four, 0.23);
-        steps.k = step(four, 0.29);
-        steps.v = step(four, 0.26);
-        steps.probability = step(CodeRange::unsigned_bits(4), 0.8 / n);
-        steps.output = step(four, 0.6 / std::sqrt(n));
+        problem.q = step(four, 0.23);
+        problem.k = step(four, 0.29);
+        problem.v = step(four, 0.26);
+        problem.probability = step(CodeRange::unsigned_bits(4), 0.8 / n);
+        problem.output = step(four, 0.6 / std::sqrt(n));
     }
-    return steps;
+    return problem;
 }
 
 /// Of projections alone, on the CPU.
-AttentionSteps in_f64(AttentionSteps steps) {
+AttentionProblem in_f64(AttentionProblem problem) {
     for (size_t t = 0; t < 3; ++t) {
-        for (Tensor* x : {&steps.weight_alpha[t], &steps.bias[t]}) {
+        for (Tensor* x : {&problem.weight_scale[t], &problem.bias[t]}) {
             if (x->defined()) *x = as_f64(*x);
         }
     }
-    for (Tensor* x : {&steps.input_alpha, &steps.score_bias, &steps.mask}) {
+    for (Tensor* x : {&problem.input_scale, &problem.score_bias, &problem.mask}) {
         if (x->defined()) *x = as_f64(*x);
     }
-    for (Tensor* x : {&steps.order, &steps.inverse}) {
+    for (Tensor* x : {&problem.order, &problem.inverse}) {
         if (x->defined()) *x = x->to(engine::Device::cpu);
     }
-    return steps;
+    return problem;
 }
 
 struct Gradients {
-    Tensor dz, dbias, dalphas, dscore_bias;
-    Gradients(const Tensor& z, int64_t channels, const AttentionSteps& steps)
+    Tensor dz, dbias, dscales, dscore_bias;
+    Gradients(const Tensor& z, int64_t channels, const AttentionProblem& problem)
         : dz(z.like()),
           dbias({3 * channels}, engine::master_of(z.dtype()), z.device()),
-          dalphas({5}, dbias.dtype(), z.device()),
-          dscore_bias(steps.score_bias.defined() ? steps.score_bias.like() : Tensor()) {}
+          dscales({5}, dbias.dtype(), z.device()),
+          dscore_bias(problem.score_bias.defined() ? problem.score_bias.like() : Tensor()) {}
 };
 
 /// Columns first .. first + count of a matrix with `width` columns.
@@ -170,24 +170,24 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     const std::string where = c.str(dtype);
     INFO(where);
     const int64_t channels = c.channels();
-    const AttentionSteps steps = steps_of(c);
+    const AttentionProblem problem = problem_of(c);
     const Shape shape = c.of_tokens(3 * channels), out = c.of_tokens(channels);
     const double reach = c.projections ? 1.6 / (kInputAlpha * weight_alpha(1)) : 1.6;
     const Tensor z = Tensor::from(exact_fill(dtype, "z", shape.numel(), reach), shape, dtype, kGpu);
     const Tensor o(out, dtype, kGpu), codes = c.quantized ? o.like() : Tensor();
     const Tensor lse({c.batch * c.groups, c.heads, c.tokens}, DType::f32, kGpu);
-    on_gpu().attention(z, steps, o, codes, lse);
+    on_gpu().attention(z, problem, o, codes, lse);
 
     const bool on_host = dtype == DType::f32 && !c.quantized;
     const auto exactly = [&](const Tensor& x) { return on_host ? as_f64(x) : as(DType::f32, x); };
-    const AttentionSteps exact_steps = on_host ? in_f64(steps) : steps;
+    const AttentionProblem exact_problem = on_host ? in_f64(problem) : problem;
     const Tensor exact_z = exactly(z), exact_o = exactly(o).like();
-    engine::composed::attention(exact_z, exact_steps, exact_o, {}, {});
+    engine::composed::attention(exact_z, exact_problem, exact_o, {}, {});
     report.check("o", o.to_vector(), exact_o.to_vector(), 0, dtype, where, report.outputs);
     CHECK(all_finite(lse.to_vector()));
     if (c.quantized) {  // of o as it is stored, so that backward finds the same codes
         const Tensor expected = o.like();
-        on_gpu().lsq_codes(o, steps.output.alpha, {}, steps.output.range, expected);
+        on_gpu().lsq_codes(o, problem.output, expected);
         const std::vector<double> q = codes.to_vector(), r = expected.to_vector();
         CHECK(largest_difference(q, r) <= 1);
         size_t different = 0;
@@ -198,20 +198,20 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     }
     {  // evaluation keeps no row sums
         const Tensor again = o.like();
-        on_gpu().attention(z, steps, again, {}, {});
+        on_gpu().attention(z, problem, again, {}, {});
         CHECK(again.to_vector() == o.to_vector());
     }
 
     const Tensor dy = Tensor::from(exact_fill(dtype, "dy", out.numel(), 1.0, 0.1), out, dtype, kGpu);
-    const Gradients got(z, channels, steps), exact(exact_z, channels, exact_steps);
-    on_gpu().attention_backward(dy, z, steps, o, lse, got.dz, got.dbias, got.dalphas, got.dscore_bias);
-    engine::composed::attention_backward(exactly(dy), exact_z, exact_steps, exactly(o), {}, exact.dz,
-                                         exact.dbias, exact.dalphas, exact.dscore_bias);
+    const Gradients got(z, channels, problem), exact(exact_z, channels, exact_problem);
+    on_gpu().attention_backward(dy, z, problem, o, lse, got.dz, got.dbias, got.dscales, got.dscore_bias);
+    engine::composed::attention_backward(exactly(dy), exact_z, exact_problem, exactly(o), {}, exact.dz,
+                                         exact.dbias, exact.dscales, exact.dscore_bias);
     // With one token q and k have no gradient, and what is left of p (dp - sum p dp) in bf16 is a share of
     // dp: an H200 gave 2e-4 of the whole in dz, 3e-4 in dbias, 9e-4 of g ||dy|| in dalpha.
     const double share = c.tokens == 1 ? 0.05 : 1e-3;
     const double whole = l2_norm(exact.dz.to_vector()), whole_bias = l2_norm(exact.dbias.to_vector());
-    const std::vector<double> dalphas = got.dalphas.to_vector(), expected = exact.dalphas.to_vector();
+    const std::vector<double> dscales = got.dscales.to_vector(), expected = exact.dscales.to_vector();
     for (size_t t = 0; t < 3; ++t) {
         const auto first = static_cast<int64_t>(t) * channels;
         const std::vector<double> dz = columns(exact.dz, 3 * channels, first, channels);
@@ -228,15 +228,15 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     if (c.score_bias) {  // sums over samples and groups of p (dp - sum p dp)
         report.check("dscore_bias", got.dscore_bias.to_vector(), exact.dscore_bias.to_vector(), 0, dtype,
                      where, report.gradients);
-        const Gradients again(z, channels, steps);
-        on_gpu().attention_backward(dy, z, steps, o, lse, again.dz, again.dbias, again.dalphas,
+        const Gradients again(z, channels, problem);
+        on_gpu().attention_backward(dy, z, problem, o, lse, again.dz, again.dbias, again.dscales,
                                     again.dscore_bias);
         CHECK(again.dscore_bias.to_vector() == got.dscore_bias.to_vector());
         CHECK(again.dz.to_vector() == got.dz.to_vector());
     }
     for (size_t i = 0; i < 5; ++i) {
         if (!c.quantized) {
-            CHECK(dalphas[i] == 0);
+            CHECK(dscales[i] == 0);
             continue;
         }
         // g sum d (q - v) is of the size of 0.3 g ||d||, even where it happens to be smaller
@@ -249,9 +249,9 @@ void check_attention(const Case& c, DType dtype, Report& report) {
         } else if (i == 4) {
             size = std::max(size, 0.3 * kG * l2_norm(dy.to_vector()));
         }
-        const double error = std::abs(dalphas[i] - expected[i]),
+        const double error = std::abs(dscales[i] - expected[i]),
                      floor = (c.tokens == 1 ? 0.1 : 1e-6) * kG * l2_norm(dy.to_vector());
-        INFO("dalpha of " << kSteps[i] << ": " << dalphas[i] << ", expected " << expected[i] << ", size "
+        INFO("dalpha of " << kSteps[i] << ": " << dscales[i] << ", expected " << expected[i] << ", size "
                           << size);
         report.steps.note(error / std::max(size, floor), where + " dalpha of " + kSteps[i]);
         CHECK(error <= tolerance_of(dtype) * std::max(size, floor));

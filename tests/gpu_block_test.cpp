@@ -15,8 +15,8 @@
 
 using namespace vvtq;
 using namespace vvtq::tests;
-using autograd::LsqParameters;
 using autograd::Quantized;
+using autograd::QuantParams;
 using autograd::Variable;
 using engine::CodeRange;
 using engine::Device;
@@ -58,13 +58,11 @@ class Leaves {
     Variable parameter(const std::string& name, const Shape& shape, double scale) {
         return leaf(name, exact_fill(DType::bf16, name, shape.numel(), scale), shape, master());
     }
-    LsqParameters step(const std::string& name, CodeRange range, double alpha, double beta = 0.0) {
-        LsqParameters lsq;
-        lsq.alpha = leaf(name + ".alpha", rounded_to(DType::f32, {alpha}), {1}, master());
-        if (beta != 0) lsq.beta = leaf(name + ".beta", rounded_to(DType::f32, {beta}), {1}, master());
-        lsq.range = range;
-        lsq.g = Tensor::from({0.25}, {1}, master(), device_);
-        return lsq;
+    QuantParams step(const std::string& name, CodeRange range, double alpha, double beta = 0.0) {
+        const Variable scale = leaf(name + ".alpha", rounded_to(DType::f32, {alpha}), {1}, master());
+        Variable offset;
+        if (beta != 0) offset = leaf(name + ".beta", rounded_to(DType::f32, {beta}), {1}, master());
+        return quant_params(scale, offset, range, Tensor::from({0.25}, {1}, master(), device_));
     }
     DType master() const { return device_ == kGpu ? DType::f32 : DType::f64; }
     const std::vector<std::pair<std::string, Variable>>& all() const { return all_; }
@@ -84,12 +82,13 @@ constexpr double kSlack = 1e-7, kSlackOnTheWay = 2e-6;
 
 /// x behind its quantizer; backward notes the terms of the gradients of `name`'s step and offset, and under
 /// `source`, where it is given, of what is added to x. `unrounded`: what x was rounded to bf16 from.
-Variable behind(const Variable& x, const LsqParameters& lsq, const std::string& name, AllTerms& terms,
+Variable behind(const Variable& x, const QuantParams& lsq, const std::string& name, AllTerms& terms,
                 double slack = kSlack, const std::string& source = "",
                 const std::vector<double>& unrounded = {}) {
-    const Variable y = autograd::lsq(x, lsq.alpha, lsq.beta, lsq.range, lsq.g);
-    const double a = lsq.alpha.value().item(), o = lsq.beta.defined() ? lsq.beta.value().item() : 0.0;
-    const double low = lsq.range.low, high = lsq.range.high, g = lsq.g.item();
+    const Variable y = autograd::lsq(x, lsq);
+    const double a = lsq.scale.value().item(), o = lsq.offset.defined() ? lsq.offset.value().item() : 0.0;
+    const CodeRange range = range_of(lsq.values());
+    const double low = range.low, high = range.high, g = lsq.grad_scale.item();
     const std::vector<double> values = x.value().to_vector();
     const auto moved = [&](double by) {
         std::vector<double> result = unrounded.empty() ? values : unrounded;
@@ -131,7 +130,7 @@ Layer layer_of(Leaves& leaves, const std::string& name, int64_t outputs, int64_t
     layer.range = CodeRange::signed_bits(4);
     layer.w =
         leaves.parameter(name + ".weight", {outputs, inputs}, std::sqrt(3.0 / static_cast<double>(inputs)));
-    layer.alpha = leaves.step(name, layer.range, 0.2513 / std::sqrt(static_cast<double>(inputs))).alpha;
+    layer.alpha = leaves.step(name, layer.range, 0.2513 / std::sqrt(static_cast<double>(inputs))).scale;
     layer.bias = leaves.parameter(name + ".bias", {outputs}, 0.3);
     return layer;
 }
@@ -139,15 +138,18 @@ Layer layer_of(Leaves& leaves, const std::string& name, int64_t outputs, int64_t
 /// The quantized weights as the model's pass makes them.
 std::vector<Quantized> codes_of(const std::vector<Layer>& layers, DType dtype) {
     std::vector<autograd::WeightParameters> weights;
-    for (const Layer& layer : layers) weights.push_back({layer.w, layer.alpha, layer.range});
+    for (const Layer& layer : layers) {
+        weights.push_back({layer.w, quant_params(layer.alpha, {}, layer.range), layer.range.count()});
+    }
     return autograd::quantize_weights(weights, dtype, false).weights;
 }
 
 /// The same on the CPU, as values.
 Variable values_of(const Layer& layer, const std::string& name, AllTerms& terms) {
     const Tensor g({1}, DType::f64);
-    on_cpu().lsq_weight_grad_scale(layer.w.value(), layer.range, g);
-    return behind(layer.w, {layer.alpha, {}, layer.range, g}, name, terms);
+    const QuantParams params = quant_params(layer.alpha, {}, layer.range, g);
+    on_cpu().lsq_weight_grad_scale(layer.w.value(), params.values(), g);
+    return behind(layer.w, params, name, terms);
 }
 
 /// What an op gave: its output's values, and the leaves with their gradients.
@@ -198,7 +200,7 @@ void compare(const std::string& op, const Outcome& gpu, const Outcome& cpu) {
 std::vector<double> hidden_on_gpu(const Shape& shape, int64_t hidden) {
     Leaves leaves(kGpu);
     const Variable x = leaves.activation("x", shape, 1.4);
-    const LsqParameters input = leaves.step("input", CodeRange::signed_bits(4), 0.2137);
+    const QuantParams input = leaves.step("input", CodeRange::signed_bits(4), 0.2137);
     const Layer first = layer_of(leaves, "fc1", hidden, shape.cols());
     const std::vector<Quantized> w = codes_of({first}, DType::bf16);
     const int64_t padded = (hidden + 7) / 8 * 8;
@@ -221,8 +223,8 @@ std::vector<double> hidden_on_gpu(const Shape& shape, int64_t hidden) {
 Outcome mlp_on(Device device, const Shape& shape, int64_t hidden) {
     Leaves leaves(device);
     const Variable x = leaves.activation("x", shape, 1.4);
-    const LsqParameters input = leaves.step("input", CodeRange::signed_bits(4), 0.2137);
-    const LsqParameters middle = leaves.step("hidden", CodeRange::unsigned_bits(4), 0.1219, -0.1613);
+    const QuantParams input = leaves.step("input", CodeRange::signed_bits(4), 0.2137);
+    const QuantParams middle = leaves.step("hidden", CodeRange::unsigned_bits(4), 0.1219, -0.1613);
     const Layer first = layer_of(leaves, "fc1", hidden, shape.cols());
     const Layer second = layer_of(leaves, "fc2", shape.cols(), hidden);
     if (device == kGpu) {
@@ -257,31 +259,31 @@ Outcome attention_on(Device device, const Shape& shape, int64_t heads) {
     const auto tokens = static_cast<double>(shape[1]);
     const double s = std::sqrt(static_cast<double>(heads) / static_cast<double>(shape.cols()));
     const Variable x = leaves.activation("x", shape, 1.4);
-    const LsqParameters input = leaves.step("input", four, 0.2137);
+    const QuantParams input = leaves.step("input", four, 0.2137);
     const char* const names[] = {"q", "k", "v"};
     std::vector<Layer> layers;
-    std::vector<LsqParameters> steps;
+    std::vector<QuantParams> steps;
     for (const std::string name : names) {
         layers.push_back(layer_of(leaves, "proj_" + name, shape.cols(), shape.cols()));
         steps.push_back(leaves.step(name, four, 0.2719));
     }
-    const LsqParameters probability =
-        leaves.step("probability", CodeRange::unsigned_bits(4), 0.8123 / tokens);
-    const LsqParameters output = leaves.step("output", four, 0.6131 / std::sqrt(tokens));
+    const QuantParams probability = leaves.step("probability", CodeRange::unsigned_bits(4), 0.8123 / tokens);
+    const QuantParams output = leaves.step("output", four, 0.6131 / std::sqrt(tokens));
     if (device == kGpu) {
         const std::vector<Quantized> w = codes_of(layers, DType::bf16);
         const auto projection = [&](size_t t) -> autograd::Projection {
             return {w[t], layers[t].bias, steps[t]};
         };
-        const Quantized y = autograd::attention(autograd::quantize(x, input), projection(0), projection(1),
-                                                projection(2), probability, output, heads, s);
-        return outcome_of(y.q, output.alpha.value().item(), leaves);
+        const Quantized y = autograd::attention(autograd::quantize(x, input),
+                                                {projection(0), projection(1), projection(2), {}},
+                                                probability, output, heads, s);
+        return outcome_of(y.q, output.scale.value().item(), leaves);
     }
     AllTerms terms;
     Variable projected[3];
     for (size_t t = 0; t < 3; ++t) {
         const std::string name = names[t], projection = "proj_" + name;
-        const double unit = input.alpha.value().item() * layers[t].alpha.value().item();
+        const double unit = input.scale.value().item() * layers[t].alpha.value().item();
         const Variable product =
             autograd::linear(behind(x, input, "input", terms), values_of(layers[t], projection, terms), {});
         // of the codes, a whole number: beyond 256 every second odd one is a tie of bf16
@@ -294,7 +296,7 @@ Outcome attention_on(Device device, const Shape& shape, int64_t heads) {
     const Variable scores = autograd::attention_scores(projected[0], projected[1], heads);
     const Variable p =
         behind(autograd::softmax(scores, s), probability, "probability", terms, kSlackOnTheWay);
-    const Variable o = autograd::attention_mix(p, projected[2]);
+    const Variable o = autograd::attention_apply(p, projected[2]);
     Outcome outcome = outcome_of(
         behind(rounded(o), output, "output", terms, kSlackOnTheWay, "", o.value().to_vector()), 1.0, leaves);
     outcome.terms = terms;

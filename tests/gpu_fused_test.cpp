@@ -16,7 +16,7 @@ using namespace vvtq;
 using namespace vvtq::tests;
 using engine::CodeRange;
 using engine::DType;
-using engine::LsqStep;
+using engine::QuantParams;
 using engine::Shape;
 using engine::Tensor;
 
@@ -36,21 +36,22 @@ Tensor values_of(const std::string& name, const Shape& shape, DType dtype, doubl
     return Tensor::from(exact_fill(dtype, name, shape.numel(), scale, offset), shape, dtype, kGpu);
 }
 
-LsqStep step_of(CodeRange range, double alpha, double beta = 0.0) {
-    return {gpu_vector({alpha}, DType::f32), beta == 0 ? Tensor() : gpu_vector({beta}, DType::f32), range,
-            gpu_vector({kG}, DType::f32)};
+QuantParams step_of(CodeRange range, double alpha, double beta = 0.0) {
+    return kernel_params(gpu_vector({alpha}, DType::f32),
+                         beta == 0 ? Tensor() : gpu_vector({beta}, DType::f32), range,
+                         gpu_vector({kG}, DType::f32));
 }
 
 Tensor exactly(const Tensor& x) { return x.defined() ? as_f64(x) : Tensor(); }
-LsqStep exactly(const LsqStep& step) {
+QuantParams exactly(const QuantParams& step) {
     if (!step.defined()) return {};
-    return {as_f64(step.alpha), exactly(step.beta), step.range, as_f64(step.g)};
+    return kernel_params(as_f64(step.scale), exactly(step.offset), range_of(step), as_f64(step.grad_scale));
 }
 
 /// v = (x - o) / a of each value.
-std::vector<double> steps_of(const Tensor& x, const LsqStep& step) {
+std::vector<double> steps_of(const Tensor& x, const QuantParams& step) {
     std::vector<double> values = x.to_vector();
-    const double a = step.alpha.item(), o = step.beta.defined() ? step.beta.item() : 0.0;
+    const double a = step.scale.item(), o = step.offset.defined() ? step.offset.item() : 0.0;
     for (double& value : values) value = (value - o) / a;
     return values;
 }
@@ -152,7 +153,7 @@ void check_norm(const NormCase& c, DType dtype, Report& report) {
     }
     const Tensor gamma = values_of("gamma", {cols}, DType::f32, 0.3, 1.0);
     const Tensor beta = values_of("beta", {cols}, DType::f32, 0.5);
-    const LsqStep step = c.quantized ? step_of(CodeRange::signed_bits(4), 0.21) : LsqStep{};
+    const QuantParams step = c.quantized ? step_of(CodeRange::signed_bits(4), 0.21) : QuantParams{};
     const Tensor y = c.branch ? x.like() : x, q = x.like();
     const Tensor mean({c.shape.rows()}, DType::f32, kGpu), rstd = mean.like();
     on_gpu().residual_norm(x, f, keep, gamma, beta, 1e-6, step, c.branch ? y : Tensor(), q, mean, rstd);
@@ -163,7 +164,7 @@ void check_norm(const NormCase& c, DType dtype, Report& report) {
         CHECK(l2_error(y.to_vector(), sum.to_vector()) <= (dtype == DType::bf16 ? 3e-3 : 1e-6));
     }
     const Tensor exact_y = as_f64(y), exact_gamma = as_f64(gamma), exact_beta = as_f64(beta);
-    const LsqStep exact_step = exactly(step);
+    const QuantParams exact_step = exactly(step);
     const Tensor n = exact_y.like(), exact_mean = as_f64(mean).like(), exact_rstd = exact_mean.like();
     on_cpu().layer_norm(exact_y, exact_gamma, exact_beta, 1e-6, n, exact_mean, exact_rstd);
     CHECK(largest_difference(mean.to_vector(), exact_mean.to_vector()) <= 1e-6);
@@ -173,9 +174,9 @@ void check_norm(const NormCase& c, DType dtype, Report& report) {
     if (c.quantized) {
         const std::vector<double> v = steps_of(n, exact_step);
         const Tensor codes = n.like();
-        on_cpu().lsq_codes(n, exact_step.alpha, {}, step.range, codes);
-        dq = without(dq, report.check_codes(q, codes, v, step.range));
-        terms = norms_of_terms(dq, v, step.range).first;
+        on_cpu().lsq_codes(n, exact_step, codes);
+        dq = without(dq, report.check_codes(q, codes, v, range_of(step)));
+        terms = norms_of_terms(dq, v, range_of(step)).first;
     } else {
         report.check("q", q, n, dtype, where);
     }
@@ -184,9 +185,9 @@ void check_norm(const NormCase& c, DType dtype, Report& report) {
     struct Out {
         Tensor dx, df, dgamma, dbeta, dalpha;
     };
-    const auto outputs = [&](const Tensor& like, const Tensor& of_gamma, const LsqStep& of_step) -> Out {
+    const auto outputs = [&](const Tensor& like, const Tensor& of_gamma, const QuantParams& of_step) -> Out {
         return {like.like(), c.keep ? like.like() : Tensor(), of_gamma.like(), of_gamma.like(),
-                c.quantized ? of_step.alpha.like() : Tensor()};
+                c.quantized ? of_step.scale.like() : Tensor()};
     };
     const Out out = outputs(y, gamma, step), exact = outputs(exact_y, exact_gamma, exact_step);
     on_gpu().residual_norm_backward(dq, dy, y, keep, gamma, beta, mean, rstd, step, out.dx, out.df,
@@ -219,13 +220,13 @@ void check_norms(const std::vector<Shape>& shapes, const std::vector<int64_t>& w
     }
 }
 
-void check_gelu(int64_t rows, int64_t cols, const LsqStep& step, DType dtype, Report& report) {
+void check_gelu(int64_t rows, int64_t cols, const QuantParams& step, DType dtype, Report& report) {
     const std::string where =
         engine::concat(engine::name_of(dtype), " ", rows, " x ", cols, step.defined() ? " step" : "",
-                       step.beta.defined() ? " offset" : "");
+                       step.offset.defined() ? " offset" : "");
     INFO(where);
     const Tensor z = values_of("z", {rows, cols}, dtype, 3.0), q = z.like(), exact_z = as_f64(z);
-    const LsqStep exact_step = exactly(step);
+    const QuantParams exact_step = exactly(step);
     const Tensor h = exact_z.like(), codes = exact_z.like();
     on_gpu().gelu_quantize(z, step, q);
     on_cpu().gelu(exact_z, h);
@@ -233,9 +234,9 @@ void check_gelu(int64_t rows, int64_t cols, const LsqStep& step, DType dtype, Re
     std::pair<double, double> terms;
     if (step.defined()) {
         const std::vector<double> v = steps_of(h, exact_step);
-        on_cpu().lsq_codes(h, exact_step.alpha, exact_step.beta, step.range, codes);
-        dq = without(dq, report.check_codes(q, codes, v, step.range));
-        terms = norms_of_terms(dq, v, step.range);
+        on_cpu().lsq_codes(h, exact_step, codes);
+        dq = without(dq, report.check_codes(q, codes, v, range_of(step)));
+        terms = norms_of_terms(dq, v, range_of(step));
     } else {
         report.check("q", q, h, dtype, where);
     }
@@ -243,9 +244,9 @@ void check_gelu(int64_t rows, int64_t cols, const LsqStep& step, DType dtype, Re
     struct Out {
         Tensor dz, q, dalpha, dbeta, dbias;
     };
-    const auto outputs = [&](const Tensor& like, const LsqStep& of, DType master) -> Out {
-        return {like.like(), like.like(), of.defined() ? of.alpha.like() : Tensor(),
-                of.beta.defined() ? of.beta.like() : Tensor(), Tensor({cols}, master, like.device())};
+    const auto outputs = [&](const Tensor& like, const QuantParams& of, DType master) -> Out {
+        return {like.like(), like.like(), of.defined() ? of.scale.like() : Tensor(),
+                of.offset.defined() ? of.offset.like() : Tensor(), Tensor({cols}, master, like.device())};
     };
     const Out out = outputs(z, step, DType::f32), exact = outputs(exact_z, exact_step, DType::f64);
     on_gpu().gelu_quantize_backward(dq, z, step, out.dz, out.q, out.dalpha, out.dbeta, out.dbias);
@@ -255,17 +256,17 @@ void check_gelu(int64_t rows, int64_t cols, const LsqStep& step, DType dtype, Re
     report.check("dz", out.dz, exact.dz, dtype, where);
     report.check("dbias", out.dbias, exact.dbias, dtype, where);
     if (step.defined()) report.check_step("dalpha", out.dalpha, exact.dalpha, terms.first, dtype, where);
-    if (step.beta.defined()) report.check_step("dbeta", out.dbeta, exact.dbeta, terms.second, dtype, where);
+    if (step.offset.defined()) report.check_step("dbeta", out.dbeta, exact.dbeta, terms.second, dtype, where);
 }
 
 void check_gelus(const std::vector<int64_t>& rows, const std::vector<int64_t>& widths) {
-    const LsqStep steps[] = {
+    const QuantParams steps[] = {
         {}, step_of(CodeRange::signed_bits(4), 0.31), step_of(CodeRange::unsigned_bits(4), 0.17, -0.16)};
     for (const DType dtype : {DType::f32, DType::bf16}) {
         Report report;
         for (const int64_t r : rows) {
             for (const int64_t cols : widths) {
-                for (const LsqStep& step : steps) check_gelu(r, cols, step, dtype, report);
+                for (const QuantParams& step : steps) check_gelu(r, cols, step, dtype, report);
             }
         }
         report.check_share();

@@ -169,7 +169,7 @@ TEST_CASE("gpu kernels: targets and counts of the loss", "[gpu][gpu-ops]") {
 
 TEST_CASE("gpu kernels: pixels", "[gpu][gpu-ops]") {
     if (gpu_missing()) return;
-    const float mean[3] = {0.485F, 0.456F, 0.406F}, deviation[3] = {0.229F, 0.224F, 0.225F};
+    const std::array<float, 3> mean = {0.485F, 0.456F, 0.406F}, deviation = {0.229F, 0.224F, 0.225F};
     for_activations([&](DType dtype) {
         for (const int64_t side : {1, 7, 28, 32}) {
             INFO(side << " pixels");
@@ -195,20 +195,32 @@ TEST_CASE("gpu kernels: scale and bias of products of codes", "[gpu][gpu-ops]") 
             const Tensor w = Tensor::from(codes, shape, dtype, kGpu), one({1}, DType::f32, kGpu);
             const Tensor a_w = gpu_vector({0.021}, DType::f32),
                          bias = gpu_tensor("bias", {shape[0]}, DType::f32, 1.0);
-            const engine::LsqStep x{
-                gpu_vector({0.13}, DType::f32), gpu_vector({-0.17}, DType::f32), {0, 15}, {}};
-            const engine::LsqStep exact{as_f64(x.alpha), as_f64(x.beta), x.range, {}};
+            const Tensor a_x = gpu_vector({0.13}, DType::f32), offset = gpu_vector({-0.17}, DType::f32);
             const Tensor shifted({shape[0]}, dtype, kGpu), scale({1}, DType::f64),
                 expected({shape[0]}, DType::f64);
-            on_gpu().linear_scale(x, w, a_w, bias, one, shifted);
-            on_cpu().linear_scale(exact, as_f64(w), as_f64(a_w), as_f64(bias), scale, expected);
+            on_gpu().linear_scale(a_x, offset, w, a_w, bias, one, shifted);
+            on_cpu().linear_scale(as_f64(a_x), as_f64(offset), as_f64(w), as_f64(a_w), as_f64(bias), scale,
+                                  expected);
             CHECK(l2_error(one.to_vector(), scale.to_vector()) <= 1e-6);
             CHECK(l2_error(shifted.to_vector(), expected.to_vector()) <= single_tolerance(dtype));
-            on_gpu().linear_scale({}, w, {}, {}, one, shifted);
+            on_gpu().linear_scale({}, {}, w, {}, {}, one, shifted);
             CHECK(one.item() == 1);
             CHECK(shifted.to_vector() == std::vector<double>(static_cast<size_t>(shape[0]), 0.0));
         }
     });
+}
+
+TEST_CASE("gpu kernels: parts divided by their scales", "[gpu][gpu-ops]") {
+    if (gpu_missing()) return;
+    for (const int64_t cols : {1, 31, 192}) {
+        const Tensor x = gpu_tensor("x", {3 * cols, cols}, DType::f32, 1.0), y = x.like();
+        const std::vector<Tensor> scales = {
+            gpu_vector({0.021}, DType::f32), {}, gpu_vector({1.7}, DType::f32)};
+        const Tensor exact = as_f64(x);
+        on_gpu().divide_parts(x, scales, y);
+        on_cpu().divide_parts(exact, {as_f64(scales[0]), {}, as_f64(scales[2])}, exact);
+        CHECK(l2_error(y.to_vector(), exact.to_vector()) <= 2e-7);
+    }
 }
 
 TEST_CASE("gpu kernels: column sums of many rows", "[gpu]") {

@@ -60,7 +60,6 @@ const std::map<std::string, std::set<size_t>> kActivations = {
     {"select_token", {0}},
     {"softmax", {0}},
     {"sum", {0}},
-    {"lsq_heads", {0}},
     {"gather_tokens", {0}},
     {"mean_tokens", {0}},
     {"transpose", {0}},
@@ -287,6 +286,7 @@ TEST_CASE("gpu op table: a kernel refuses f64", "[gpu]") {
     CHECK_THROWS_AS(on_gpu().softmax(x, 1.0, y), engine::Error);
     CHECK_THROWS_AS(on_gpu().linear(x, x, {}, {}, y), engine::Error);
     const Tensor one = Tensor::from({1}, {1}, DType::f64, kGpu);
-    CHECK_THROWS_AS(on_gpu().lsq(x, one, {}, engine::CodeRange::signed_bits(4), y), engine::Error);
+    CHECK_THROWS_AS(on_gpu().lsq(x, kernel_params(one, {}, engine::CodeRange::signed_bits(4)), y),
+                    engine::Error);
     CHECK_THROWS_AS(on_gpu().gelu_quantize(x, {}, y), engine::Error);
 }

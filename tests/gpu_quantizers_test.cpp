@@ -52,7 +52,7 @@ TEST_CASE("gpu quantizers: codes are the CPU's, up to rounding at ties", "[gpu][
                 std::vector<std::vector<double>> results;
                 for (const DType code : {DType::i32, DType::f32, DType::bf16}) {
                     const Tensor q({100000}, code, kGpu);
-                    on_gpu().lsq_codes(gpu_vector(x, dtype), alpha, beta, range, q);
+                    on_gpu().lsq_codes(gpu_vector(x, dtype), kernel_params(alpha, beta, range), q);
                     results.push_back(q.to_vector());
                 }
                 CHECK(results[0] == results[1]);
@@ -86,20 +86,22 @@ TEST_CASE("gpu quantizers: NaN in means NaN out, and steps are taken as at least
     for (const DType dtype : {DType::f32, DType::bf16}) {
         const Tensor y({3}, dtype, kGpu);
         const CodeRange range = CodeRange::signed_bits(2);
-        on_gpu().lsq(gpu_vector({0.1, nan, 0.1}, dtype), gpu_vector({0.1}, DType::f32), {}, range, y);
+        on_gpu().lsq(gpu_vector({0.1, nan, 0.1}, dtype),
+                     kernel_params(gpu_vector({0.1}, DType::f32), {}, range), y);
         CHECK(std::isfinite(y.to_vector()[0]));
         CHECK(std::isnan(y.to_vector()[1]));
-        on_gpu().lsq_codes(gpu_vector({0.1, nan, 0.1}, dtype), gpu_vector({0.1}, DType::f32), {}, range, y);
+        on_gpu().lsq_codes(gpu_vector({0.1, nan, 0.1}, dtype),
+                           kernel_params(gpu_vector({0.1}, DType::f32), {}, range), y);
         CHECK(std::isnan(y.to_vector()[1]));
         on_gpu().gelu_quantize(gpu_vector({0.1, nan, 0.1}, dtype),
-                               {gpu_vector({0.1}, DType::f32), {}, range, {}}, y);
+                               kernel_params(gpu_vector({0.1}, DType::f32), {}, range), y);
         CHECK(std::isnan(y.to_vector()[1]));
         CHECK(std::isfinite(y.to_vector()[2]));
         const Tensor x = gpu_vector(exact_fill(dtype, "tiny", 197, 3e-4), dtype), expected = x.like(),
                      z = x.like();
-        on_gpu().lsq(x, gpu_vector({1e-4}, DType::f32), {}, range, expected);
+        on_gpu().lsq(x, kernel_params(gpu_vector({1e-4}, DType::f32), {}, range), expected);
         for (const double step : {0.0, 1e-9, -0.3}) {
-            on_gpu().lsq(x, gpu_vector({step}, DType::f32), {}, range, z);
+            on_gpu().lsq(x, kernel_params(gpu_vector({step}, DType::f32), {}, range), z);
             CHECK(z.to_vector() == expected.to_vector());
         }
     }
@@ -117,8 +119,8 @@ TEST_CASE("gpu quantizers: sums for start values and gradient scales", "[gpu][gp
             on_cpu().lsq_fit_sums(as_f64(x), 1.3 / range.count(), o, range, expected);
             CHECK(l2_error(sums.to_vector(), expected.to_vector()) <= 1e-12);
             const Tensor g({1}, DType::f32, kGpu), exact({1}, DType::f64);
-            on_gpu().lsq_weight_grad_scale(x, range, g);
-            on_cpu().lsq_weight_grad_scale(as_f64(x), range, exact);
+            on_gpu().lsq_weight_grad_scale(x, kernel_params(g, {}, range), g);
+            on_cpu().lsq_weight_grad_scale(as_f64(x), kernel_params(exact, {}, range), exact);
             CHECK(l2_error(g.to_vector(), exact.to_vector()) <= 1e-6);
         }
     }
@@ -138,24 +140,21 @@ struct Weights {
             WeightItem item;
             item.w = Tensor::from(exact_fill(DType::f32, engine::concat("w", k), shape.numel(), 0.7), shape,
                                   DType::f32, kGpu);
-            item.alpha = gpu_vector({1.1 / range.count()}, DType::f32);
-            item.range = range;
+            item.params = kernel_params(gpu_vector({1.1 / range.count()}, DType::f32), {}, range,
+                                        Tensor({1}, DType::f32, kGpu));
             item.codes = Tensor(shape, codes, kGpu);
-            item.g = Tensor({1}, DType::f32, kGpu);
             if (regularized) {
-                item.reg = item.g.like();
+                item.reg = item.params.grad_scale.like();
                 item.stats = Tensor({range.count(), 3}, DType::f64, kGpu);
             }
             gpu.push_back(item);
             WeightItem exact{as_f64(item.w),
-                             as_f64(item.alpha),
-                             range,
+                             kernel_params(as_f64(item.params.scale), {}, range, Tensor({1}, DType::f64)),
                              Tensor(shape, DType::f64),
-                             Tensor({1}, DType::f64),
                              {},
                              {}};
             if (regularized) {
-                exact.reg = exact.g.like();
+                exact.reg = exact.params.grad_scale.like();
                 exact.stats = Tensor({range.count(), 3}, DType::f64);
             }
             cpu.push_back(exact);
@@ -178,14 +177,16 @@ TEST_CASE("gpu quantizers: all weights at once equal one after the other", "[gpu
                 const std::string name = engine::concat("weight ", k, " ", item.w.shape().str());
                 INFO(name << " " << engine::name_of(dtype) << " " << regularized);
                 const Tensor codes = item.codes.like();
-                on_gpu().lsq_codes(item.w, item.alpha, {}, item.range, codes);
+                on_gpu().lsq_codes(item.w, item.params, codes);
                 CHECK(item.codes.to_vector() == codes.to_vector());
                 CHECK(item.codes.to_vector() == exact.codes.to_vector());
-                g.note(l2_error(item.g.to_vector(), exact.g.to_vector()), name);
-                CHECK(l2_error(item.g.to_vector(), exact.g.to_vector()) <= 1e-6);  // H200: 9.1e-8
+                g.note(l2_error(item.params.grad_scale.to_vector(), exact.params.grad_scale.to_vector()),
+                       name);
+                CHECK(l2_error(item.params.grad_scale.to_vector(), exact.params.grad_scale.to_vector()) <=
+                      1e-6);  // H200: 9.1e-8
                 if (!regularized) continue;
                 const Tensor one_reg = item.reg.like(), one_stats = item.stats.like();
-                on_gpu().bin_regularizer(item.w, item.alpha, item.range, one_reg, one_stats);
+                on_gpu().bin_regularizer(item.w, item.params, one_reg, one_stats);
                 CHECK(l2_error(item.reg.to_vector(), one_reg.to_vector()) <= 1e-5);
                 CHECK(l2_error(item.stats.to_vector(), one_stats.to_vector()) <= 1e-5);
                 reg.note(l2_error(item.reg.to_vector(), exact.reg.to_vector()), name);
@@ -200,7 +201,7 @@ TEST_CASE("gpu quantizers: all weights at once equal one after the other", "[gpu
 
 TEST_CASE("gpu quantizers: gradients of all weights at once", "[gpu]") {
     if (gpu_missing()) return;
-    Worst dw, dalpha;
+    Worst dw, dscale;
     const Weights weights(300, DType::bf16, true);
     const Tensor dreg = gpu_vector({0.37}, DType::f32);
     for (const bool regularized : {false, true}) {
@@ -208,12 +209,11 @@ TEST_CASE("gpu quantizers: gradients of all weights at once", "[gpu]") {
         for (size_t k = 0; k < weights.gpu.size(); ++k) {
             const WeightItem &item = weights.gpu[k], &exact = weights.cpu[k];
             const auto values = exact_fill(DType::f32, engine::concat("dy", k), item.w.numel(), 1.0, 0.1);
-            const bool used = k % 11 != 5, times_alpha = k % 2 == 1;
+            const bool used = k % 11 != 5;
             const Tensor dy = used ? Tensor::from(values, item.w.shape(), DType::f32, kGpu) : Tensor();
-            gpu.push_back({item.w, item.alpha, item.range, item.g, item.stats, dy, times_alpha, item.w.like(),
-                           item.alpha.like()});
-            cpu.push_back({exact.w, exact.alpha, exact.range, exact.g, exact.stats,
-                           used ? as_f64(dy) : Tensor(), times_alpha, exact.w.like(), exact.alpha.like()});
+            gpu.push_back({item.w, item.params, item.stats, dy, item.w.like(), item.params.scale.like()});
+            cpu.push_back({exact.w, exact.params, exact.stats, used ? as_f64(dy) : Tensor(), exact.w.like(),
+                           exact.params.scale.like()});
         }
         on_gpu().quantize_weights_backward(gpu, regularized ? dreg : Tensor());
         on_cpu().quantize_weights_backward(cpu, regularized ? as_f64(dreg) : Tensor());
@@ -223,18 +223,18 @@ TEST_CASE("gpu quantizers: gradients of all weights at once", "[gpu]") {
             dw.note(l2_error(gpu[k].dw.to_vector(), cpu[k].dw.to_vector()), name);
             CHECK(l2_error(gpu[k].dw.to_vector(), cpu[k].dw.to_vector()) <= 1e-5);  // H200: 7.4e-8
             // g times a sum of dw-like terms of either sign, which may happen to be small
-            const double expected = cpu[k].dalpha.item();
-            const double size =
-                std::max(std::abs(expected), 0.3 * cpu[k].g.item() * l2_norm(cpu[k].dw.to_vector()));
-            const double error = std::abs(gpu[k].dalpha.item() - expected);
-            INFO("dalpha " << gpu[k].dalpha.item() << ", expected " << expected << ", size " << size);
-            if (error > 0) dalpha.note(error / size, name);
+            const double expected = cpu[k].dscale.item();
+            const double size = std::max(
+                std::abs(expected), 0.3 * cpu[k].params.grad_scale.item() * l2_norm(cpu[k].dw.to_vector()));
+            const double error = std::abs(gpu[k].dscale.item() - expected);
+            INFO("dscale " << gpu[k].dscale.item() << ", expected " << expected << ", size " << size);
+            if (error > 0) dscale.note(error / size, name);
             // measured on an H200: 3.4e-5 of `size`, at 8 bits. v of 8 bits is up to 128, and rounded to f32
             // before it is taken from its code
-            const double rounding =
-                2e-7 * gpu[k].range.high * cpu[k].g.item() * l2_norm(cpu[k].dw.to_vector());
+            const double rounding = 2e-7 * range_of(gpu[k].params).high * cpu[k].params.grad_scale.item() *
+                                    l2_norm(cpu[k].dw.to_vector());
             CHECK(error <= 1e-5 * size + rounding);
         }
     }
-    WARN("gradients of weights: dw " << dw.str() << "; dalpha " << dalpha.str());
+    WARN("gradients of weights: dw " << dw.str() << "; dscale " << dscale.str());
 }

@@ -2,6 +2,8 @@
 // scripts/test-gpu also runs under compute-sanitizer [gpu-ops].
 #pragma once
 
+#include "tests/quant_params.h"
+
 #include <string>
 #include <vector>
 

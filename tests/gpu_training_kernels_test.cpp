@@ -63,14 +63,14 @@ Tensor schedule_of(int step, double gradient_scale) {
 TEST_CASE("gpu kernels: adamw, more parameters than a launch takes", "[gpu]") {
     if (gpu_missing()) return;
     Parameters parameters(750);
-    const Tensor halt = Tensor::from({0}, {1}, DType::i32), gpu_halt = halt.to(kGpu);
+    const Tensor found_inf = Tensor::from({0}, {1}, DType::i32), gpu_found_inf = found_inf.to(kGpu);
     for (int step = 1; step <= 4; ++step) {
         parameters.set_gradients(step);
         const Tensor schedule = schedule_of(step, step == 2 ? 0.25 : 1.0);
-        on_gpu().adamw(parameters.gpu, kRates, schedule.to(kGpu), gpu_halt);
-        on_cpu().adamw(parameters.cpu, kRates, schedule, halt);
+        on_gpu().adamw(parameters.gpu, kRates, schedule.to(kGpu), gpu_found_inf);
+        on_cpu().adamw(parameters.cpu, kRates, schedule, found_inf);
     }
-    CHECK(gpu_halt.item() == 0);
+    CHECK(gpu_found_inf.item() == 0);
     Worst worst;
     for (size_t k = 0; k < parameters.gpu.size(); ++k) {
         const AdamwItem &gpu = parameters.gpu[k], &cpu = parameters.cpu[k];
@@ -94,23 +94,23 @@ TEST_CASE("gpu kernels: adamw changes nothing behind a halt, and marks a step th
     if (gpu_missing()) return;
     Parameters parameters(20);
     parameters.set_gradients(1);
-    const Tensor schedule = schedule_of(1, 1.0).to(kGpu), halt = gpu_vector({0}, DType::i32);
+    const Tensor schedule = schedule_of(1, 1.0).to(kGpu), found_inf = gpu_vector({0}, DType::i32);
     const std::vector<double> before = parameters.values();
-    on_gpu().halt_unless_finite(gpu_vector({1, 2, kNaN, 4}, DType::f32), halt);
-    CHECK(halt.item() == 1);
-    on_gpu().adamw(parameters.gpu, kRates, schedule, halt);
+    on_gpu().find_not_finite(gpu_vector({1, 2, kNaN, 4}, DType::f32), found_inf);
+    CHECK(found_inf.item() == 1);
+    on_gpu().adamw(parameters.gpu, kRates, schedule, found_inf);
     CHECK(parameters.values() == before);
-    CHECK(halt.item() == 1);
+    CHECK(found_inf.item() == 1);
 
-    on_gpu().fill(0, halt);
-    on_gpu().halt_unless_finite(gpu_vector({1, -2, 0, 1e30}, DType::f32), halt);
-    CHECK(halt.item() == 0);
+    on_gpu().fill(0, found_inf);
+    on_gpu().find_not_finite(gpu_vector({1, -2, 0, 1e30}, DType::f32), found_inf);
+    CHECK(found_inf.item() == 0);
     on_gpu().fill(kNaN, parameters.gpu[2].g);  // of 31 elements: a loss would have told
-    on_gpu().adamw(parameters.gpu, kRates, schedule, halt);
-    CHECK(halt.item() == 0);
+    on_gpu().adamw(parameters.gpu, kRates, schedule, found_inf);
+    CHECK(found_inf.item() == 0);
     on_gpu().fill(kNaN, parameters.gpu[8].g);  // of one element
-    on_gpu().adamw(parameters.gpu, kRates, schedule, halt);
-    CHECK(halt.item() == 2);
+    on_gpu().adamw(parameters.gpu, kRates, schedule, found_inf);
+    CHECK(found_inf.item() == 2);
 }
 
 TEST_CASE("gpu kernels: gradients are clipped to the norm of all", "[gpu][gpu-ops]") {
@@ -141,16 +141,24 @@ TEST_CASE("gpu kernels: stochastic depth draws what the CPU draws", "[gpu][gpu-o
     }
 }
 
-TEST_CASE("gpu kernels: steps are raised in place, more than a launch takes", "[gpu][gpu-ops]") {
+TEST_CASE("gpu kernels: adamw raises values to their bound, more than a launch takes", "[gpu][gpu-ops]") {
     if (gpu_missing()) return;
-    const Tensor all = gpu_vector(exact_fill(DType::f32, "steps", 1500, 3e-4), DType::f32);
-    const Tensor expected = all.to(engine::Device::cpu);
-    std::vector<Tensor> steps, host_steps;
-    for (int64_t i = 0; i < 1500; ++i) {
-        steps.push_back(all.slice(i, i + 1));
-        host_steps.push_back(expected.slice(i, i + 1));
+    std::vector<AdamwItem> items, host;
+    for (int k = 0; k < 2100; ++k) {
+        const std::vector<double> values =
+            k % 7 == 0 ? std::vector<double>{-3, 0.25, 1e-6} : std::vector<double>{k % 3 * 1e-4};
+        const auto zeros = [&] { return gpu_vector(std::vector<double>(values.size(), 0.0), DType::f32); };
+        items.push_back({gpu_vector(values, DType::f32), zeros(), zeros(), zeros(), false, 1.5e-4});
+        host.push_back({Tensor::from(values, items.back().p.shape(), DType::f32),
+                        zeros().to(engine::Device::cpu), zeros().to(engine::Device::cpu),
+                        zeros().to(engine::Device::cpu), false, 1.5e-4});
     }
-    on_gpu().raise_steps(steps);
-    on_cpu().raise_steps(host_steps);
-    CHECK(all.to_vector() == expected.to_vector());
+    const Tensor schedule = schedule_of(1, 1.0), found_inf = Tensor::from({0}, {1}, DType::i32);
+    on_gpu().adamw(items, kRates, schedule.to(kGpu), found_inf.to(kGpu));
+    on_cpu().adamw(host, kRates, schedule, found_inf);
+    for (size_t k = 0; k < items.size(); ++k) {
+        INFO(k);
+        CHECK(items[k].p.to_vector() == host[k].p.to_vector());
+        CHECK(host[k].p.to_vector()[0] >= 1.4999e-4);
+    }
 }

@@ -157,7 +157,7 @@ Trace trace_of(const RunOptions& options, const std::vector<bool>& regularize) {
     Trace trace;
     for (const bool on : regularize) {
         const apps::StepResult result = run.step(on);
-        CHECK(result.halt == 0);
+        CHECK(result.found_inf == 0);
         CHECK((result.regularizer != 0) == on);
         for (const double value : {result.loss, result.regularizer, static_cast<double>(result.top1),
                                    static_cast<double>(result.top5)}) {
@@ -294,13 +294,13 @@ TEST_CASE("gpu training: a loss that is not finite stops the updates and is expl
     for (const bool graph : {true, false}) {
         INFO("graph " << graph);
         Run run({.graph = graph, .soft = true});
-        for (int i = 0; i < 3; ++i) CHECK(run.step().halt == 0);
+        for (int i = 0; i < 3; ++i) CHECK(run.step().found_inf == 0);
         const std::vector<double> before = run.state();
         data::Batch bad = batch_of(3, kBatch, true);
         bad.soft[5 * kClasses + 2] = std::numeric_limits<float>::quiet_NaN();  // in one picture's targets
         const apps::StepResult stopped = run.step(false, &bad);
         CHECK(std::isnan(stopped.loss));
-        CHECK((stopped.halt & 1) == 1);
+        CHECK((stopped.found_inf & 1) == 1);
         CHECK(run.state() == before);
         const std::string why = run.explanation(stopped);
         INFO(why);
@@ -308,7 +308,7 @@ TEST_CASE("gpu training: a loss that is not finite stops the updates and is expl
         CHECK(why.find("soft_cross_entropy in loss") != std::string::npos);
         const apps::StepResult behind = run.step();  // a good batch
         CHECK(std::isfinite(behind.loss));
-        CHECK(behind.halt != 0);
+        CHECK(behind.found_inf != 0);
         CHECK(run.state() == before);
     }
 }
@@ -323,7 +323,7 @@ TEST_CASE("gpu training: the layer is named where values stop being finite", "[g
         const std::vector<double> before = run.state();
         const apps::StepResult stopped = run.step();
         CHECK_FALSE(std::isfinite(stopped.loss));
-        CHECK((stopped.halt & 1) == 1);
+        CHECK((stopped.found_inf & 1) == 1);
         CHECK(run.state() == before);
         const std::string why = run.explanation(stopped);
         INFO(why);

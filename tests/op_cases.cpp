@@ -99,7 +99,7 @@ std::vector<OpCase> matmul_cases() {
     const auto scores = [](int64_t heads) {
         return [heads](const Args& in) { return autograd::attention_scores(in[0], in[1], heads); };
     };
-    const auto mix = [](const Args& in) { return autograd::attention_mix(in[0], in[1]); };
+    const auto mix = [](const Args& in) { return autograd::attention_apply(in[0], in[1]); };
     return {
         {"linear", "one", plain, {{{1, 1}}, {{1, 1}}}, no_bias},
         {"linear", "no bias", plain, {{{31, 49}}, {{197, 49}}}, no_bias},
@@ -110,10 +110,10 @@ std::vector<OpCase> matmul_cases() {
         {"attention_scores", "31", {"batched_matmul"}, {{{2, 31, 6}}, {{2, 31, 6}}}, scores(2)},
         {"attention_scores", "49", {"batched_matmul"}, {{{3, 49, 62}}, {{3, 49, 62}}}, scores(2)},
         {"attention_scores", "197", {"batched_matmul"}, {{{1, 197, 24}}, {{1, 197, 24}}}, scores(3)},
-        {"attention_mix", "one", {"batched_matmul"}, {{{1, 1, 1, 1}}, {{1, 1, 1}}}, mix},
-        {"attention_mix", "31", {"batched_matmul"}, {{{2, 2, 31, 31}}, {{2, 31, 6}}}, mix},
-        {"attention_mix", "49", {"batched_matmul"}, {{{3, 2, 49, 49}}, {{3, 49, 62}}}, mix},
-        {"attention_mix", "197", {"batched_matmul"}, {{{1, 3, 197, 197}}, {{1, 197, 24}}}, mix},
+        {"attention_apply", "one", {"batched_matmul"}, {{{1, 1, 1, 1}}, {{1, 1, 1}}}, mix},
+        {"attention_apply", "31", {"batched_matmul"}, {{{2, 2, 31, 31}}, {{2, 31, 6}}}, mix},
+        {"attention_apply", "49", {"batched_matmul"}, {{{3, 2, 49, 49}}, {{3, 49, 62}}}, mix},
+        {"attention_apply", "197", {"batched_matmul"}, {{{1, 3, 197, 197}}, {{1, 197, 24}}}, mix},
     };
 }
 

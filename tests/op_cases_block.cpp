@@ -214,12 +214,17 @@ AttentionParts attention_inputs(RowInputs& in, const AttentionOptions& options) 
 
 Variable attention_forward(const AttentionParts& parts, const AttentionOptions& options, const Args& in) {
     std::vector<Quantized> w;
+    engine::Tensor matrix;
     if (parts.w_alpha[0]) {
         std::vector<autograd::WeightParameters> weights;
         for (size_t t = 0; t < 3; ++t) {
-            weights.push_back({in[parts.w[t]], in[*parts.w_alpha[t]], kAttentionRange});
+            weights.push_back({in[parts.w[t]], quant_params(in[*parts.w_alpha[t]], {}, kAttentionRange),
+                               kAttentionRange.count(), t > 0});
         }
-        w = autograd::quantize_weights(weights, in[0].value().dtype(), false).weights;
+        const autograd::QuantizedWeights all =
+            autograd::quantize_weights(weights, in[0].value().dtype(), false);
+        w = all.weights;
+        matrix = all.matrices[0];
     } else {
         for (const size_t place : parts.w) w.emplace_back(in[place]);
     }
@@ -232,7 +237,7 @@ Variable attention_forward(const AttentionParts& parts, const AttentionOptions& 
     if (options.ordered) {
         groups.order = nn::on_device(nn::order_of(options.order()), in[0].value().device());
     }
-    return autograd::attention(parts.x.quantized(in), projection(0), projection(1), projection(2),
+    return autograd::attention(parts.x.quantized(in), {projection(0), projection(1), projection(2), matrix},
                                parameters_of(parts.probability, in), parameters_of(parts.output, in),
                                options.heads, kScoreScale, terms, groups)
         .q;

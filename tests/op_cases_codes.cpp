@@ -107,8 +107,10 @@ OpCase weights_case(const std::string& label, int bits, bool regularize) {
     const double alpha = 0.9 / first.count();
     row.inputs = {{{12, 20}, 0.7}, {{1}, 0.0, alpha}, {{6, 2, 4, 5}, 0.4}, {{1}, 0.0, 0.0025}};
     row.forward = [=](const Args& in) {
-        const auto quantized = autograd::quantize_weights({{in[0], in[1], first}, {in[2], in[3], second}},
-                                                          in[0].value().dtype(), regularize);
+        const auto quantized =
+            autograd::quantize_weights({{in[0], quant_params(in[1], {}, first), first.count()},
+                                        {in[2], quant_params(in[3], {}, second), second.count()}},
+                                       in[0].value().dtype(), regularize);
         const Variable a = autograd::reshape(quantized.weights[0].q, {240});
         const Variable b = autograd::reshape(quantized.weights[1].q, {240});
         const Variable codes = autograd::add(autograd::scale(a, 0.7), autograd::scale(b, -0.05));

@@ -13,9 +13,9 @@ constexpr double kScale = 0.37;  // of the steps' gradients
 OpCase heads_case(const std::string& label, const Shape& shape, int64_t heads, int64_t inner,
                   CodeRange range) {
     OpCase row;
-    row.op = "lsq_heads";
+    row.op = "lsq";
     row.label = label;
-    row.kernels = {"lsq", "lsq_backward", "take_columns", "put_columns"};
+    row.kernels = {"lsq", "lsq_backward"};
     row.inputs = {{shape, 0.6 * range.count() * 0.2, 0.5 * (range.low + range.high) * 0.2},
                   {{heads}, 0.05, 0.2},
                   {{1}, 0.0, kScale, false}};
@@ -23,7 +23,7 @@ OpCase heads_case(const std::string& label, const Shape& shape, int64_t heads, i
         return static_cast<size_t>(static_cast<int64_t>(i) / inner % heads);
     };
     row.forward = [=](const Args& in) {
-        return autograd::lsq_heads(in[0], in[1], inner, range, in[2].value());
+        return autograd::lsq(in[0], quant_params(in[1], {}, range, in[2].value(), inner));
     };
     row.place = [=](Values& in) {
         for (size_t i = 0; i < in[0].size(); ++i) {

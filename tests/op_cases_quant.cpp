@@ -3,6 +3,7 @@
 
 #include "tests/frozen.h"
 #include "tests/op_cases.h"
+#include "tests/quant_params.h"
 
 namespace vvtq::tests {
 namespace {
@@ -35,7 +36,8 @@ OpCase lsq_case(const std::string& label, const Shape& shape, CodeRange range, d
     }
     row.inputs.push_back({{1}, 0.0, 0.37, false});  // g
     row.forward = [range, offset](const Args& in) {
-        return autograd::lsq(in[0], in[1], offset ? in[2] : Variable(), range, in.back().value());
+        return autograd::lsq(in[0],
+                             quant_params(in[1], offset ? in[2] : Variable(), range, in.back().value()));
     };
     row.place = [offset](Values& in) { clear_of_ties(in[0], in[1][0], offset ? in[2][0] : 0.0); };
     row.frozen = [range, offset](const Values& base, const Values& at) {
@@ -92,7 +94,7 @@ OpCase bin_case(const std::string& label, const Shape& shape, int bits) {
     row.kernels = {"bin_regularizer", "bin_regularizer_backward"};
     row.inputs = {{shape, 0.7}, {{1}, 0.0, 0.9 / range.count()}, {{1}, 0.0, 0.37, false}};
     row.forward = [range](const Args& in) {
-        return autograd::bin_regularizer(in[0], in[1], range, in[2].value());
+        return autograd::bin_regularizer(in[0], quant_params(in[1], {}, range, in[2].value()));
     };
     row.place = [](Values& in) { clear_of_ties(in[0], in[1][0], 0.0); };
     row.frozen = [range](const Values& base, const Values& at) {

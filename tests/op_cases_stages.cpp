@@ -103,7 +103,7 @@ std::vector<OpCase> sum_and_norm_cases() {
     };
     const std::vector<std::string> passes = {"batch_norm_relu", "batch_norm_relu_backward"};
     std::vector<std::string> training = passes;
-    training.insert(training.end(), {"column_moments", "track_moments"});
+    training.insert(training.end(), {"column_moments", "update_running_stats"});
     return {
         {"weighted_sum", "one", sums, {{{1, 1}}, {{1, 1}}, {{1}, 0.1, 1.0}, {{1}, 0.1, 1.0}}, sum},
         {"weighted_sum",

@@ -2,14 +2,14 @@
 
 namespace vvtq::tests {
 
-using autograd::LsqParameters;
 using autograd::Quantized;
+using autograd::QuantParams;
 using autograd::Variable;
 using engine::CodeRange;
 using engine::Shape;
 
-LsqParameters StepPlaces::parameters(const Args& in) const {
-    return {in[alpha], beta ? in[*beta] : Variable(), range, in[g].value()};
+QuantParams StepPlaces::parameters(const Args& in) const {
+    return quant_params(in[alpha], beta ? in[*beta] : Variable(), range, in[g].value());
 }
 
 FrozenStep StepPlaces::frozen(const Values& base, const Values& at) const {
@@ -35,8 +35,8 @@ void Operand::place_clear(Values& in) const {
     if (step) clear_of_ties(in[*place], in[step->alpha][0], step->beta ? in[*step->beta][0] : 0.0);
 }
 
-LsqParameters parameters_of(const std::optional<StepPlaces>& step, const Args& in) {
-    return step ? step->parameters(in) : LsqParameters{};
+QuantParams parameters_of(const std::optional<StepPlaces>& step, const Args& in) {
+    return step ? step->parameters(in) : QuantParams{};
 }
 
 Both behind(const std::optional<StepPlaces>& step, const Both& x, const Values& base, const Values& at) {

@@ -5,6 +5,7 @@
 
 #include "tests/frozen.h"
 #include "tests/op_cases.h"
+#include "tests/quant_params.h"
 
 namespace vvtq::tests {
 
@@ -17,7 +18,7 @@ struct StepPlaces {
     std::optional<size_t> beta;
     size_t g;
 
-    autograd::LsqParameters parameters(const Args& in) const;
+    autograd::QuantParams parameters(const Args& in) const;
     FrozenStep frozen(const Values& base, const Values& at) const;
 };
 
@@ -35,7 +36,7 @@ struct Operand {
 };
 
 /// The parameters of a quantizer that may not be there.
-autograd::LsqParameters parameters_of(const std::optional<StepPlaces>& step, const Args& in);
+autograd::QuantParams parameters_of(const std::optional<StepPlaces>& step, const Args& in);
 /// x behind a quantizer that may not be there.
 Both behind(const std::optional<StepPlaces>& step, const Both& x, const Values& base, const Values& at);
 /// The same for an op that returns codes.

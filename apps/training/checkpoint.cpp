@@ -5,7 +5,7 @@
 
 #include "apps/training/telling_shapes.h"
 #include "engine/check.h"
-#include "quant/head_lsq.h"
+#include "quant/attach.h"
 
 namespace vvtq::apps {
 namespace {
@@ -40,17 +40,6 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 /// Steps and offsets of quantizers.
 bool is_step(const std::string& name) { return name.ends_with(".alpha") || name.ends_with(".beta"); }
-
-void mark_steps_ready(nn::Model& model) {
-    for (const auto& [path, module] : model.modules()) {
-        if (auto* lsq = dynamic_cast<quant::Lsq*>(module)) {
-            // a step of 0 was saved before the quantizer saw a tensor: Swin's picture quantizer never does
-            if (lsq->step() != 0) lsq->mark_ready();
-        } else if (auto* by_head = dynamic_cast<quant::HeadLsq*>(module)) {
-            by_head->mark_ready();
-        }
-    }
-}
 
 }  // namespace
 
@@ -169,7 +158,9 @@ void Checkpoint::load_parameters(nn::Model& model, bool ignore_steps) const {
     for (const auto& [name, buffer] : model.buffers()) {
         engine::kernels(buffer.device()).copy(tensor(name, buffer.dtype()).to(buffer.device()), buffer);
     }
-    mark_steps_ready(model);
+    for (const auto& [path, slot] : quant::slots(model)) {
+        if (slot->get() != nullptr) slot->get()->state_loaded();
+    }
 }
 
 void Checkpoint::load_optimizer(nn::Adamw& optimizer) const {

@@ -64,7 +64,7 @@ nn::Tensor DeviceBatch::pictures(engine::DType dtype) const {
     const data::Normalization normalization;
     const nn::Tensor y({size_, 3, image_size_, image_size_}, dtype, pixels_.device());
     engine::kernels(y.device())
-        .normalize_pixels(pixels_.slice(0, size_), normalization.mean, normalization.deviation, y);
+        .normalize_pixels(pixels_.slice(0, size_), normalization.mean, normalization.std, y);
     return y;
 }
 

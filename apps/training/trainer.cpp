@@ -158,7 +158,7 @@ void Trainer::account(const Pass& pass, Meters& meters) {
     in_step_ = true;
     reading_ = step;
     const StepResult result = step_->take();
-    if (result.halt != 0) {
+    if (result.found_inf != 0) {
         data::Loader& batches = loader(pass.crops);
         batches.start(static_cast<uint64_t>(pass.epoch), index);
         data::Batch batch;

@@ -42,8 +42,8 @@ TrainingStep::TrainingStep(nn::Model& model, nn::Adamw& optimizer, const DeviceB
       optimizer_(optimizer),
       batch_(batch),
       options_(options),
-      results_(optimizer.halt().device()) {
-    const engine::Device device = optimizer.halt().device();
+      results_(optimizer.found_inf().device()) {
+    const engine::Device device = optimizer.found_inf().device();
     const engine::DType master = engine::master_of(options.dtype);
     key_ = nn::Tensor({1}, engine::DType::i64, device);
     lambda_ = nn::Tensor({1}, engine::DType::f64, device);
@@ -66,12 +66,12 @@ void TrainingStep::compute(bool regularize) {
     quant::regularize(model_, regularize);
     const nn::Variable logits = model_.forward(batch_.pictures(options_.dtype), key_);
     const nn::Variable loss = loss_of(logits);
-    kernel.halt_unless_finite(loss.value(), optimizer_.halt());
+    kernel.find_not_finite(loss.value(), optimizer_.found_inf());
     kernel.copy(loss.value(), loss_);
     if (regularize) {
         const nn::Variable term =
             autograd::scale_by(quant::bin_regularizer(model_).total, lambda_.to(loss_.dtype()));
-        kernel.halt_unless_finite(term.value(), optimizer_.halt());
+        kernel.find_not_finite(term.value(), optimizer_.found_inf());
         kernel.copy(term.value(), regularizer_);
         autograd::add(loss, term).backward();
     } else {
@@ -105,7 +105,7 @@ void TrainingStep::submit(const StepRates& rates) {
         compute(rates.regularize);
         ++eager_;
     }
-    results_.send({loss_, regularizer_, counts_, optimizer_.halt()});
+    results_.send({loss_, regularizer_, counts_, optimizer_.found_inf()});
 }
 
 StepResult TrainingStep::take() {
@@ -116,7 +116,7 @@ StepResult TrainingStep::take() {
 
 void TrainingStep::explain(const StepRates& rates, const StepResult& bad) {
     const bool loss = !std::isfinite(bad.loss);
-    if ((bad.halt & 1) == 0) {
+    if ((bad.found_inf & 1) == 0) {
         for (const nn::NamedParameter& p : model_.parameters()) {
             if (p.parameter.value().numel() == 1 && !is_finite(p.parameter.value())) {
                 engine::run_error(p.name, " is not finite after the update", kRemedy);

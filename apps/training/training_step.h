@@ -31,8 +31,8 @@ struct StepResult {
     double loss;         // without the regularizer
     double regularizer;  // lambda times the sum over layers; 0 without
     int64_t top1, top5;  // pictures whose label is the largest, among the 5 largest logits
-    int halt;  // Adamw::halt behind this step: where it is not 0, this and later steps changed nothing, or
-               // (bit 1) made a step of a quantizer not finite
+    int found_inf;       // Adamw::found_inf behind this step: where it is not 0, this and later steps changed
+                    // nothing, or (bit 1) made a step of a quantizer not finite
 };
 
 /// Forward, loss, regularizer, backward, AdamW over the batch at its fixed place. A step is enqueued and its

@@ -34,10 +34,10 @@ void update(const Chunk& chunk, const AdamwRates& step, const double* schedule) 
 
 }  // namespace
 
-void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, In schedule, In halt) {
+void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg schedule, Arg found_inf) {
     check_size(schedule, 4, DType::f64);
-    check_size(halt, 1, DType::i32);
-    if (*halt.data<int32_t>() != 0) return;
+    check_size(found_inf, 1, DType::i32);
+    if (*found_inf.data<int32_t>() != 0) return;
     std::vector<Chunk> chunks;
     for (const AdamwItem& item : items) {
         for (const Tensor* t : {&item.g, &item.m, &item.v}) check_like(item.p, *t);
@@ -51,9 +51,16 @@ void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, In sche
         with_floating(chunk.item->p.dtype(), [&]<typename T>() { update<T>(chunk, rates, times); });
     });
     for (const AdamwItem& item : items) {
-        if (item.p.numel() != 1) continue;
+        if (item.p.numel() != 1 && !std::isfinite(item.least)) continue;
         with_floating(item.p.dtype(), [&]<typename T>() {
-            if (!std::isfinite(*item.p.data<T>())) *halt.data<int32_t>() |= 2;
+            T* p = item.p.data<T>();
+            for (int64_t i = 0; i < item.p.numel(); ++i) {
+                if (!std::isfinite(p[i])) {
+                    *found_inf.data<int32_t>() |= 2;
+                } else if (static_cast<double>(p[i]) < item.least) {
+                    p[i] = static_cast<T>(item.least);
+                }
+            }
         });
     }
 }

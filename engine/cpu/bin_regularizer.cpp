@@ -13,6 +13,11 @@ namespace {
 
 constexpr int64_t kWeights = 65536;  // of one chunk
 
+CodeRange range_of(const QuantParams& quantizer) {
+    const int32_t* range = quantizer.range.data<int32_t>();
+    return {range[0], range[1]};
+}
+
 struct Bin {
     double count = 0, sum = 0, squares = 0;
 };
@@ -40,13 +45,14 @@ double backward_chunk(const T* w, Step<T> step, const T* slope, const T* shift, 
 
 }  // namespace
 
-void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats) {
-    check_size(alpha, 1, w.dtype());
+void bin_regularizer(Arg w, const QuantParams& quantizer, Arg loss, Arg stats) {
+    check_size(quantizer.scale, 1, w.dtype());
     check_size(loss, 1, w.dtype());
+    const CodeRange range = range_of(quantizer);
     check_size(stats, int64_t{3} * range.count(), DType::f64);
     with_floating(w.dtype(), [&]<typename T>() {
         const T* pw = w.data<T>();
-        const Step<T> step(alpha, {}, range);
+        const Step<T> step(quantizer);
         const int64_t n = w.numel();
         const auto bins = static_cast<size_t>(range.count());
         const int64_t chunks = (n + kWeights - 1) / kWeights;
@@ -88,16 +94,17 @@ void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats) {
     });
 }
 
-void bin_regularizer_backward(In dy, In w, In alpha, CodeRange range, In stats, In g, In dw, In dalpha) {
+void bin_regularizer_backward(Arg dy, Arg w, const QuantParams& quantizer, Arg stats, Arg dw, Arg dscale) {
     check_like(w, dw);
     check_size(dy, 1, w.dtype());
-    check_size(g, 1, w.dtype());
-    check_size(dalpha, 1, w.dtype());
+    check_size(quantizer.grad_scale, 1, w.dtype());
+    check_size(dscale, 1, w.dtype());
+    const CodeRange range = range_of(quantizer);
     check_size(stats, int64_t{3} * range.count(), DType::f64);
     with_floating(w.dtype(), [&]<typename T>() {
         const T* pw = w.data<T>();
         T* pdw = dw.data<T>();
-        const Step<T> step(alpha, {}, range);
+        const Step<T> step(quantizer);
         const T upstream = *dy.data<T>();
         const double* pstats = stats.data<double>();
         // d loss / du = 2 d / n + 2 (d - mean_k) / (count_k - 1) = slope_k d - shift_k
@@ -114,7 +121,7 @@ void bin_regularizer_backward(In dy, In w, In alpha, CodeRange range, In stats, 
             return backward_chunk<T>(pw + begin, step, slope.data(), shift.data(), range.low, upstream,
                                      end - begin, pdw + begin);
         });
-        *dalpha.data<T>() = static_cast<T>(total * static_cast<double>(*g.data<T>()));
+        *dscale.data<T>() = static_cast<T>(total * static_cast<double>(*quantizer.grad_scale.data<T>()));
     });
 }
 

@@ -8,10 +8,39 @@
 namespace vvtq::engine::cpu {
 namespace {
 
-void check_step(In x, In alpha, In beta) {
-    check_size(alpha, 1, x.dtype());
-    if (beta.defined()) check_size(beta, 1, x.dtype());
+void check_quantizer(Arg x, const QuantParams& quantizer) {
+    const int64_t groups = quantizer.groups();
+    check_size(quantizer.scale, groups, x.dtype());
+    check_size(quantizer.range, 2, DType::i32);
+    if (quantizer.offset.defined()) check_size(quantizer.offset, groups, x.dtype());
+    VVTQ_CHECK(
+        groups == 1 || (groups > 1 && quantizer.inner > 0 && x.numel() % (groups * quantizer.inner) == 0),
+        x.shape().str(), " in ", groups, " groups of ", quantizer.inner);
 }
+
+/// The pieces that a pass over n elements is cut into, so that each is of one group and at most kChunk long.
+struct Pieces {
+    int64_t inner, groups, each, in_run, count;
+
+    Pieces(int64_t n, const QuantParams& quantizer)
+        : inner(quantizer.groups() == 1 ? n : quantizer.inner),
+          groups(quantizer.groups()),
+          each(std::max<int64_t>(1, std::min(inner, kChunk))),
+          in_run((inner + each - 1) / each),
+          count(n == 0 ? 0 : n / inner * in_run) {}
+    int64_t group(int64_t piece) const { return piece / in_run % groups; }
+    /// f(piece, begin, end), in parallel.
+    template <typename F>
+    void for_each(F&& f) const {
+        parallel_chunks(count, std::max<int64_t>(1, kChunk / each),
+                        [&](int64_t, int64_t first, int64_t last) {
+                            for (int64_t piece = first; piece < last; ++piece) {
+                                const int64_t run = piece / in_run * inner, begin = piece % in_run * each;
+                                f(piece, run + begin, run + std::min(inner, begin + each));
+                            }
+                        });
+    }
+};
 
 // Loops with reductions stand in functions of their own, with all they read as arguments: behind the
 // references of a lambda they would not vectorize.
@@ -54,56 +83,61 @@ void fit_chunk(const T* x, double a, double o, double low, double high, int64_t 
 
 }  // namespace
 
-void lsq(In x, In alpha, In beta, CodeRange range, In y) {
+void lsq(Arg x, const QuantParams& quantizer, Arg y) {
     check_like(x, y);
-    check_step(x, alpha, beta);
+    check_quantizer(x, quantizer);
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
         T* py = y.data<T>();
-        const Step<T> step(alpha, beta, range);
-        parallel_chunks(x.numel(), kChunk, [=](int64_t, int64_t begin, int64_t end) {
+        const Pieces pieces(x.numel(), quantizer);
+        pieces.for_each([&](int64_t piece, int64_t begin, int64_t end) {
+            const Step<T> step(quantizer, pieces.group(piece));
 #pragma omp simd
             for (int64_t i = begin; i < end; ++i) py[i] = step.code(px[i]) * step.a + step.o;
         });
     });
 }
 
-void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, In dalpha, In dbeta) {
+void lsq_backward(Arg dy, Arg x, const QuantParams& quantizer, Arg dx, Arg dscale, Arg doffset) {
     check_like(dy, x);
     check_like(x, dx);
-    check_step(x, alpha, beta);
-    check_step(x, dalpha, dbeta);
-    check_size(g, 1, x.dtype());
+    check_quantizer(x, quantizer);
+    check_like(quantizer.scale, dscale);
+    if (doffset.defined()) check_like(quantizer.scale, doffset);
+    check_size(quantizer.grad_scale, 1, x.dtype());
     with_floating(x.dtype(), [&]<typename T>() {
         const T *pdy = dy.data<T>(), *px = x.data<T>();
         T* pdx = dx.data<T>();
-        const Step<T> step(alpha, beta, range);
-        const int64_t n = x.numel();
-        const int64_t chunks = (n + kChunk - 1) / kChunk;
-        std::vector<double> sums(static_cast<size_t>(2 * chunks));
-        parallel_chunks(n, kChunk, [&](int64_t c, int64_t begin, int64_t end) {
-            backward_chunk<T>(pdy + begin, px + begin, step, end - begin, pdx + begin,
-                              &sums[static_cast<size_t>(2 * c)]);
+        const Pieces pieces(x.numel(), quantizer);
+        std::vector<double> sums(static_cast<size_t>(2 * pieces.count));
+        pieces.for_each([&](int64_t piece, int64_t begin, int64_t end) {
+            backward_chunk<T>(pdy + begin, px + begin, Step<T>(quantizer, pieces.group(piece)), end - begin,
+                              pdx + begin, &sums[static_cast<size_t>(2 * piece)]);
         });
-        double total_alpha = 0, total_beta = 0;
-        for (size_t c = 0; c < sums.size(); c += 2) {
-            total_alpha += sums[c];
-            total_beta += sums[c + 1];
+        std::vector<double> of_scale(static_cast<size_t>(pieces.groups)), of_offset = of_scale;
+        for (int64_t piece = 0; piece < pieces.count; ++piece) {
+            const auto group = static_cast<size_t>(pieces.group(piece));
+            of_scale[group] += sums[static_cast<size_t>(2 * piece)];
+            of_offset[group] += sums[static_cast<size_t>(2 * piece + 1)];
         }
-        *dalpha.data<T>() = static_cast<T>(total_alpha * static_cast<double>(*g.data<T>()));
-        if (dbeta.defined()) *dbeta.data<T>() = static_cast<T>(total_beta);
+        const double g = static_cast<double>(*quantizer.grad_scale.data<T>());
+        for (size_t group = 0; group < of_scale.size(); ++group) {
+            dscale.data<T>()[group] = static_cast<T>(of_scale[group] * g);
+            if (doffset.defined()) doffset.data<T>()[group] = static_cast<T>(of_offset[group]);
+        }
     });
 }
 
-void lsq_codes(In x, In alpha, In beta, CodeRange range, In q) {
-    check_step(x, alpha, beta);
+void lsq_codes(Arg x, const QuantParams& quantizer, Arg q) {
+    check_quantizer(x, quantizer);
     VVTQ_CHECK(q.numel() == x.numel(), q.shape().str(), " codes for ", x.shape().str());
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
-        const Step<T> step(alpha, beta, range);
+        const Pieces pieces(x.numel(), quantizer);
         if (q.dtype() == DType::i32) {
             int32_t* pq = q.data<int32_t>();
-            parallel_chunks(x.numel(), kChunk, [=](int64_t, int64_t begin, int64_t end) {
+            pieces.for_each([&](int64_t piece, int64_t begin, int64_t end) {
+                const Step<T> step(quantizer, pieces.group(piece));
                 for (int64_t i = begin; i < end; ++i) {
                     const T code = step.code(px[i]);
                     pq[i] = static_cast<int32_t>(code == code ? code : T{0});
@@ -112,31 +146,23 @@ void lsq_codes(In x, In alpha, In beta, CodeRange range, In q) {
             return;
         }
         T* pq = q.data<T>();
-        parallel_chunks(x.numel(), kChunk, [=](int64_t, int64_t begin, int64_t end) {
+        pieces.for_each([&](int64_t piece, int64_t begin, int64_t end) {
+            const Step<T> step(quantizer, pieces.group(piece));
 #pragma omp simd
             for (int64_t i = begin; i < end; ++i) pq[i] = step.code(px[i]);
         });
     });
 }
 
-void raise_steps(const std::vector<Tensor>& alphas) {
-    for (const Tensor& alpha : alphas) {
-        VVTQ_CHECK(alpha.numel() == 1, "step ", alpha.shape().str());
-        with_floating(alpha.dtype(), [&]<typename T>() {
-            T* a = alpha.data<T>();
-            if (std::isfinite(*a) && *a < static_cast<T>(kLeastStep)) *a = static_cast<T>(kLeastStep);
-        });
-    }
-}
-
-void lsq_weight_grad_scale(In w, CodeRange range, In g) {
+void lsq_weight_grad_scale(Arg w, const QuantParams& quantizer, Arg g) {
     check_size(g, 1, w.dtype());
     const Tensor total(Shape{1}, DType::f64);
     sum_abs(w, total);
-    fill(1.0 / std::sqrt(*total.data<double>() * range.high), g);
+    const double of_group = *total.data<double>() / static_cast<double>(quantizer.groups());
+    fill(1.0 / std::sqrt(of_group * quantizer.range.data<int32_t>()[1]), g);
 }
 
-void lsq_fit_sums(In x, double a, double o, CodeRange range, In sums) {
+void lsq_fit_sums(Arg x, double a, double o, CodeRange range, Arg sums) {
     check_size(sums, 3, DType::f64);
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();

@@ -8,17 +8,21 @@
 
 namespace vvtq::engine::cpu {
 
+/// A step as kernels use it.
+template <typename T>
+T used_step(T alpha) {
+    return alpha < static_cast<T>(kLeastStep) ? static_cast<T>(kLeastStep) : alpha;
+}
+
 template <typename T>
 struct Step {
     T a, o, low, high;
 
-    Step(const Tensor& alpha, const Tensor& beta, CodeRange range)
-        : a(*alpha.data<T>()),
-          o(beta.defined() ? *beta.data<T>() : T{0}),
-          low(static_cast<T>(range.low)),
-          high(static_cast<T>(range.high)) {
-        if (a < static_cast<T>(kLeastStep)) a = static_cast<T>(kLeastStep);
-    }
+    explicit Step(const QuantParams& quantizer, int64_t group = 0)
+        : a(used_step(quantizer.scale.data<T>()[group])),
+          o(quantizer.offset.defined() ? quantizer.offset.data<T>()[group] : T{0}),
+          low(static_cast<T>(quantizer.range.data<int32_t>()[0])),
+          high(static_cast<T>(quantizer.range.data<int32_t>()[1])) {}
 
     /// v = (x - o) / a
     T scaled(T x) const { return (x - o) / a; }

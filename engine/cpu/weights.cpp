@@ -6,36 +6,29 @@ namespace vvtq::engine::cpu {
 
 void quantize_weights(const std::vector<WeightItem>& items) {
     for (const WeightItem& item : items) {
-        lsq_codes(item.w, item.alpha, {}, item.range, item.codes);
-        lsq_weight_grad_scale(item.w, item.range, item.g);
-        if (item.reg.defined()) bin_regularizer(item.w, item.alpha, item.range, item.reg, item.stats);
+        lsq_codes(item.w, item.params, item.codes);
+        lsq_weight_grad_scale(item.w, item.params, item.params.grad_scale);
+        if (item.reg.defined()) bin_regularizer(item.w, item.params, item.reg, item.stats);
     }
 }
 
-void quantize_weights_backward(const std::vector<WeightGradientItem>& items, In dreg) {
+void quantize_weights_backward(const std::vector<WeightGradientItem>& items, Arg dreg) {
     for (const WeightGradientItem& item : items) {
         const bool regularized = item.stats.defined() && dreg.defined();
-        if (item.dy.defined()) {
-            Tensor dy = item.dy;
-            if (item.dy_times_alpha) {
-                dy = item.w.like();
-                scale(item.dy, 1.0 / item.alpha.item(), dy);
-            }
-            lsq_backward(dy, item.w, item.alpha, {}, item.range, item.g, item.dw, item.dalpha, {});
-        }
+        if (item.dy.defined()) lsq_backward(item.dy, item.w, item.params, item.dw, item.dscale, {});
         if (!regularized) {
             if (!item.dy.defined()) {
                 fill(0.0, item.dw);
-                fill(0.0, item.dalpha);
+                fill(0.0, item.dscale);
             }
             continue;
         }
         const Tensor dw = item.dy.defined() ? item.w.like() : item.dw;
-        const Tensor dalpha = item.dy.defined() ? item.alpha.like() : item.dalpha;
-        bin_regularizer_backward(dreg, item.w, item.alpha, item.range, item.stats, item.g, dw, dalpha);
+        const Tensor dscale = item.dy.defined() ? item.dscale.like() : item.dscale;
+        bin_regularizer_backward(dreg, item.w, item.params, item.stats, dw, dscale);
         if (item.dy.defined()) {
             accumulate_add(dw, item.dw);
-            accumulate_add(dalpha, item.dalpha);
+            accumulate_add(dscale, item.dscale);
         }
     }
 }

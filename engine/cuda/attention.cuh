@@ -1,5 +1,5 @@
 // attention: what the two attention kernels share. One block works on one head of one group of tokens at a
-// time (AttentionSteps; without groups, of one sample): q, k, v lie in shared memory as bf16 codes (the
+// time (AttentionProblem; without groups, of one sample): q, k, v lie in shared memory as bf16 codes (the
 // values themselves without a quantizer), and warps multiply 16 x 16 pieces of them on the tensor cores.
 // Probabilities are kept in units of their step, w = P / a_p, so that a code is round(min(w, Qp)).
 #pragma once
@@ -51,7 +51,7 @@ __device__ inline float nearest(float x) { return __fadd_rn(__fadd_rn(x, kRoundi
 /// What Step computes, in fewer instructions. The quotient is rounded correctly: x * (1 / a) corrected by its
 /// exact remainder.
 struct Quantizer : Step {
-    __device__ explicit Quantizer(const StepArgument& argument) : Step(argument.load()) {}
+    __device__ explicit Quantizer(const QuantArgument& argument) : Step(argument.load()) {}
     __device__ float scaled(float x) const {
         const float v = x * inverse;
         return fmaf(fmaf(-v, a, x), inverse, v);
@@ -64,16 +64,16 @@ struct Quantizer : Step {
 
 /// From products of a projection to codes, with the step folded into the scale of the products (as
 /// QuickStep): without a quantizer v is the value itself and no v is clipped or rounded.
-struct alignas(16) Projection {
+struct alignas(16) ProjectionQuantizer {
     float weight, slope, unit, rounding;  // unit: 1 / a
     float middle, reach;                  // in(v): |v - middle| <= reach
     uint32_t low, high;                   // twice, as bf16
 
-    __device__ Projection(const AttentionArguments& s, int t) {
+    __device__ ProjectionQuantizer(const AttentionArguments& s, int t) {
         const Step step = s.step[t].load();
-        weight = s.weight_alpha[t] != nullptr ? *s.weight_alpha[t] : 1.0f;
+        weight = s.weight_scale[t] != nullptr ? *s.weight_scale[t] : 1.0f;
         unit = step.inverse;
-        slope = (s.input_alpha != nullptr ? *s.input_alpha : 1.0f) * weight * unit;
+        slope = (s.input_scale != nullptr ? *s.input_scale : 1.0f) * weight * unit;
         rounding = step.on ? kRounding : 0.0f;
         middle = step.on ? 0.5f * (step.low + step.high) : 0.0f;
         reach = step.on ? step.high - middle : INFINITY;
@@ -278,7 +278,7 @@ __device__ void make_codes(const AttentionArguments& s, int t, int head, int row
                            const Matrices<D, M>& matrices, int to) {
     constexpr int kBatch = 4;
     const Share<D> share(s.width);
-    const Projection projection(s, t);
+    const ProjectionQuantizer projection(s, t);
     float offset[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) {

@@ -63,14 +63,14 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
         }
     }
     projections->load(s, head);
-    const Room<D, grouped> room{query,
-                                Reader<D, 4>::straight(matrices),
-                                Reader<D, 4>::crossed(matrices),
-                                scores,
-                                probability.high,
-                                problems.terms(s, s.terms),
-                                problems.terms(s, s.terms_by_key),
-                                sums_scores ? score_sums : nullptr};
+    const BackwardContext<D, grouped> context{query,
+                                              Reader<D, 4>::straight(matrices),
+                                              Reader<D, 4>::crossed(matrices),
+                                              scores,
+                                              probability.high,
+                                              problems.terms(s, s.terms),
+                                              problems.terms(s, s.terms_by_key),
+                                              sums_scores ? score_sums : nullptr};
     float* const bias_sum = bias_sums + warp * 3 * D;
     const float factor = s.scale * probability.a * a_v;
     const int units = (rows / 16 + kBackwardTiles<D> - 1) / kBackwardTiles<D>;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
         for (int number = warp; number < units; number += warps) {
             const Unit<D> unit(number, rows, s.tokens);
             Accumulator dq[kBackwardTiles<D>][D / 8];
-            sums[3] -= query_gradient<D, quantized>(s, room, probability.a, unit, rows, dq);
+            sums[3] -= query_gradient<D, quantized>(s, context, probability.a, unit, rows, dq);
             const Finished f = finish_rows<D, whole>(b, problems, matrices, *projections, kQ, unit.row,
                                                      unit.end, dq, factor * a_k, bias_sum);
             sums[0] += factor * a_k * (f.coded - f.passed);
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
         for (int number = warp; number < units; number += warps) {
             const Unit<D> unit(number, rows, s.tokens);
             Accumulator dk[kBackwardTiles<D>][D / 8], dv[kBackwardTiles<D>][D / 8];
-            key_gradient<D, quantized>(s, room, unit, rows, dk, dv);
+            key_gradient<D, quantized>(s, context, unit, rows, dk, dv);
             const Finished f = finish_rows<D, whole>(b, problems, matrices, *projections, kK, unit.row,
                                                      unit.end, dk, factor * a_q, bias_sum + D);
             sums[1] += factor * a_q * (f.coded - f.passed);
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
 
 template <int D, bool whole>
 auto* kernel_for(const AttentionArguments& s, bool grouped) {
-    if (s.probability.alpha != nullptr) {
+    if (s.probability.scale != nullptr) {
         return grouped ? attention_backward_kernel<D, true, whole, true>
                        : attention_backward_kernel<D, true, whole, false>;
     }
@@ -157,10 +157,10 @@ auto* kernel_for(const AttentionArguments& s, bool grouped) {
 
 constexpr int kSumThreads = 512;
 
-/// y (columns) = column sums of parts (rows, columns), 32 columns a block; a block behind them sums dalphas.
+/// y (columns) = column sums of parts (rows, columns), 32 columns a block; a block behind them sums dscales.
 __global__ void __launch_bounds__(kSumThreads)
     sum_parts_kernel(const BackwardArguments b, const float* from, int rows, int columns, float* y,
-                     float* dalphas) {
+                     float* dscales) {
     const int lane = static_cast<int>(threadIdx.x) % 32, slice = static_cast<int>(threadIdx.x) / 32;
     constexpr int slices = kSumThreads / 32;
     if (static_cast<int>(blockIdx.x) * 32 >= columns) {
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kSumThreads)
 #pragma unroll 8
         for (int i = lane; i < rows * b.forward.heads; i += 32) sum += b.alpha_parts[i * 5 + slice];
         sum = warp_sum(sum);
-        if (lane == 0) dalphas[slice] = b.g[slice] != nullptr ? sum * *b.g[slice] : 0.0f;
+        if (lane == 0) dscales[slice] = b.g[slice] != nullptr ? sum * *b.g[slice] : 0.0f;
         return;
     }
     __shared__ float parts[slices][32];
@@ -194,27 +194,27 @@ Plan backward_plan(const AttentionArguments& s, bool grouped, bool score_sums) {
 
 }  // namespace
 
-bool has_attention_kernel(const Tensor& z, const AttentionSteps& steps) {
+bool has_attention_kernel(const Tensor& z, const AttentionProblem& problem) {
     if (z.dtype() != DType::bf16) return false;
-    const AttentionArguments s = attention_arguments(z, steps);
+    const AttentionArguments s = attention_arguments(z, problem);
     bool fits = false;
     with_width(s.width, [&]<int D>() {  // the forward kernel needs less
-        fits = backward_plan<D>(s, is_grouped(steps), false).shared <= gpu().shared_memory;
+        fits = backward_plan<D>(s, is_grouped(problem), false).shared <= gpu().shared_memory;
     });
     return fits;
 }
 
-void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, In dz, In dbias, In dalphas,
-                        In dscore_bias) {
-    VVTQ_CHECK(!dscore_bias.defined() || steps.score_bias.defined(), "a gradient of no bias");
-    if (!has_attention_kernel(z, steps)) {
-        composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);
+void attention_backward(Arg dy, Arg z, const AttentionProblem& problem, Arg o, Arg lse, Arg dz, Arg dbias,
+                        Arg dscales, Arg dscore_bias) {
+    VVTQ_CHECK(!dscore_bias.defined() || problem.score_bias.defined(), "a gradient of no bias");
+    if (!has_attention_kernel(z, problem)) {
+        composed::attention_backward(dy, z, problem, o, lse, dz, dbias, dscales, dscore_bias);
         return;
     }
     BackwardArguments b{};
     AttentionArguments& s = b.forward;
-    s = attention_arguments(z, steps);
-    const bool grouped = is_grouped(steps);
+    s = attention_arguments(z, problem);
+    const bool grouped = is_grouped(problem);
     const int64_t tokens = z.shape()[0] * z.shape()[1], columns = 3 * s.channels();
     const int64_t problems = problems_at_a_time(s, grouped), blocks = problems * s.heads;
     const int64_t scores = dscore_bias.defined() ? s.heads * s.tokens * s.tokens : 0;
@@ -222,12 +222,12 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
     check_size(lse, tokens * s.heads, DType::f32);
     if (scores > 0) check_size(dscore_bias, scores, DType::f32);
     check_size(dbias, columns, DType::f32);
-    check_size(dalphas, 5, DType::f32);
+    check_size(dscales, 5, DType::f32);
     check_like(dy, o);
     check_like(dz, z);
-    const LsqStep* const quantizers[5] = {&steps.q, &steps.k, &steps.v, &steps.probability, &steps.output};
-    for (int i = 0; i < 5; ++i)
-        b.g[i] = quantizers[i]->defined() ? pointer<float>(quantizers[i]->g) : nullptr;
+    const auto quantizers = problem.quantizers();
+    for (size_t i = 0; i < 5; ++i)
+        b.g[i] = quantizers[i]->defined() ? pointer<float>(quantizers[i]->grad_scale) : nullptr;
     b.dy = pointer<bf16>(dy);
     b.o = pointer<bf16>(o);
     b.lse = pointer<float>(lse);
@@ -235,7 +235,7 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
     s.vectors = s.vectors && aligned(16, dy, o, dz);
     s.paired = s.paired && aligned(4, dy, o, dz);
 
-    const Tensor terms = score_terms(steps, s.tokens, false), by_key = score_terms(steps, s.tokens, true);
+    const Tensor terms = score_terms(problem, s.tokens, false), by_key = score_terms(problem, s.tokens, true);
     s.terms = pointer<float>(terms);
     s.terms_by_key = pointer<float>(by_key);
     with_width(s.width, [&]<int D>() {
@@ -261,7 +261,7 @@ void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, 
                plan.shared, b, rows);
         launch(sum_parts_kernel, dim3(static_cast<unsigned>(ceil_div(columns, 32) + 1)), dim3(kSumThreads), 0,
                b, pointer<float>(bias_parts), problems, columns, pointer<float>(dbias),
-               pointer<float>(dalphas));
+               pointer<float>(dscales));
         if (scores > 0) {
             launch(sum_parts_kernel, dim3(static_cast<unsigned>(ceil_div(scores, 32))), dim3(kSumThreads), 0,
                    b, pointer<float>(score_parts), problems, scores, pointer<float>(dscore_bias), nullptr);

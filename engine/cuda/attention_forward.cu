@@ -5,35 +5,34 @@
 
 namespace vvtq::engine::cuda {
 
-AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& steps) {
+AttentionArguments attention_arguments(const Tensor& z, const AttentionProblem& problem) {
     const Shape& shape = z.shape();
-    VVTQ_CHECK(shape.rank() == 3 && steps.heads > 0 && shape[2] % (3 * steps.heads) == 0, "z ", shape.str(),
-               ", ", steps.heads, " heads");
-    const int64_t channels = shape[2] / 3, width = channels / steps.heads;
+    VVTQ_CHECK(shape.rank() == 3 && problem.heads > 0 && shape[2] % (3 * problem.heads) == 0, "z ",
+               shape.str(), ", ", problem.heads, " heads");
+    const int64_t channels = shape[2] / 3, width = channels / problem.heads;
     AttentionArguments s{};
     s.z = pointer<bf16>(z);
-    s.input_alpha = pointer<float>(steps.input_alpha);
-    const LsqStep* const quantizers[3] = {&steps.q, &steps.k, &steps.v};
-    for (int t = 0; t < 3; ++t) {
-        s.weight_alpha[t] = pointer<float>(steps.weight_alpha[t]);
-        if (steps.bias[t].defined()) check_size(steps.bias[t], channels, DType::f32);
-        s.bias[t] = pointer<float>(steps.bias[t]);
-        s.step[t] = argument_of(*quantizers[t]);
+    s.input_scale = pointer<float>(problem.input_scale);
+    for (size_t t = 0; t < 3; ++t) {
+        s.weight_scale[t] = pointer<float>(problem.weight_scale[t]);
+        if (problem.bias[t].defined()) check_size(problem.bias[t], channels, DType::f32);
+        s.bias[t] = pointer<float>(problem.bias[t]);
+        s.step[t] = argument_of(*problem.quantizers()[t]);
     }
-    s.probability = argument_of(steps.probability);
-    s.output = argument_of(steps.output);
-    VVTQ_CHECK(steps.groups > 0 && shape[1] % steps.groups == 0, "z ", shape.str(), " in ", steps.groups,
-               " groups");
-    s.groups = static_cast<int>(steps.groups);
-    s.problems = static_cast<int>(shape[0] * steps.groups);
-    s.tokens = static_cast<int>(shape[1] / steps.groups);
-    if (steps.order.defined()) check_size(steps.order, shape[1], DType::i32);
-    s.order = pointer<int>(steps.order);
-    s.masked = steps.mask.defined();
-    s.heads = static_cast<int>(steps.heads);
+    s.probability = argument_of(problem.probability);
+    s.output = argument_of(problem.output);
+    VVTQ_CHECK(problem.groups > 0 && shape[1] % problem.groups == 0, "z ", shape.str(), " in ",
+               problem.groups, " groups");
+    s.groups = static_cast<int>(problem.groups);
+    s.problems = static_cast<int>(shape[0] * problem.groups);
+    s.tokens = static_cast<int>(shape[1] / problem.groups);
+    if (problem.order.defined()) check_size(problem.order, shape[1], DType::i32);
+    s.order = pointer<int>(problem.order);
+    s.masked = problem.mask.defined();
+    s.heads = static_cast<int>(problem.heads);
     s.width = static_cast<int>(width);
-    s.scale = static_cast<float>(steps.scale);
-    const Tensor* const b = steps.bias;
+    s.scale = static_cast<float>(problem.scale);
+    const Tensor* const b = problem.bias;
     s.vectors = width % 8 == 0 && aligned(16, z, b[0], b[1], b[2]);
     s.paired = width % 2 == 0 && aligned(4, z);
     return s;
@@ -87,7 +86,7 @@ __device__ Left<D, 2, kForwardTiles<D>> load_queries(const AttentionArguments& s
             z[line][group] = load_columns<whole, At::count>(from + place + column, count, s.paired);
         }
     }
-    const Projection projection(s, 0);
+    const ProjectionQuantizer projection(s, 0);
     Left<D, 2, kForwardTiles<D>> y;
 #pragma unroll
     for (int group = 0; group < At::groups; ++group) {
@@ -259,7 +258,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
 
 template <int D, bool whole>
 auto* kernel_for(const AttentionArguments& s, bool grouped) {
-    if (s.probability.alpha != nullptr) {
+    if (s.probability.scale != nullptr) {
         return grouped ? attention_kernel<D, true, whole, true> : attention_kernel<D, true, whole, false>;
     }
     return grouped ? attention_kernel<D, false, whole, true> : attention_kernel<D, false, whole, false>;
@@ -267,38 +266,37 @@ auto* kernel_for(const AttentionArguments& s, bool grouped) {
 
 }  // namespace
 
-Tensor score_terms(const AttentionSteps& steps, int64_t tokens, bool by_key) {
-    const Tensor &bias = steps.score_bias, &mask = steps.mask;
+Tensor score_terms(const AttentionProblem& problem, int64_t tokens, bool by_key) {
+    const Tensor &bias = problem.score_bias, &mask = problem.mask;
     if (!bias.defined() && !mask.defined()) return {};
-    if (bias.defined()) check_size(bias, steps.heads * tokens * tokens, DType::f32);
-    if (mask.defined()) check_size(mask, steps.groups * tokens * tokens, DType::f32);
+    if (bias.defined()) check_size(bias, problem.heads * tokens * tokens, DType::f32);
+    if (mask.defined()) check_size(mask, problem.groups * tokens * tokens, DType::f32);
     const int64_t rows = ceil_div(tokens, 16) * 16;
-    const Tensor terms({mask.defined() ? steps.groups : 1, steps.heads, rows, rows}, DType::f32,
+    const Tensor terms({mask.defined() ? problem.groups : 1, problem.heads, rows, rows}, DType::f32,
                        Device::cuda);
     constexpr int kThreads = 256;
     launch(score_terms_kernel, dim3(static_cast<unsigned>(ceil_div(terms.numel(), kThreads))), dim3(kThreads),
-           0, pointer<float>(bias), pointer<float>(mask), static_cast<int>(steps.heads),
+           0, pointer<float>(bias), pointer<float>(mask), static_cast<int>(problem.heads),
            static_cast<int>(tokens), static_cast<int>(rows), terms.numel(), by_key, pointer<float>(terms));
     return terms;
 }
 
-void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
-    if (!has_attention_kernel(z, steps)) {
-        composed::attention(z, steps, o, codes, lse);
+void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse) {
+    if (!has_attention_kernel(z, problem)) {
+        composed::attention(z, problem, o, codes, lse);
         return;
     }
-    AttentionArguments s = attention_arguments(z, steps);
-    const bool grouped = is_grouped(steps);
+    AttentionArguments s = attention_arguments(z, problem);
+    const bool grouped = is_grouped(problem);
     const int64_t tokens = z.shape()[0] * z.shape()[1];
     check_size(o, tokens * s.channels(), DType::bf16);
     if (codes.defined()) check_like(o, codes);
     if (lse.defined()) check_size(lse, tokens * s.heads, DType::f32);
-    VVTQ_CHECK(steps.probability.range.high <= 255, "probability codes up to ", steps.probability.range.high);
 
     s.vectors = s.vectors && aligned(16, o, codes);
     s.paired = s.paired && aligned(4, o, codes);
 
-    const Tensor terms = score_terms(steps, s.tokens, false);
+    const Tensor terms = score_terms(problem, s.tokens, false);
     s.terms = pointer<float>(terms);
     const int64_t blocks = problems_at_a_time(s, grouped) * s.heads;
     with_width(s.width, [&]<int D>() {

@@ -18,9 +18,9 @@ struct BackwardArguments {
     const float* lse;
     bf16* dz;
     float* bias_parts;   // (P, 3C) of dbias, P problems at a time
-    float* alpha_parts;  // (P H, 5) of dalphas, before g
+    float* alpha_parts;  // (P H, 5) of dscales, before g
     float* score_parts;  // (P, H, n, n)? of dscore_bias
-    float* score_sums;   // (P, H, R, R)? scratch for them, where shared memory has no room
+    float* score_sums;   // (P, H, R, R)? scratch for them, where shared memory has no context
 };
 
 /// What a score's gradient needs of its query row.
@@ -32,13 +32,13 @@ struct QueryRow {
 /// What the three projections of a head are, in shared memory.
 template <int D>
 struct Projections {
-    Projection projection[3];
+    ProjectionQuantizer projection[3];
     float offset[3][D];  // bias in steps, less the middle of the codes
 
     __device__ void load(const AttentionArguments& s, int head) {
 #pragma unroll
         for (int t = 0; t < 3; ++t) {
-            const Projection p(s, t);
+            const ProjectionQuantizer p(s, t);
             if (threadIdx.x == 0) projection[t] = p;
             for (int i = static_cast<int>(threadIdx.x); i < D; i += static_cast<int>(blockDim.x)) {
                 const bool biased = s.bias[t] != nullptr && i < s.width;
@@ -177,7 +177,7 @@ __device__ Finished finish_rows(const BackwardArguments& b, const Problems<group
             z[line][group] = load_columns<whole, At::count>(from + place + column, count, s.paired);
         }
     }
-    const Projection projection = projections.projection[t];
+    const ProjectionQuantizer projection = projections.projection[t];
     const float out = projection.weight * factor;
     Finished sum{0.0f, 0.0f};
     float sums[At::groups * At::count];

@@ -6,19 +6,19 @@
 namespace vvtq::engine::cuda {
 
 /// Without terms.
-AttentionArguments attention_arguments(const Tensor& z, const AttentionSteps& steps);
+AttentionArguments attention_arguments(const Tensor& z, const AttentionProblem& problem);
 
 /// Whether a kernel needs to be `grouped`.
-inline bool is_grouped(const AttentionSteps& steps) {
-    return steps.order.defined() || steps.score_bias.defined() || steps.mask.defined();
+inline bool is_grouped(const AttentionProblem& problem) {
+    return problem.order.defined() || problem.score_bias.defined() || problem.mask.defined();
 }
 /// Whether the kernels take this: bf16 of which shared memory holds a problem, forward and backward. Else
 /// both are composed: they must round scores alike, or they find different codes.
-bool has_attention_kernel(const Tensor& z, const AttentionSteps& steps);
+bool has_attention_kernel(const Tensor& z, const AttentionProblem& problem);
 /// (1 or groups, H, R / 16, R / 16, 256): log2 e times what the steps add to scores of n tokens, R the
 /// multiple of 16 from n on; -inf for keys that are none. Pieces of 16 queries x 16 keys, or where `by_key`
 /// of 16 keys x 16 queries, in the order of place_in_piece(). Undefined if the steps add nothing.
-Tensor score_terms(const AttentionSteps& steps, int64_t tokens, bool by_key);
+Tensor score_terms(const AttentionProblem& problem, int64_t tokens, bool by_key);
 
 /// How many problems of each head are under way at a time. With groups, a block takes them from sample to
 /// sample; how many blocks there are does not depend on the GPU, for the sake of equal sums.

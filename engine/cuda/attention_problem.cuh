@@ -8,10 +8,10 @@ namespace vvtq::engine::cuda {
 /// How an attention kernel is handed its problem. Index t of three arrays: q, k, v.
 struct AttentionArguments {
     const bf16* z;  // (B, N, 3C)
-    const float* input_alpha;
-    const float* weight_alpha[3];
+    const float* input_scale;
+    const float* weight_scale[3];
     const float* bias[3];
-    StepArgument step[3], probability, output;
+    QuantArgument step[3], probability, output;
     int tokens, heads, width;  // n, H, D
     float scale;
     int groups, problems;               // of a sample, of all

@@ -26,7 +26,7 @@ enum : int { kQ, kK, kV, kD };  // the matrices: codes of q, k and v; do
 
 /// What both phases of the backward kernel work with.
 template <int D, bool grouped>
-struct Room {
+struct BackwardContext {
     QueryRow* query;
     Reader<D, 4> straight, crossed;
     Scores<grouped> scores;
@@ -39,15 +39,16 @@ struct Room {
 /// thread's part of sum w dPq in(w) / a_v. With f = w (dw - estimate) and E = sum_j w_j k_j, the exact
 /// gradient is sum_j f_j k_j - (delta - estimate) E: one pass over the keys gives delta and the gradient.
 template <int D, bool quantized, bool grouped>
-__device__ float query_gradient(const AttentionArguments& s, const Room<D, grouped>& room, float step,
-                                const Unit<D>& unit, int keys, Accumulator (&x)[kBackwardTiles<D>][D / 8]) {
+__device__ float query_gradient(const AttentionArguments& s, const BackwardContext<D, grouped>& context,
+                                float step, const Unit<D>& unit, int keys,
+                                Accumulator (&x)[kBackwardTiles<D>][D / 8]) {
     constexpr int tiles = kBackwardTiles<D>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const Left<D, 4, tiles> q(room.straight, kQ, unit.row), d(room.straight, kD, unit.row);
+    const Left<D, 4, tiles> q(context.straight, kQ, unit.row), d(context.straight, kD, unit.row);
     float shift[tiles][2], estimate[tiles][2], delta[tiles][2];
 #pragma unroll
     for (int i = 0; i < tiles * 2; ++i) {
-        const QueryRow own = room.query[unit.row[i / 2] + i % 2 * 8 + lane / 4];
+        const QueryRow own = context.query[unit.row[i / 2] + i % 2 * 8 + lane / 4];
         shift[i / 2][i % 2] = own.shift;
         estimate[i / 2][i % 2] = own.delta;
         delta[i / 2][i % 2] = 0.0f;
@@ -58,10 +59,11 @@ __device__ float query_gradient(const AttentionArguments& s, const Room<D, group
 #pragma unroll 1
     for (int key = 0; key < keys; key += 16) {
         Accumulator w[tiles][2], e[tiles][2];
-        q.times(room.crossed, kK, key, w);
-        d.times(room.crossed, kV, key, e);
+        q.times(context.crossed, kK, key, w);
+        d.times(context.crossed, kV, key, e);
 #pragma unroll
-        for (int r = 0; r < tiles; ++r) to_exponents(s, room.scores, room.terms, unit.row[r], key, w[r]);
+        for (int r = 0; r < tiles; ++r)
+            to_exponents(s, context.scores, context.terms, unit.row[r], key, w[r]);
         uint32_t f[tiles][4], p[tiles][4];
 #pragma unroll
         for (int r = 0; r < tiles; ++r) {
@@ -70,8 +72,8 @@ __device__ float query_gradient(const AttentionArguments& s, const Room<D, group
                 const int half = i / 2 % 2;
                 float& weight = w[r][i / 4][i % 4];
                 float& gradient = e[r][i / 4][i % 4];
-                weight = room.scores.weight(weight, shift[r][half]);
-                const float through = through_probability<quantized>(gradient, weight, room.high);
+                weight = context.scores.weight(weight, shift[r][half]);
+                const float through = through_probability<quantized>(gradient, weight, context.high);
                 if constexpr (quantized) delta[r][half] = fmaf(through, weight, delta[r][half]);
                 gradient = weight * (through - estimate[r][half]);
             }
@@ -82,7 +84,7 @@ __device__ float query_gradient(const AttentionArguments& s, const Room<D, group
 #pragma unroll
             for (int c = 0; c < D / 16; ++c) {
                 uint32_t b[4];
-                room.straight.read_transposed(kK, key, c, b);
+                context.straight.read_transposed(kK, key, c, b);
 #pragma unroll
                 for (int r = 0; r < tiles; ++r) {
                     multiply(f[r], b[0], b[1], x[r][c * 2]);
@@ -92,7 +94,7 @@ __device__ float query_gradient(const AttentionArguments& s, const Room<D, group
                 }
             }
         } else {
-            accumulate<D, 4, tiles>(f, room.straight, kK, key, x);
+            accumulate<D, 4, tiles>(f, context.straight, kK, key, x);
         }
     }
     float passed = 0.0f;
@@ -109,7 +111,7 @@ __device__ float query_gradient(const AttentionArguments& s, const Room<D, group
                 x[r][c][half * 2 + 1] -= rest * expected[r][c][half * 2 + 1];
             }
             if (lane % 4 == 0 && unit.end[r] > 0) {
-                room.query[unit.row[r] + half * 8 + lane / 4].delta = exact;
+                context.query[unit.row[r] + half * 8 + lane / 4].delta = exact;
             }
         }
     }
@@ -118,43 +120,44 @@ __device__ float query_gradient(const AttentionArguments& s, const Room<D, group
 
 /// Gradients of a unit's rows of keys, divided by scale a_p a_v a_q, and of values, divided by a_p.
 template <int D, bool quantized, bool grouped>
-__device__ void key_gradient(const AttentionArguments& s, const Room<D, grouped>& room, const Unit<D>& unit,
-                             int queries, Accumulator (&dk)[kBackwardTiles<D>][D / 8],
+__device__ void key_gradient(const AttentionArguments& s, const BackwardContext<D, grouped>& context,
+                             const Unit<D>& unit, int queries, Accumulator (&dk)[kBackwardTiles<D>][D / 8],
                              Accumulator (&dv)[kBackwardTiles<D>][D / 8]) {
     constexpr int tiles = kBackwardTiles<D>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const Left<D, 4, tiles> k(room.straight, kK, unit.row), v(room.straight, kV, unit.row);
+    const Left<D, 4, tiles> k(context.straight, kK, unit.row), v(context.straight, kV, unit.row);
     clear_all(dk);
     clear_all(dv);
 #pragma unroll 1
     for (int query = 0; query < queries; query += 16) {
         Accumulator w[tiles][2], e[tiles][2];
-        k.times(room.crossed, kQ, query, w);
-        v.times(room.crossed, kD, query, e);
+        k.times(context.crossed, kQ, query, w);
+        v.times(context.crossed, kD, query, e);
         if constexpr (grouped) {
 #pragma unroll
             for (int r = 0; r < tiles; ++r) {
-                to_exponents_by_key(s, room.scores.unit, room.terms_by_key, unit.row[r], query, w[r]);
+                to_exponents_by_key(s, context.scores.unit, context.terms_by_key, unit.row[r], query, w[r]);
             }
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const float4 two = *reinterpret_cast<const float4*>(room.query + query + half * 8 + lane % 4 * 2);
+            const float4 two =
+                *reinterpret_cast<const float4*>(context.query + query + half * 8 + lane % 4 * 2);
 #pragma unroll
             for (int i = 0; i < tiles * 4; ++i) {
                 float& weight = w[i / 4][half][i % 4];
                 float& gradient = e[i / 4][half][i % 4];
-                weight = room.scores.weight(weight, i % 2 == 0 ? two.x : two.z);
-                const float through = through_probability<quantized>(gradient, weight, room.high);
+                weight = context.scores.weight(weight, i % 2 == 0 ? two.x : two.z);
+                const float through = through_probability<quantized>(gradient, weight, context.high);
                 gradient = weight * (through - (i % 2 == 0 ? two.y : two.w));
             }
         }
-        if (grouped && room.score_sums != nullptr) {
+        if (grouped && context.score_sums != nullptr) {
 #pragma unroll
             for (int i = 0; i < tiles * 2; ++i) {
                 if (unit.end[i / 2] == 0) continue;
                 const float* const x = e[i / 2][i % 2];
-                float4& four = four_of_piece(room.score_sums, queries / 16, unit.row[i / 2], query, i % 2);
+                float4& four = four_of_piece(context.score_sums, queries / 16, unit.row[i / 2], query, i % 2);
                 const float4 sum = four;
                 four = {sum.x + x[0], sum.y + x[1], sum.z + x[2], sum.w + x[3]};
             }
@@ -163,15 +166,15 @@ __device__ void key_gradient(const AttentionArguments& s, const Room<D, grouped>
 #pragma unroll
         for (int r = 0; r < tiles; ++r) {
             if constexpr (quantized) {
-                to_codes(w[r], pack(room.high, room.high), a[r]);
+                to_codes(w[r], pack(context.high, context.high), a[r]);
             } else {
                 to_left(w[r], a[r]);
             }
         }
-        accumulate<D, 4, tiles>(a, room.straight, kD, query, dv);
+        accumulate<D, 4, tiles>(a, context.straight, kD, query, dv);
 #pragma unroll
         for (int r = 0; r < tiles; ++r) to_left(e[r], a[r]);
-        accumulate<D, 4, tiles>(a, room.straight, kQ, query, dk);
+        accumulate<D, 4, tiles>(a, context.straight, kQ, query, dk);
     }
 }
 

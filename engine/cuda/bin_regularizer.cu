@@ -5,28 +5,16 @@
 
 namespace vvtq::engine::cuda {
 
-void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats) {
+void bin_regularizer(Arg w, const QuantParams& quantizer, Arg loss, Arg stats) {
     check_size(loss, 1, DType::f32);
-    WeightItem item;
-    item.w = w;
-    item.alpha = alpha;
-    item.range = range;
-    item.reg = loss;
-    item.stats = stats;
+    WeightItem item{w, quantizer, {}, loss, stats};
+    item.params.grad_scale = {};
     quantize_weights({item});
 }
 
-void bin_regularizer_backward(In dy, In w, In alpha, CodeRange range, In stats, In g, In dw, In dalpha) {
+void bin_regularizer_backward(Arg dy, Arg w, const QuantParams& quantizer, Arg stats, Arg dw, Arg dscale) {
     VVTQ_CHECK(stats.defined() && dy.defined(), "nothing to differentiate");
-    WeightGradientItem item = {};
-    item.w = w;
-    item.alpha = alpha;
-    item.range = range;
-    item.g = g;
-    item.stats = stats;
-    item.dw = dw;
-    item.dalpha = dalpha;
-    quantize_weights_backward({item}, dy);
+    quantize_weights_backward({{w, quantizer, stats, {}, dw, dscale}}, dy);
 }
 
 }  // namespace vvtq::engine::cuda

@@ -53,17 +53,18 @@ __device__ float block_sum(float x) {
 
 /// The arithmetic of one LSQ quantizer (specification section 1), in f32.
 struct Step {
+    static constexpr float kLeast = static_cast<float>(kLeastStep);
     float a, inverse, o, low, high;
     bool on;
 
-    /// inside a kernel: reads alpha and beta (null: no quantizer; no offset)
-    __device__ Step(const float* alpha, const float* beta, int code_low, int code_high)
-        : a(alpha != nullptr ? fmaxf(*alpha, 1e-4f) : 1.0f),
+    /// Inside a kernel. Null: no quantizer; no offset; no range, where only a and o matter.
+    __device__ Step(const float* scale, const float* offset, const int* range)
+        : a(scale != nullptr ? fmaxf(*scale, kLeast) : 1.0f),
           inverse(1.0f / a),
-          o(beta != nullptr ? *beta : 0.0f),
-          low(static_cast<float>(code_low)),
-          high(static_cast<float>(code_high)),
-          on(alpha != nullptr) {}
+          o(offset != nullptr ? *offset : 0.0f),
+          low(range != nullptr ? static_cast<float>(range[0]) : 0.0f),
+          high(range != nullptr ? static_cast<float>(range[1]) : 0.0f),
+          on(scale != nullptr) {}
 
     /// v = (x - o) / a, correctly rounded, as on the CPU
     __device__ float scaled(float x) const { return __fdiv_rn(x - o, a); }
@@ -74,14 +75,21 @@ struct Step {
 };
 
 /// How a kernel is handed a quantizer.
-struct StepArgument {
-    const float* alpha;
-    const float* beta;
-    int low, high;
-    __device__ Step load() const { return Step(alpha, beta, low, high); }
+struct QuantArgument {
+    const float *scale, *offset;
+    const int* range;
+    __device__ Step load(int group = 0) const {
+        return Step(scale != nullptr ? scale + group : nullptr, offset != nullptr ? offset + group : nullptr,
+                    range);
+    }
 };
-inline StepArgument argument_of(const LsqStep& step) {
-    return {pointer<float>(step.alpha), pointer<float>(step.beta), step.range.low, step.range.high};
+/// Checks a quantizer of G = `groups` steps, or an undefined one.
+inline QuantArgument argument_of(const QuantParams& quantizer, int64_t groups = 1) {
+    if (!quantizer.defined()) return {};
+    check_size(quantizer.scale, groups, DType::f32);
+    check_size(quantizer.range, 2, DType::i32);
+    if (quantizer.offset.defined()) check_size(quantizer.offset, groups, DType::f32);
+    return {pointer<float>(quantizer.scale), pointer<float>(quantizer.offset), pointer<int>(quantizer.range)};
 }
 
 /// N activations in registers. They travel in accesses of at most 16 bytes, which must be aligned.

@@ -46,7 +46,7 @@ __device__ Normal normal_for(float x) {
 
 /// Vectors of Width at `first` and every kThreads-th after it, kVectors a thread; n is a multiple of Width.
 template <typename T, int Width>
-__global__ void __launch_bounds__(kThreads) forward(const T* z, StepArgument argument, int64_t n, T* q) {
+__global__ void __launch_bounds__(kThreads) forward(const T* z, QuantArgument argument, int64_t n, T* q) {
     using Values = Vector<T, Width>;
     constexpr int64_t kStride = kThreads * Width;
     const int64_t first = blockIdx.x * (kStride * kVectors) + threadIdx.x * Width;
@@ -72,9 +72,9 @@ __global__ void __launch_bounds__(kThreads) forward(const T* z, StepArgument arg
 template <typename T>
 struct Backward {
     const T *dq, *z;
-    StepArgument step;
+    QuantArgument step;
     T *dz, *q;
-    float* partial;  // (grid.x, stride): dbias (cols), dalpha (grid.y), dbeta (grid.y)
+    float* partial;  // (grid.x, stride): dbias (cols), dscale (grid.y), doffset (grid.y)
     int64_t rows, cols, stride;
     int lanes;  // threads of a row; they divide the block
 };
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) backward(const Backward<T> 
     const int lane = threadIdx.x % p.lanes, row = threadIdx.x / p.lanes, rows = kThreads / p.lanes;
     const int64_t c = (int64_t{blockIdx.y} * p.lanes + lane) * Width;
     const QuickStep step(p.step.load());
-    float dbias[Width] = {}, dalpha = 0.0f, dbeta = 0.0f;
+    float dbias[Width] = {}, dscale = 0.0f, doffset = 0.0f;
 
     const auto vector = [&](int64_t at, const Values& upstream, const Values& sums_of) {
         float dz[Width], q[Width];
@@ -102,8 +102,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) backward(const Backward<T> 
             const float code = QuickStep::rounded(clamped);
             const bool in = clamped == v;
             const float d = in ? dy : 0.0f;
-            dalpha += dy * (code - (in ? v : 0.0f));
-            dbeta += dy - d;
+            dscale += dy * (code - (in ? v : 0.0f));
+            doffset += dy - d;
             dz[j] = d * (normal.cdf + x * normal.pdf);
             dbias[j] += dz[j];
             q[j] = step.on ? code : h;
@@ -134,11 +134,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks) backward(const Backward<T> 
 #pragma unroll
     for (int j = 0; j < Width; ++j) sums[j][threadIdx.x] = dbias[j];
     float* out = p.partial + blockIdx.x * p.stride;
-    dalpha = block_sum<kThreads>(dalpha);
-    dbeta = block_sum<kThreads>(dbeta);
+    dscale = block_sum<kThreads>(dscale);
+    doffset = block_sum<kThreads>(doffset);
     if (threadIdx.x == 0) {
-        out[p.cols + blockIdx.y] = dalpha;
-        out[p.cols + gridDim.y + blockIdx.y] = dbeta;
+        out[p.cols + blockIdx.y] = dscale;
+        out[p.cols + gridDim.y + blockIdx.y] = doffset;
     }
     for (int i = threadIdx.x; i < p.lanes * Width; i += kThreads) {
         const int j = i / p.lanes, of = i % p.lanes;
@@ -149,10 +149,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks) backward(const Backward<T> 
     }
 }
 
-/// Adds up what blocks left: dbias column by column, and in the last block dalpha and dbeta.
+/// Adds up what blocks left: dbias column by column, and in the last block dscale and doffset.
 __global__ void __launch_bounds__(kFinishThreads)
     finish(const float* partial, int64_t blocks, int64_t cols, int64_t groups, const float* g, float* dbias,
-           float* dalpha, float* dbeta) {
+           float* dscale, float* doffset) {
     const int lane = threadIdx.x % 32;
     const int64_t stride = cols + 2 * groups;
     if (blockIdx.x < gridDim.x - 1) {
@@ -170,25 +170,26 @@ __global__ void __launch_bounds__(kFinishThreads)
         if (threadIdx.x >= 32) continue;
         sum = warp_sum(sum);
         if (lane > 0) continue;
-        if (which == 0 && dalpha != nullptr) *dalpha = g != nullptr ? *g * sum : 0.0f;
-        if (which == 1 && dbeta != nullptr) *dbeta = g != nullptr ? sum : 0.0f;
+        if (which == 0 && dscale != nullptr) *dscale = g != nullptr ? *g * sum : 0.0f;
+        if (which == 1 && doffset != nullptr) *doffset = g != nullptr ? sum : 0.0f;
     }
 }
 
 }  // namespace
 
-void gelu_quantize(In z, const LsqStep& step, In q) {
+void gelu_quantize(Arg z, const QuantParams& quantizer, Arg q) {
     check_like(z, q);
     const int64_t n = z.numel();
     with_activation(z.dtype(), [&]<typename T>() {
         const bool wide = n % kWidth == 0 && aligned(16, z, q);
         const int64_t blocks = ceil_div(n, kThreads * kVectors * (wide ? kWidth : 1));
         launch(wide ? forward<T, kWidth> : forward<T, 1>, static_cast<unsigned>(blocks), kThreads, 0,
-               pointer<T>(z), argument_of(step), n, pointer<T>(q));
+               pointer<T>(z), argument_of(quantizer), n, pointer<T>(q));
     });
 }
 
-void gelu_quantize_backward(In dq, In z, const LsqStep& step, In dz, In q, In dalpha, In dbeta, In dbias) {
+void gelu_quantize_backward(Arg dq, Arg z, const QuantParams& quantizer, Arg dz, Arg q, Arg dscale,
+                            Arg doffset, Arg dbias) {
     check_like(dq, z);
     check_like(z, dz);
     check_like(z, q);
@@ -204,15 +205,15 @@ void gelu_quantize_backward(In dq, In z, const LsqStep& step, In dz, In q, In da
         const int64_t most = std::max<int64_t>(1, gpu().multiprocessors * kBlocks / groups);
         const int64_t blocks = std::max<int64_t>(1, std::min(most, ceil_div(rows, kThreads / lanes)));
         const Tensor partial(Shape{blocks, cols + 2 * groups}, DType::f32, Device::cuda);
-        const Backward<T> p{pointer<T>(dq), pointer<T>(z), argument_of(step),
+        const Backward<T> p{pointer<T>(dq), pointer<T>(z), argument_of(quantizer),
                             pointer<T>(dz), pointer<T>(q), pointer<float>(partial),
                             rows,           cols,          cols + 2 * groups,
                             lanes};
         const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(groups));
         launch(wide ? backward<T, kWidth> : backward<T, 1>, grid, kThreads, 0, p);
         launch(finish, static_cast<unsigned>(ceil_div(cols, 32) + 1), kFinishThreads, 0, p.partial, blocks,
-               cols, groups, step.defined() ? pointer<float>(step.g) : nullptr, pointer<float>(dbias),
-               pointer<float>(dalpha), pointer<float>(dbeta));
+               cols, groups, quantizer.defined() ? pointer<float>(quantizer.grad_scale) : nullptr,
+               pointer<float>(dbias), pointer<float>(dscale), pointer<float>(doffset));
     });
 }
 

@@ -12,15 +12,15 @@ constexpr int kThreads = 256;
 constexpr int kWidth = 8;              // activations of one vector
 constexpr int kPiece = 4096;           // elements that a block sums in f32
 constexpr int64_t kMostBlocks = 1024;  // of a pass that sums
-constexpr size_t kTable = 1024;        // steps of one launch
 
 /// Codes, or with Dequantize the values that they stand for.
-template <typename T, typename Q, int Width, bool Dequantize>
-__global__ void __launch_bounds__(kThreads) quantize(const T* x, StepArgument argument, int64_t n, Q* q) {
+template <typename T, typename Q, int Width, bool Dequantize, bool Grouped>
+__global__ void __launch_bounds__(kThreads)
+    quantize(const T* x, QuantArgument quantizer, int64_t inner, int64_t groups, int64_t n, Q* q) {
     const int64_t at = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * Width;
     if (at >= n) return;
     const Vector<T, Width> in = Vector<T, Width>::load(x + at);
-    const Step step(argument.load());
+    const Step step = quantizer.load(Grouped ? static_cast<int>(at / inner % groups) : 0);
     float code[Width];
 #pragma unroll
     for (int j = 0; j < Width; ++j) {
@@ -35,24 +35,39 @@ __global__ void __launch_bounds__(kThreads) quantize(const T* x, StepArgument ar
     }
 }
 
-template <bool Dequantize, typename T, typename Q>
-void quantize_all(In x, const StepArgument& step, Q* q) {
-    const int64_t n = x.numel();
-    const bool wide = n % kWidth == 0 && aligned(16, x) && reinterpret_cast<uintptr_t>(q) % 16 == 0;
-    launch(wide ? quantize<T, Q, kWidth, Dequantize> : quantize<T, Q, 1, Dequantize>,
-           static_cast<unsigned>(ceil_div(n, kThreads * (wide ? kWidth : 1))), kThreads, 0, pointer<T>(x),
-           step, n, q);
+/// Whether vectors of kWidth elements lie in one group each.
+bool has_vectors(int64_t n, const QuantParams& quantizer) {
+    return (quantizer.groups() == 1 ? n : quantizer.inner) % kWidth == 0;
 }
 
-/// partial (grid, 2) = {sum dy (q - in v), sum dy (1 - in)} of a block's elements.
+template <bool Dequantize, typename T, typename Q>
+void quantize_all(Arg x, const QuantParams& quantizer, Q* q) {
+    const int64_t n = x.numel(), groups = quantizer.groups();
+    const bool wide = has_vectors(n, quantizer) && aligned(16, x) && reinterpret_cast<uintptr_t>(q) % 16 == 0;
+    const auto blocks = static_cast<unsigned>(ceil_div(n, kThreads * (wide ? kWidth : 1)));
+    const auto run = [&](auto* kernel) {
+        launch(kernel, blocks, kThreads, 0, pointer<T>(x), argument_of(quantizer, groups), quantizer.inner,
+               groups, n, q);
+    };
+    if (groups == 1) {
+        run(wide ? quantize<T, Q, kWidth, Dequantize, false> : quantize<T, Q, 1, Dequantize, false>);
+    } else {
+        run(wide ? quantize<T, Q, kWidth, Dequantize, true> : quantize<T, Q, 1, Dequantize, true>);
+    }
+}
+
+/// partial (groups, blocks, 2) = {sum dy (q - in v), sum dy (1 - in)} of a block's elements of group
+/// blockIdx.y, which has n of them.
 template <typename T, int Width>
-__global__ void __launch_bounds__(kThreads)
-    backward(const T* dy, const T* x, StepArgument argument, int64_t n, T* dx, float* partial) {
+__global__ void __launch_bounds__(kThreads) backward(const T* dy, const T* x, QuantArgument quantizer,
+                                                     int64_t inner, int64_t n, T* dx, float* partial) {
     using Values = Vector<T, Width>;
-    const Step step(argument.load());
-    float sum_alpha = 0.0f, sum_beta = 0.0f;
+    const int64_t group = blockIdx.y, groups = gridDim.y;
+    const Step step = quantizer.load(static_cast<int>(group));
+    float sum_scale = 0.0f, sum_offset = 0.0f;
     const int64_t stride = int64_t{gridDim.x} * (kThreads * Width);
-    for (int64_t at = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * Width; at < n; at += stride) {
+    for (int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * Width; i < n; i += stride) {
+        const int64_t at = groups == 1 ? i : (i / inner * groups + group) * inner + i % inner;
         const Values g = Values::load(dy + at), in_x = Values::load(x + at);
         float out[Width];
 #pragma unroll
@@ -61,39 +76,33 @@ __global__ void __launch_bounds__(kThreads)
             const float code = rintf(step.clamped(v));
             const bool in = step.inside(v);
             out[j] = in ? g[j] : 0.0f;
-            sum_alpha += g[j] * (in ? code - v : code);
-            sum_beta += in ? 0.0f : g[j];
+            sum_scale += g[j] * (in ? code - v : code);
+            sum_offset += in ? 0.0f : g[j];
         }
         Values::of(out).store(dx + at);
     }
-    sum_alpha = block_sum<kThreads>(sum_alpha);
-    sum_beta = block_sum<kThreads>(sum_beta);
+    sum_scale = block_sum<kThreads>(sum_scale);
+    sum_offset = block_sum<kThreads>(sum_offset);
     if (threadIdx.x > 0) return;
-    partial[2 * blockIdx.x] = sum_alpha;
-    partial[2 * blockIdx.x + 1] = sum_beta;
+    float* const sums = partial + 2 * (group * gridDim.x + blockIdx.x);
+    sums[0] = sum_scale;
+    sums[1] = sum_offset;
 }
 
-__global__ void finish_backward(const float* partial, int64_t blocks, const float* g, float* dalpha,
-                                float* dbeta) {
-    double sum_alpha = 0.0, sum_beta = 0.0;
+/// A block a group.
+__global__ void finish_backward(const float* partial, int64_t blocks, const float* g, float* dscale,
+                                float* doffset) {
+    partial += 2 * blocks * blockIdx.x;
+    double sum_scale = 0.0, sum_offset = 0.0;
     for (int64_t b = threadIdx.x; b < blocks; b += kThreads) {
-        sum_alpha += static_cast<double>(partial[2 * b]);
-        sum_beta += static_cast<double>(partial[2 * b + 1]);
+        sum_scale += static_cast<double>(partial[2 * b]);
+        sum_offset += static_cast<double>(partial[2 * b + 1]);
     }
-    sum_alpha = block_sum<kThreads>(sum_alpha);
-    sum_beta = block_sum<kThreads>(sum_beta);
+    sum_scale = block_sum<kThreads>(sum_scale);
+    sum_offset = block_sum<kThreads>(sum_offset);
     if (threadIdx.x > 0) return;
-    *dalpha = static_cast<float>(static_cast<double>(*g) * sum_alpha);
-    if (dbeta != nullptr) *dbeta = static_cast<float>(sum_beta);
-}
-
-struct Steps {
-    float* alpha[kTable];
-};
-
-__global__ void raise(const __grid_constant__ Steps steps, int count) {
-    const int i = static_cast<int>(blockIdx.x) * kThreads + threadIdx.x;
-    if (i < count && isfinite(*steps.alpha[i]) && *steps.alpha[i] < 1e-4f) *steps.alpha[i] = 1e-4f;
+    dscale[blockIdx.x] = static_cast<float>(static_cast<double>(*g) * sum_scale);
+    if (doffset != nullptr) doffset[blockIdx.x] = static_cast<float>(sum_offset);
 }
 
 /// partial (grid) = sum |w| of a block's pieces.
@@ -108,11 +117,12 @@ __global__ void __launch_bounds__(kThreads) sum_magnitudes(const float* w, int64
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-__global__ void finish_grad_scale(const double* partial, int64_t blocks, int high, float* g) {
+__global__ void finish_grad_scale(const double* partial, int64_t blocks, const int* range, int64_t groups,
+                                  float* g) {
     double sum = 0.0;
     for (int64_t b = threadIdx.x; b < blocks; b += kThreads) sum += partial[b];
     sum = block_sum<kThreads>(sum);
-    if (threadIdx.x == 0) *g = static_cast<float>(1.0 / sqrt(sum * high));
+    if (threadIdx.x == 0) *g = static_cast<float>(1.0 / sqrt(sum / static_cast<double>(groups) * range[1]));
 }
 
 /// partial (grid, 3), in f64 throughout as on the CPU: start values are taken once.
@@ -146,10 +156,11 @@ __global__ void finish_fit(const double* partial, int64_t blocks, double* sums) 
     }
 }
 
-StepArgument checked_step(In alpha, In beta, CodeRange range) {
-    check_size(alpha, 1, DType::f32);
-    if (beta.defined()) check_size(beta, 1, DType::f32);
-    return {pointer<float>(alpha), pointer<float>(beta), range.low, range.high};
+void check_groups(Arg x, const QuantParams& quantizer) {
+    const int64_t groups = quantizer.groups();
+    VVTQ_CHECK(
+        groups == 1 || (groups > 1 && quantizer.inner > 0 && x.numel() % (groups * quantizer.inner) == 0),
+        x.shape().str(), " in ", groups, " groups of ", quantizer.inner);
 }
 
 /// Blocks of a pass that sums n elements, `each` of them a block at a time.
@@ -159,63 +170,53 @@ int64_t summing_blocks(int64_t n, int64_t each) {
 
 }  // namespace
 
-void lsq(In x, In alpha, In beta, CodeRange range, In y) {
+void lsq(Arg x, const QuantParams& quantizer, Arg y) {
     check_like(x, y);
-    const StepArgument step = checked_step(alpha, beta, range);
-    with_activation(x.dtype(), [&]<typename T>() { quantize_all<true, T>(x, step, pointer<T>(y)); });
+    check_groups(x, quantizer);
+    with_activation(x.dtype(), [&]<typename T>() { quantize_all<true, T>(x, quantizer, pointer<T>(y)); });
 }
 
-void lsq_codes(In x, In alpha, In beta, CodeRange range, In q) {
+void lsq_codes(Arg x, const QuantParams& quantizer, Arg q) {
     check_size(q, x.numel(), q.dtype());
-    const StepArgument step = checked_step(alpha, beta, range);
+    check_groups(x, quantizer);
     with_activation(x.dtype(), [&]<typename T>() {
-        if (q.dtype() == DType::i32) return quantize_all<false, T>(x, step, pointer<int32_t>(q));
-        with_activation(q.dtype(), [&]<typename Q>() { quantize_all<false, T>(x, step, pointer<Q>(q)); });
+        if (q.dtype() == DType::i32) return quantize_all<false, T>(x, quantizer, pointer<int32_t>(q));
+        with_activation(q.dtype(),
+                        [&]<typename Q>() { quantize_all<false, T>(x, quantizer, pointer<Q>(q)); });
     });
 }
 
-void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, In dalpha, In dbeta) {
+void lsq_backward(Arg dy, Arg x, const QuantParams& quantizer, Arg dx, Arg dscale, Arg doffset) {
     check_like(dy, x);
     check_like(x, dx);
-    const StepArgument step = checked_step(alpha, beta, range);
-    check_size(dalpha, 1, DType::f32);
-    check_size(g, 1, DType::f32);
-    const int64_t n = x.numel();
+    check_groups(x, quantizer);
+    check_like(quantizer.scale, dscale);
+    if (doffset.defined()) check_like(quantizer.scale, doffset);
+    check_size(quantizer.grad_scale, 1, DType::f32);
+    const int64_t groups = quantizer.groups(), n = x.numel() / groups;
     with_activation(x.dtype(), [&]<typename T>() {
-        const bool wide = n % kWidth == 0 && aligned(16, dy, x, dx);
+        const bool wide = has_vectors(n, quantizer) && aligned(16, dy, x, dx);
         const int64_t blocks = summing_blocks(n, kThreads * (wide ? kWidth : 1));
-        const Tensor partial(Shape{blocks, 2}, DType::f32, Device::cuda);
-        launch(wide ? backward<T, kWidth> : backward<T, 1>, static_cast<unsigned>(blocks), kThreads, 0,
-               pointer<T>(dy), pointer<T>(x), step, n, pointer<T>(dx), pointer<float>(partial));
-        launch(finish_backward, 1, kThreads, 0, pointer<float>(partial), blocks, pointer<float>(g),
-               pointer<float>(dalpha), pointer<float>(dbeta));
+        const Tensor partial(Shape{groups, blocks, 2}, DType::f32, Device::cuda);
+        const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(groups));
+        launch(wide ? backward<T, kWidth> : backward<T, 1>, grid, kThreads, 0, pointer<T>(dy), pointer<T>(x),
+               argument_of(quantizer, groups), quantizer.inner, n, pointer<T>(dx), pointer<float>(partial));
+        launch(finish_backward, static_cast<unsigned>(groups), kThreads, 0, pointer<float>(partial), blocks,
+               pointer<float>(quantizer.grad_scale), pointer<float>(dscale), pointer<float>(doffset));
     });
 }
 
-void raise_steps(const std::vector<Tensor>& alphas) {
-    for (size_t begin = 0; begin < alphas.size(); begin += kTable) {
-        const size_t count = std::min(kTable, alphas.size() - begin);
-        Steps steps = {};
-        for (size_t i = 0; i < count; ++i) {
-            check_size(alphas[begin + i], 1, DType::f32);
-            steps.alpha[i] = pointer<float>(alphas[begin + i]);
-        }
-        launch(raise, static_cast<unsigned>(ceil_div(static_cast<int64_t>(count), kThreads)), kThreads, 0,
-               steps, count);
-    }
-}
-
-void lsq_weight_grad_scale(In w, CodeRange range, In g) {
+void lsq_weight_grad_scale(Arg w, const QuantParams& quantizer, Arg g) {
     check_size(g, 1, DType::f32);
     const int64_t n = w.numel(), blocks = summing_blocks(n, kPiece);
     const Tensor partial(Shape{blocks}, DType::f64, Device::cuda);
     launch(sum_magnitudes, static_cast<unsigned>(blocks), kThreads, 0, pointer<float>(w), n,
            pointer<double>(partial));
-    launch(finish_grad_scale, 1, kThreads, 0, pointer<double>(partial), blocks, range.high,
-           pointer<float>(g));
+    launch(finish_grad_scale, 1, kThreads, 0, pointer<double>(partial), blocks, pointer<int>(quantizer.range),
+           quantizer.groups(), pointer<float>(g));
 }
 
-void lsq_fit_sums(In x, double a, double o, CodeRange range, In sums) {
+void lsq_fit_sums(Arg x, double a, double o, CodeRange range, Arg sums) {
     check_size(sums, 3, DType::f64);
     const int64_t n = x.numel(), blocks = summing_blocks(n, kThreads * 8);
     const Tensor partial(Shape{blocks, 3}, DType::f64, Device::cuda);

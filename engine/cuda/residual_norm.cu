@@ -13,7 +13,7 @@ struct Forward {
     const float *keep, *gamma, *beta;
     T *y, *q;
     float *mean, *rstd;
-    StepArgument step;
+    QuantArgument step;
     float eps;
     unsigned rows, rows_per_sample;
     int cols;
@@ -144,8 +144,8 @@ __global__ void __launch_bounds__(kThreads) forward_any(const Forward<T> p) {
 
 }  // namespace
 
-void residual_norm(In x, In f, In keep, In gamma, In beta, double eps, const LsqStep& step, In y, In q,
-                   In mean, In rstd) {
+void residual_norm(Arg x, Arg f, Arg keep, Arg gamma, Arg beta, double eps, const QuantParams& quantizer,
+                   Arg y, Arg q, Arg mean, Arg rstd) {
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     check_like(x, q);
     VVTQ_CHECK(f.defined() == y.defined(), "a branch and its sum go together");
@@ -168,7 +168,7 @@ void residual_norm(In x, In f, In keep, In gamma, In beta, double eps, const Lsq
                            pointer<T>(q),
                            pointer<float>(mean),
                            pointer<float>(rstd),
-                           argument_of(step),
+                           argument_of(quantizer),
                            static_cast<float>(eps),
                            static_cast<unsigned>(rows),
                            rows_per_sample(keep, rows),

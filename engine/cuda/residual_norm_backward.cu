@@ -19,20 +19,20 @@ template <typename T>
 struct Backward {
     const T *dq, *dy, *y;
     const float *keep, *gamma, *beta, *mean, *rstd;
-    StepArgument step;
+    QuantArgument step;
     T *dx, *df;
-    float* partial;  // (blocks, stride): dgamma, dbeta, dalpha of each block
+    float* partial;  // (blocks, stride): dgamma, dbeta, dscale of each block
     int64_t stride;
     unsigned rows, rows_per_sample;
     int cols;
 };
 
-/// Takes dq to dn = dq in(n) and adds dq (q - in v) to dalpha.
-__device__ float through(const QuickStep& step, float dq, float n, float& dalpha) {
+/// Takes dq to dn = dq in(n) and adds dq (q - in v) to dscale.
+__device__ float lsq_backward_element(const QuickStep& step, float dq, float n, float& dscale) {
     const float v = step.scaled(n);
     const float clamped = step.clamped(v);
     const bool in = clamped == v;
-    dalpha += dq * (QuickStep::rounded(clamped) - (in ? v : 0.0f));
+    dscale += dq * (QuickStep::rounded(clamped) - (in ? v : 0.0f));
     return in ? dq : 0.0f;
 }
 
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(Vecs, Exact))
             beta[i] = step.on ? Floats::load(p.beta + columns.at(i)) : Floats{};
         }
     }
-    float dgamma[Vecs][kWidth] = {}, dbeta[Vecs][kWidth] = {}, dalpha = 0.0f;
+    float dgamma[Vecs][kWidth] = {}, dbeta[Vecs][kWidth] = {}, dscale = 0.0f;
     const int64_t warps = int64_t{gridDim.x} * kWarps;
     int64_t first = (int64_t{blockIdx.x} * kWarps + warp) * kRows;
     for (; first < p.rows; first += warps * kRows) {
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(Vecs, Exact))
             for (int j = 0; j < kWidth; ++j) {
                 xhat[i][j] = __fmul_rn(__fsub_rn(y[i][j], mean), rstd);
                 const float n = normalized(y[i][j], mean, rstd, gamma[i][j], beta[i][j]);
-                const float dn = through(step, dq[i][j], n, dalpha);
+                const float dn = lsq_backward_element(step, dq[i][j], n, dscale);
                 dgamma[i][j] += dn * xhat[i][j];
                 dbeta[i][j] += dn;
                 scaled[i][j] = dn * gamma[i][j];
@@ -144,8 +144,8 @@ __global__ void __launch_bounds__(kRowThreads, resident_blocks(Vecs, Exact))
     }
     float* out = p.partial + blockIdx.x * p.stride;
     for (int c = threadIdx.x; c < 2 * p.cols; c += kRowThreads) out[c] = shared[c];
-    dalpha = block_sum<kRowThreads>(dalpha);
-    if (threadIdx.x == 0) out[2 * p.cols] = dalpha;
+    dscale = block_sum<kRowThreads>(dscale);
+    if (threadIdx.x == 0) out[2 * p.cols] = dscale;
 }
 
 /// dx and df for any number of columns: a warp a row, which it reads twice.
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kThreads) backward_any(const Backward<T> p) {
             const float y = to_float(p.y[begin + c]);
             xhat = __fmul_rn(__fsub_rn(y, mean), rstd);
             const float n = normalized(y, mean, rstd, p.gamma[c], step.on ? p.beta[c] : 0.0f);
-            return through(step, to_float(p.dq[begin + c]), n, unused) * p.gamma[c];
+            return lsq_backward_element(step, to_float(p.dq[begin + c]), n, unused) * p.gamma[c];
         };
         float sum = 0.0f, sum_xhat = 0.0f;
         for (int c = lane; c < p.cols; c += 32) {
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(kThreads) backward_any(const Backward<T> p) {
     }
 }
 
-/// dgamma, dbeta, dalpha for any number of columns: a lane a column. Runs before backward_any, whose dx may
+/// dgamma, dbeta, dscale for any number of columns: a lane a column. Runs before backward_any, whose dx may
 /// take dq's memory. Block (x, y) has every x-th group of rows and 32 columns.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) backward_columns(const Backward<T> p) {
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kThreads) backward_columns(const Backward<T> p
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int c = static_cast<int>(blockIdx.y) * 32 + lane;
     const QuickStep step(p.step.load());
-    float dgamma = 0.0f, dbeta = 0.0f, dalpha = 0.0f;
+    float dgamma = 0.0f, dbeta = 0.0f, dscale = 0.0f;
     if (c < p.cols) {
         const float gamma = p.gamma[c], beta = step.on ? p.beta[c] : 0.0f;
         int64_t row = int64_t{blockIdx.x} * kWarps + warp;
@@ -200,26 +200,26 @@ __global__ void __launch_bounds__(kThreads) backward_columns(const Backward<T> p
             const float y = to_float(p.y[row * p.cols + c]);
             const float mean = p.mean[row], rstd = p.rstd[row];
             const float n = normalized(y, mean, rstd, gamma, beta);
-            const float dn = through(step, to_float(p.dq[row * p.cols + c]), n, dalpha);
+            const float dn = lsq_backward_element(step, to_float(p.dq[row * p.cols + c]), n, dscale);
             dgamma += dn * __fmul_rn(__fsub_rn(y, mean), rstd);
             dbeta += dn;
         }
     }
     sums[0][warp][lane] = dgamma;
     sums[1][warp][lane] = dbeta;
-    dalpha = block_sum<kThreads>(dalpha);
+    dscale = block_sum<kThreads>(dscale);
     float* out = p.partial + blockIdx.x * p.stride;
-    if (threadIdx.x == 0) out[2 * p.cols + blockIdx.y] = dalpha;
+    if (threadIdx.x == 0) out[2 * p.cols + blockIdx.y] = dscale;
     if (warp > 1 || c >= p.cols) return;
     float total = 0.0f;
     for (int w = 0; w < kWarps; ++w) total += sums[warp][w][lane];
     out[warp * p.cols + c] = total;
 }
 
-/// Adds up what blocks left: column by column, and in the last block dalpha.
+/// Adds up what blocks left: column by column, and in the last block dscale.
 __global__ void __launch_bounds__(kFinishThreads)
     finish(const float* partial, int64_t blocks, int64_t stride, int64_t cols, const float* g, float* dgamma,
-           float* dbeta, float* dalpha) {
+           float* dbeta, float* dscale) {
     const int lane = threadIdx.x % 32;
     if (blockIdx.x < gridDim.x - 1) {
         const int64_t c = int64_t{blockIdx.x} * 32 + lane;
@@ -227,27 +227,27 @@ __global__ void __launch_bounds__(kFinishThreads)
         if (threadIdx.x < 32 && c < 2 * cols) (c < cols ? dgamma[c] : dbeta[c - cols]) = sum;
         return;
     }
-    if (dalpha == nullptr) return;
+    if (dscale == nullptr) return;
     float sum = 0.0f;
     for (int64_t c = 2 * cols; c < stride; c += 32) {
         sum += column_sum<kFinishThreads>(partial, blocks, stride, c + lane, stride);
     }
     if (threadIdx.x >= 32) return;
     sum = warp_sum(sum);
-    if (lane == 0) *dalpha = g != nullptr ? *g * sum : 0.0f;
+    if (lane == 0) *dscale = g != nullptr ? *g * sum : 0.0f;
 }
 
 }  // namespace
 
-void residual_norm_backward(In dq, In dy, In y, In keep, In gamma, In beta, In mean, In rstd,
-                            const LsqStep& step, In dx, In df, In dgamma, In dbeta, In dalpha) {
+void residual_norm_backward(Arg dq, Arg dy, Arg y, Arg keep, Arg gamma, Arg beta, Arg mean, Arg rstd,
+                            const QuantParams& quantizer, Arg dx, Arg df, Arg dgamma, Arg dbeta, Arg dscale) {
     const int64_t rows = y.shape().rows(), cols = y.shape().cols();
     check_like(y, dq);
     check_like(y, dx);
     if (dy.defined()) check_like(y, dy);
     if (df.defined()) check_like(y, df);
     for (const Tensor* t : {&gamma, &dgamma, &dbeta}) check_size(*t, cols, DType::f32);
-    if (step.defined()) check_size(beta, cols, DType::f32);
+    if (quantizer.defined()) check_size(beta, cols, DType::f32);
     check_size(mean, rows, DType::f32);
     check_size(rstd, rows, DType::f32);
     with_activation(y.dtype(), [&]<typename T>() {
@@ -259,7 +259,7 @@ void residual_norm_backward(In dq, In dy, In y, In keep, In gamma, In beta, In m
                       pointer<float>(beta),
                       pointer<float>(mean),
                       pointer<float>(rstd),
-                      argument_of(step),
+                      argument_of(quantizer),
                       pointer<T>(dx),
                       pointer<T>(df),
                       nullptr,
@@ -293,8 +293,8 @@ void residual_norm_backward(In dq, In dy, In y, In keep, In gamma, In beta, In m
                    p);
         }
         launch(finish, static_cast<unsigned>(ceil_div(2 * cols, 32) + 1), kFinishThreads, 0, p.partial,
-               blocks, p.stride, cols, step.defined() ? pointer<float>(step.g) : nullptr,
-               pointer<float>(dgamma), pointer<float>(dbeta), pointer<float>(dalpha));
+               blocks, p.stride, cols, quantizer.defined() ? pointer<float>(quantizer.grad_scale) : nullptr,
+               pointer<float>(dgamma), pointer<float>(dbeta), pointer<float>(dscale));
     });
 }
 

@@ -19,10 +19,10 @@ __global__ void stochastic_depth_kernel(const int64_t* key, const double* rates,
 }
 
 template <typename T>
-__global__ void halt_kernel(const T* x, int64_t n, int32_t* halt) {
+__global__ void find_kernel(const T* x, int64_t n, int32_t* found_inf) {
     bool bad = false;
     for (int64_t i = first_index(); i < n; i += index_stride()) bad = bad || !isfinite(to_float(x[i]));
-    if (__syncthreads_or(bad) && threadIdx.x == 0) atomicOr(halt, 1);
+    if (__syncthreads_or(bad) && threadIdx.x == 0) atomicOr(found_inf, 1);
 }
 
 // --- all parameters at once
@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(kPassThreads)
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-/// A norm that is not finite counts as small: the gradients stay as they are, and whoever halts will see
-/// them.
+/// A norm that is not finite counts as small: the gradients stay as they are, and whoever stops the run will
+/// see them.
 __global__ void __launch_bounds__(kPassThreads)
     clip_kernel(const double* partial, int64_t n, double most, double* schedule) {
     double total = 0;
@@ -114,9 +114,10 @@ struct Rates {
     double weight_decay;
 };
 
-__global__ void __launch_bounds__(kPassThreads) adamw_kernel(const __grid_constant__ Table table, Rates rates,
-                                                             const double* schedule, const int32_t* halt) {
-    if (*halt != 0) return;  // nobody writes it during this launch
+__global__ void __launch_bounds__(kPassThreads)
+    adamw_kernel(const __grid_constant__ Table table, Rates rates, const double* schedule,
+                 const int32_t* found_inf) {
+    if (*found_inf != 0) return;  // nobody writes it during this launch
     const int item = table.item_of_block();
     __shared__ float factors[4];
     if (threadIdx.x == 0) {
@@ -154,21 +155,27 @@ __global__ void __launch_bounds__(kPassThreads) adamw_kernel(const __grid_consta
 
 constexpr int kMostSingles = 2048;
 
-/// Parameters of one element.
+/// Steps and other parameters of few elements.
 struct Singles {
     int count = 0;
-    const float* p[kMostSingles];
+    float* p[kMostSingles];
+    float least[kMostSingles];
 };
 
 /// After all of adamw_kernel, so that a step is taken as a whole or not at all.
-__global__ void singles_kernel(const __grid_constant__ Singles singles, int32_t* halt) {
+__global__ void singles_kernel(const __grid_constant__ Singles singles, int32_t* found_inf) {
     const int i = static_cast<int>(first_index());
-    if (i < singles.count && !isfinite(*singles.p[i])) atomicOr(halt, 2);
+    if (i >= singles.count) return;
+    if (!isfinite(*singles.p[i])) {
+        atomicOr(found_inf, 2);
+    } else if (*singles.p[i] < singles.least[i]) {
+        *singles.p[i] = singles.least[i];
+    }
 }
 
 }  // namespace
 
-void stochastic_depth(In key, In rates, In keep) {
+void stochastic_depth(Arg key, Arg rates, Arg keep) {
     check_size(key, 1, DType::i64);
     const int64_t n = keep.numel(), rows = rates.numel();
     VVTQ_CHECK(rows > 0 && n % rows == 0, "rates ", rates.shape().str(), " for ", keep.shape().str());
@@ -176,7 +183,7 @@ void stochastic_depth(In key, In rates, In keep) {
            pointer<double>(rates), n / rows, n, pointer<float>(keep));
 }
 
-void clip_gradients(const std::vector<AdamwItem>& items, double most, In schedule) {
+void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedule) {
     check_size(schedule, 4, DType::f64);
     int64_t parts = 0;
     for (const AdamwItem& item : items) parts += ceil_div(item.p.numel(), kChunk);
@@ -189,34 +196,37 @@ void clip_gradients(const std::vector<AdamwItem>& items, double most, In schedul
     launch(clip_kernel, 1, kPassThreads, 0, pointer<double>(partial), parts, most, pointer<double>(schedule));
 }
 
-void halt_unless_finite(In x, In halt) {
-    check_size(halt, 1, DType::i32);
+void find_not_finite(Arg x, Arg found_inf) {
+    check_size(found_inf, 1, DType::i32);
     with_activation(x.dtype(), [&]<typename T>() {
-        launch(halt_kernel<T>, pass_blocks(x.numel()), kPassThreads, 0, pointer<T>(x), x.numel(),
-               pointer<int32_t>(halt));
+        launch(find_kernel<T>, pass_blocks(x.numel()), kPassThreads, 0, pointer<T>(x), x.numel(),
+               pointer<int32_t>(found_inf));
     });
 }
 
-void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, In schedule, In halt) {
+void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg schedule, Arg found_inf) {
     check_size(schedule, 4, DType::f64);
-    check_size(halt, 1, DType::i32);
+    check_size(found_inf, 1, DType::i32);
     const auto narrow = [](double x) { return static_cast<float>(x); };
     const Rates arguments{narrow(rates.beta1),       narrow(rates.beta2), narrow(1.0 - rates.beta1),
                           narrow(1.0 - rates.beta2), narrow(rates.eps),   rates.weight_decay};
     for_each_table(items, [&](const Table& table, unsigned blocks) {
         launch(adamw_kernel, blocks, kPassThreads, 0, table, arguments, pointer<double>(schedule),
-               pointer<int32_t>(halt));
+               pointer<int32_t>(found_inf));
     });
     Singles singles;
     const auto flush = [&] {
         launch(singles_kernel, static_cast<unsigned>(ceil_div(singles.count, kPassThreads)), kPassThreads, 0,
-               singles, pointer<int32_t>(halt));
+               singles, pointer<int32_t>(found_inf));
         singles.count = 0;
     };
     for (const AdamwItem& item : items) {
-        if (item.p.numel() != 1) continue;
-        singles.p[singles.count++] = pointer<float>(item.p);
-        if (singles.count == kMostSingles) flush();
+        if (item.p.numel() != 1 && !std::isfinite(item.least)) continue;
+        for (int64_t i = 0; i < item.p.numel(); ++i) {
+            singles.least[singles.count] = narrow(item.least);
+            singles.p[singles.count++] = pointer<float>(item.p) + i;
+            if (singles.count == kMostSingles) flush();
+        }
     }
     flush();
 }

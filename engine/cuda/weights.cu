@@ -21,26 +21,28 @@ constexpr size_t kItems = 256;       // of one launch: a kernel's arguments hold
 constexpr float kUnits = 262144.0f;  // 2^18
 
 struct Weight {
-    const float *w, *alpha;
+    const float* w;
+    QuantArgument quantizer;
     void* codes;
     float *g, *reg;
     double* stats;
     int64_t numel;
     int64_t bins_at;  // in the workspace: (blocks, bins, 3)
-    int low, high;
-    int first;  // block
-    bool wide;  // four elements are one access
+    int bins;         // with reg
+    int first;        // block
+    bool wide;        // four elements are one access
 };
 
 struct Gradient {
-    const float *w, *alpha, *g;
+    const float *w, *g;
+    QuantArgument quantizer;
     const double* stats;
     const float* dy;
-    float *dw, *dalpha;
+    float *dw, *dscale;
     int64_t numel;
-    int low, high;
+    int bins;   // with stats
     int first;  // block
-    bool wide, dy_times_alpha;
+    bool wide;
 };
 
 template <typename Item>
@@ -136,11 +138,11 @@ __global__ void __launch_bounds__(kThreads)
         bins.clear();
         __syncthreads();
     }
-    const Step step(item.alpha, nullptr, item.low, item.high);
+    const Step step = item.quantizer.load();
     const int exponent = ilogbf(step.a);
     const float unit = ldexpf(kUnits, -exponent);
-    const int bin_count = item.high - item.low + 1;
-    const int copies = min(32, kSlots / bin_count);
+    const int low = static_cast<int>(step.low), bin_count = item.bins;
+    const int copies = regularized ? min(32, kSlots / bin_count) : 1;
     const int copy = static_cast<int>(threadIdx.x) % copies;
     float sum = 0.0f;
 #pragma unroll
@@ -153,7 +155,7 @@ __global__ void __launch_bounds__(kThreads)
             codes[j] = rintf(step.clamped(v));
             sum += fabsf(x);
             if (!regularized || at + j >= numel || codes[j] != codes[j]) continue;  // NaN shows elsewhere
-            const int slot = (static_cast<int>(codes[j]) - item.low) * copies + copy;
+            const int slot = (static_cast<int>(codes[j]) - low) * copies + copy;
             bins.add(slot, step.inside(v), __fmaf_rn(-codes[j], step.a, x) * unit);
         }
         if (item.codes != nullptr) store_four(static_cast<T*>(item.codes), at, numel, wide, codes);
@@ -176,10 +178,10 @@ __global__ void __launch_bounds__(kThreads)
     for (int64_t b = threadIdx.x; b < blocks; b += kThreads) magnitude += partial[item.first + b];
     magnitude = block_sum<kThreads>(magnitude);
     if (threadIdx.x == 0 && item.g != nullptr)
-        *item.g = static_cast<float>(1.0 / sqrt(magnitude * item.high));
+        *item.g = static_cast<float>(1.0 / sqrt(magnitude * item.quantizer.range[1]));
     if (item.reg == nullptr) return;
 
-    const int bins = item.high - item.low + 1, parts = kThreads / bins;
+    const int bins = item.bins, parts = kThreads / bins;
     const int bin = static_cast<int>(threadIdx.x) % bins, part = static_cast<int>(threadIdx.x) / bins;
     double own[3] = {};
     if (part < parts) {
@@ -228,7 +230,7 @@ __global__ void __launch_bounds__(kThreads)
     if (regularized) {
         // dreg d reg / du = dreg (2 d / n + 2 (d - mean_k) / (count_k - 1)) = slope_k d - shift_k
         const double factor = static_cast<double>(*dreg);
-        for (int k = threadIdx.x; k <= item.high - item.low; k += kThreads) {
+        for (int k = threadIdx.x; k < item.bins; k += kThreads) {
             const double in_bin = item.stats[3 * k];
             const double spread = in_bin > 1.0 ? 2.0 / (in_bin - 1.0) : 0.0;
             slope[k] = static_cast<float>(factor * (2.0 / static_cast<double>(numel) + spread));
@@ -236,8 +238,7 @@ __global__ void __launch_bounds__(kThreads)
         }
         __syncthreads();
     }
-    const Step step(item.alpha, nullptr, item.low, item.high);
-    const float factor = item.dy_times_alpha ? step.inverse : 1.0f;
+    const Step step = item.quantizer.load();
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -251,12 +252,12 @@ __global__ void __launch_bounds__(kThreads)
             dw[j] = 0.0f;
             if (at + j >= numel) continue;
             if (upstream) {
-                const float d = dy[i][j] * factor;
+                const float d = dy[i][j];
                 dw[j] = in ? d : 0.0f;
                 sum += d * (in ? code - v : code);
             }
             if (regularized) {
-                const int k = code == code ? static_cast<int>(code) - item.low : 0;
+                const int k = code == code ? static_cast<int>(code - step.low) : 0;
                 const float d = in ? __fmaf_rn(-code, step.a, x) : 0.0f;
                 const float du = slope[k] * d - shift[k];
                 dw[j] += in ? du : 0.0f;
@@ -269,7 +270,7 @@ __global__ void __launch_bounds__(kThreads)
     if (threadIdx.x == 0) partial[block] = static_cast<double>(sum);
 }
 
-/// dalpha, a warp a weight.
+/// dscale, a warp a weight.
 __global__ void __launch_bounds__(kThreads)
     finish_backward(const __grid_constant__ Table<Gradient> table, int count, const double* partial) {
     const int i = static_cast<int>(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -279,14 +280,17 @@ __global__ void __launch_bounds__(kThreads)
     double sum = 0.0;
     for (int64_t b = threadIdx.x % 32; b < blocks; b += 32) sum += partial[item.first + b];
     sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) *item.dalpha = static_cast<float>(static_cast<double>(*item.g) * sum);
+    if (threadIdx.x % 32 == 0) *item.dscale = static_cast<float>(static_cast<double>(*item.g) * sum);
 }
 
-void check_item(In w, In alpha, CodeRange range, In stats) {
-    check_size(alpha, 1, DType::f32);
-    VVTQ_CHECK(range.count() >= 1 && range.count() <= kSlots, range.count(), " bins");
+/// Bins of a weight's regularizer; 0 without.
+int checked_bins(Arg w, Arg stats) {
     VVTQ_CHECK(w.numel() <= (int64_t{1} << 40), w.shape().str());
-    if (stats.defined()) check_size(stats, int64_t{3} * range.count(), DType::f64);
+    if (!stats.defined()) return 0;
+    const int64_t bins = stats.numel() / 3;
+    VVTQ_CHECK(bins >= 1 && bins <= kSlots, bins, " bins");
+    check_size(stats, 3 * bins, DType::f64);
+    return static_cast<int>(bins);
 }
 
 /// f(begin, count) for parts of n items that one launch takes.
@@ -304,24 +308,23 @@ void quantize_weights(const std::vector<WeightItem>& items) {
             int64_t blocks = 0, bins = 0;
             for (size_t i = 0; i < count; ++i) {
                 const WeightItem& item = items[begin + i];
-                check_item(item.w, item.alpha, item.range, item.stats);
+                const int of_item = checked_bins(item.w, item.stats);
                 VVTQ_CHECK(item.reg.defined() == item.stats.defined(), "reg and stats go together");
                 if (item.codes.defined()) check_size(item.codes, item.w.numel(), item.codes.dtype());
                 const int64_t numel = item.w.numel();
                 table.at[i] = {pointer<float>(item.w),
-                               pointer<float>(item.alpha),
+                               argument_of(item.params),
                                pointer<T>(item.codes),
-                               pointer<float>(item.g),
+                               pointer<float>(item.params.grad_scale),
                                pointer<float>(item.reg),
                                pointer<double>(item.stats),
                                numel,
                                bins,
-                               item.range.low,
-                               item.range.high,
+                               of_item,
                                static_cast<int>(blocks),
                                numel % 4 == 0 && aligned(16, item.w, item.codes)};
                 blocks += ceil_div(numel, kPiece);
-                if (item.reg.defined()) bins += ceil_div(numel, kPiece) * item.range.count() * 3;
+                if (item.reg.defined()) bins += ceil_div(numel, kPiece) * of_item * 3;
             }
             for (size_t i = 0; i < count; ++i) table.at[i].bins_at += blocks;  // behind the sums of |w|
             const Tensor partial(Shape{blocks + bins}, DType::f64, Device::cuda);
@@ -333,32 +336,29 @@ void quantize_weights(const std::vector<WeightItem>& items) {
     });
 }
 
-void quantize_weights_backward(const std::vector<WeightGradientItem>& items, In dreg) {
+void quantize_weights_backward(const std::vector<WeightGradientItem>& items, Arg dreg) {
     if (dreg.defined()) check_size(dreg, 1, DType::f32);
     in_launches(items.size(), [&](size_t begin, size_t count) {
         Table<Gradient> table = {};
         int64_t blocks = 0;
         for (size_t i = 0; i < count; ++i) {
             const WeightGradientItem& item = items[begin + i];
-            check_item(item.w, item.alpha, item.range, item.stats);
             check_like(item.w, item.dw);
             if (item.dy.defined()) check_like(item.w, item.dy);
-            check_size(item.g, 1, DType::f32);
-            check_size(item.dalpha, 1, DType::f32);
+            check_size(item.params.grad_scale, 1, DType::f32);
+            check_size(item.dscale, 1, DType::f32);
             const int64_t numel = item.w.numel();
             table.at[i] = {pointer<float>(item.w),
-                           pointer<float>(item.alpha),
-                           pointer<float>(item.g),
+                           pointer<float>(item.params.grad_scale),
+                           argument_of(item.params),
                            pointer<double>(item.stats),
                            pointer<float>(item.dy),
                            pointer<float>(item.dw),
-                           pointer<float>(item.dalpha),
+                           pointer<float>(item.dscale),
                            numel,
-                           item.range.low,
-                           item.range.high,
+                           checked_bins(item.w, item.stats),
                            static_cast<int>(blocks),
-                           numel % 4 == 0 && aligned(16, item.w, item.dy, item.dw),
-                           item.dy_times_alpha};
+                           numel % 4 == 0 && aligned(16, item.w, item.dy, item.dw)};
             blocks += ceil_div(numel, kPiece);
         }
         const Tensor partial(Shape{blocks}, DType::f64, Device::cuda);

@@ -123,7 +123,7 @@ TEST_CASE("a training step is forward, loss, regularizer, backward and update") 
             CHECK((result.regularizer > 0) == regularized[i]);
             CHECK(result.top1 == expected.top1);
             CHECK(result.top5 == 4);  // of five classes
-            CHECK(result.halt == 0);
+            CHECK(result.found_inf == 0);
             CHECK(steps.pending() == 0);
             CHECK(tests::relative_error(stepped.parameters(), parts.parameters()) <= 1e-12);
         }
@@ -150,7 +150,7 @@ TEST_CASE("a loss that is not finite halts: parameters stay, and the reason is n
     Run run;
     apps::TrainingStep steps = run.steps();
     steps.submit(rates_of(0, false));
-    CHECK(steps.take().halt == 0);
+    CHECK(steps.take().found_inf == 0);
     run.spoil("blocks.1.attn.proj.bias");
     const std::vector<double> before = run.parameters();
     const auto same = [&] {
@@ -164,9 +164,9 @@ TEST_CASE("a loss that is not finite halts: parameters stay, and the reason is n
     steps.submit(rates);
     steps.submit(rates_of(2, true));  // enqueued before anyone knew
     const apps::StepResult bad = steps.take();
-    CHECK(bad.halt == 1);
+    CHECK(bad.found_inf == 1);
     CHECK(std::isnan(bad.loss));
-    CHECK(steps.take().halt == 1);
+    CHECK(steps.take().found_inf == 1);
     CHECK(same());
     const std::string message = message_of(engine::Fault::run, [&] { steps.explain(rates, bad); });
     INFO(message);
@@ -188,7 +188,7 @@ TEST_CASE("where parameters are finite the op that is not is named") {
     run.model->train(false);  // no branch is left out
     steps.submit(rates);
     const apps::StepResult bad = steps.take();
-    REQUIRE(bad.halt == 1);
+    REQUIRE(bad.found_inf == 1);
     const std::string message = message_of(engine::Fault::run, [&] { steps.explain(rates, bad); });
     INFO(message);
     CHECK(contains(message, "mlp in blocks.1.mlp"));
@@ -201,7 +201,7 @@ TEST_CASE("a regularizer that is not finite halts and is named") {
     const std::vector<double> before = run.parameters();
     steps.submit(rates);
     const apps::StepResult bad = steps.take();
-    CHECK(bad.halt == 1);
+    CHECK(bad.found_inf == 1);
     CHECK(std::isfinite(bad.loss));
     CHECK(run.parameters() == before);
     CHECK(contains(message_of(engine::Fault::run, [&] { steps.explain(rates, bad); }),
@@ -214,7 +214,7 @@ TEST_CASE("a step that is not finite after an update is named") {
     const apps::StepRates rates{.lr = HUGE_VAL};
     steps.submit(rates);
     const apps::StepResult bad = steps.take();
-    CHECK(bad.halt == 2);
+    CHECK(bad.found_inf == 2);
     CHECK(std::isfinite(bad.loss));
     const std::string message = message_of(engine::Fault::run, [&] { steps.explain(rates, bad); });
     INFO(message);

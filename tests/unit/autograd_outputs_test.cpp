@@ -4,6 +4,7 @@
 
 #include "autograd/ops.h"
 #include "tests/catch.h"
+#include "tests/quant_params.h"
 
 using namespace vvtq::autograd;
 using vvtq::engine::DType;
@@ -180,7 +181,8 @@ TEST_CASE("autograd: fused ops refuse shapes that do not fit", "[autograd]") {
     const auto zeros = [](const vvtq::engine::Shape& shape) {
         return Variable(Tensor::zeros(shape, DType::f64), true);
     };
-    const LsqParameters none, step{zeros({1}), {}, {-2, 1}, Tensor::zeros({1}, DType::f64)};
+    const QuantParams none,
+        step = vvtq::tests::quant_params(zeros({1}), {}, {-2, 1}, Tensor::zeros({1}, DType::f64));
     const Tensor keep = Tensor::zeros({2}, DType::f64);
     const auto norm = [&](const Variable& f, const Tensor& factors, const Variable& gamma) {
         return residual_norm(zeros({2, 3, 4}), f, factors, gamma, zeros({4}), 1e-6, none);
@@ -202,26 +204,27 @@ TEST_CASE("autograd: fused ops refuse shapes that do not fit", "[autograd]") {
 
     const auto attend = [&](const Quantized& x, const Variable& w, int64_t heads) {
         const Projection good{zeros({4, 4}), zeros({4}), none}, other{w, zeros({4}), none};
-        return attention(x, good, other, good, none, none, heads, 0.5);
+        return attention(x, {good, other, good, {}}, none, none, heads, 0.5);
     };
     CHECK_NOTHROW(attend(zeros({2, 3, 4}), zeros({4, 4}), 2));
     CHECK_THROWS_AS(attend(zeros({2, 3, 4}), zeros({4, 4}), 3), Error);
     CHECK_THROWS_AS(attend(zeros({6, 4}), zeros({4, 4}), 2), Error);
     CHECK_THROWS_AS(attend(zeros({2, 3, 4}), zeros({5, 4}), 2), Error);
     Quantized shifted = zeros({2, 3, 4});
-    shifted.alpha = shifted.beta = Tensor::zeros({1}, DType::f64);
+    shifted.scale = shifted.offset = Tensor::zeros({1}, DType::f64);
     CHECK_THROWS_AS(attend(shifted, zeros({4, 4}), 2), Error);
 
-    // attention hands over alpha times a weight's gradient, which only quantize_weights takes
-    const auto on_codes = [&](const Quantized& w) {
-        return attention(zeros({2, 3, 4}), {w, {}, none}, {w, {}, none}, {w, {}, none}, none, none, 2, 0.5);
+    const Projection plain{zeros({4, 4}), {}, none};
+    const auto with_matrix = [&](const vvtq::engine::Shape& shape) {
+        return attention(zeros({2, 3, 4}), {plain, plain, plain, Tensor::zeros(shape, DType::f64)}, none,
+                         none, 2, 0.5);
     };
-    CHECK_THROWS_AS(on_codes(quantize(zeros({4, 4}), step)), Error);
-    CHECK_NOTHROW(on_codes(quantize(zeros({4, 4}).detach(), {step.alpha.detach(), {}, {-2, 1}, step.g})));
-    CHECK_NOTHROW(
-        on_codes(quantize_weights({{zeros({4, 4}), zeros({1}), {-2, 1}}}, DType::f64, false).weights[0]));
+    CHECK_NOTHROW(with_matrix({12, 4}));
+    CHECK_THROWS_AS(with_matrix({8, 4}), Error);
 
     CHECK_THROWS_AS(quantize(zeros({3}), none), Error);
     CHECK_NOTHROW(quantize(zeros({3}), step));
     CHECK_THROWS_AS(quantize_weights({}, DType::f64, false), Error);
+    const WeightParameters follower{zeros({4, 4}), step, 4, true};
+    CHECK_THROWS_AS(quantize_weights({follower}, DType::f64, false), Error);
 }

@@ -5,10 +5,16 @@
 #include "autograd/ops.h"
 #include "tests/catch.h"
 #include "tests/golden_inputs.h"
+#include "tests/quant_params.h"
 
 using namespace vvtq::autograd;
-using namespace vvtq::engine;
+using vvtq::engine::CodeRange;
+using vvtq::engine::DType;
+using vvtq::engine::kernels;
+using vvtq::engine::Shape;
+
 using vvtq::tests::fill;
+using vvtq::tests::quant_params;
 using vvtq::tests::relative_error;
 
 namespace {
@@ -29,9 +35,9 @@ using Leaves = std::map<std::string, Variable>;
 struct Result {
     Result(const Variable& y) : variable(y), value(y.value()) {}  // implicit, so that lists read plainly
     Result(const Quantized& q) : variable(q.q), value(q.q.value()) {
-        if (!q.alpha.defined()) return;
+        if (!q.scale.defined()) return;
         value = value.like();
-        kernels(value.device()).scale_by(q.q.value(), q.alpha, value);
+        kernels(value.device()).scale_by(q.q.value(), q.scale, value);
     }
     Variable variable;
     Tensor value;
@@ -96,13 +102,19 @@ struct Step {
         inputs[name + ".alpha"] = one(alpha);
         if (offset()) inputs[name + ".beta"] = one(beta);
     }
-    LsqParameters parameters(const Leaves& in) const {
-        return {in.at(name + ".alpha"), offset() ? in.at(name + ".beta") : Variable(), range, one(0.37)};
+    QuantParams parameters(const Leaves& in) const {
+        return quant_params(in.at(name + ".alpha"), offset() ? in.at(name + ".beta") : Variable(), range,
+                            one(0.37));
     }
-    Variable operator()(const Variable& x, const Leaves& in) const {
-        const LsqParameters p = parameters(in);
-        return lsq(x, p.alpha, p.beta, p.range, p.g);
+    QuantParams weight_parameters(const Leaves& in, const Tensor& g = {}) const {
+        return quant_params(in.at(name + ".alpha"), {}, range, g);
     }
+    /// With the gradient scale of weights.
+    Variable weight(const Leaves& in, const Tensor& g) const {
+        kernels(g.device()).lsq_weight_grad_scale(in.at(name).value(), weight_parameters(in).values(), g);
+        return lsq(in.at(name), weight_parameters(in, g));
+    }
+    Variable operator()(const Variable& x, const Leaves& in) const { return lsq(x, parameters(in)); }
 };
 
 const CodeRange kSigned = CodeRange::signed_bits(4), kUnsigned = CodeRange::unsigned_bits(4);
@@ -128,7 +140,7 @@ TEST_CASE("fused: residual_norm is residual, layer_norm and lsq", "[fused]") {
             [&](const Leaves& in) -> std::vector<Result> {
                 const auto r =
                     residual_norm(in.at("x"), branch ? in.at("f") : Variable(), keep, in.at("gamma"),
-                                  in.at("beta"), kEps, quantized ? step.parameters(in) : LsqParameters{});
+                                  in.at("beta"), kEps, quantized ? step.parameters(in) : QuantParams{});
                 return {r.y, r.n};
             },
             [&](const Leaves& in) -> std::vector<Result> {
@@ -164,7 +176,7 @@ TEST_CASE("fused: mlp is two linear layers with gelu and lsq between", "[fused]"
                                      : Quantized(in.at(step.name));
                 };
                 return {mlp(operand(input), operand(w1), in.at("b1"),
-                            hidden_step ? hidden.parameters(in) : LsqParameters{}, operand(w2), in.at("b2"))};
+                            hidden_step ? hidden.parameters(in) : QuantParams{}, operand(w2), in.at("b2"))};
             },
             [&](const Leaves& in) -> std::vector<Result> {
                 const auto operand = [&](const Step& step) {
@@ -212,21 +224,25 @@ struct AttentionCase {
 
     std::vector<Result> fused(const Leaves& in) const {
         std::vector<Quantized> codes;
+        Tensor matrix;  // of all three, where the pass over weights laid them so
         if (weights) {
             std::vector<WeightParameters> all;
             for (const Step& step : w)
-                all.push_back({in.at(step.name), in.at(step.name + ".alpha"), kSigned});
-            codes = quantize_weights(all, DType::f64, false).weights;
+                all.push_back({in.at(step.name), step.weight_parameters(in), kSigned.count(), !all.empty()});
+            const QuantizedWeights quantized = quantize_weights(all, DType::f64, false);
+            codes = quantized.weights;
+            matrix = quantized.matrices[0];
+            CHECK(matrix.shape() == Shape({36, 12}));
         } else {
             for (const Step& step : w) codes.emplace_back(in.at(step.name));
         }
         const auto projection = [&](size_t t) -> Projection {
-            return {codes[t], bias(in, t), inner ? y[t].parameters(in) : LsqParameters{}};
+            return {codes[t], bias(in, t), inner ? y[t].parameters(in) : QuantParams{}};
         };
         return {attention(activations ? quantize(in.at("x"), x.parameters(in)) : Quantized(in.at("x")),
-                          projection(0), projection(1), projection(2),
-                          inner ? p.parameters(in) : LsqParameters{},
-                          activations ? output.parameters(in) : LsqParameters{}, kHeads, kScoreScale)};
+                          {projection(0), projection(1), projection(2), matrix},
+                          inner ? p.parameters(in) : QuantParams{},
+                          activations ? output.parameters(in) : QuantParams{}, kHeads, kScoreScale)};
     }
 
     std::vector<Result> simple(const Leaves& in) const {
@@ -234,16 +250,12 @@ struct AttentionCase {
         Variable value[3];
         for (size_t t = 0; t < 3; ++t) {
             Variable weight = in.at(w[t].name);
-            if (weights) {
-                const Tensor g = one(0);
-                kernels(g.device()).lsq_weight_grad_scale(weight.value(), kSigned, g);
-                weight = lsq(weight, in.at(w[t].name + ".alpha"), {}, kSigned, g);
-            }
+            if (weights) weight = w[t].weight(in, one(0));
             value[t] = linear(input, weight, bias(in, t));
             if (inner) value[t] = y[t](value[t], in);
         }
         const Variable probabilities = softmax(attention_scores(value[0], value[1], kHeads), kScoreScale);
-        const Variable mixed = attention_mix(inner ? p(probabilities, in) : probabilities, value[2]);
+        const Variable mixed = attention_apply(inner ? p(probabilities, in) : probabilities, value[2]);
         return {activations ? output(mixed, in) : mixed};
     }
 };
@@ -281,7 +293,7 @@ TEST_CASE("fused: quantize_weights is lsq and bin_regularizer of every weight", 
             [&](const Leaves& in) {
                 std::vector<WeightParameters> all;
                 for (const Step& step : steps) {
-                    all.push_back({in.at(step.name), in.at(step.name + ".alpha"), step.range});
+                    all.push_back({in.at(step.name), step.weight_parameters(in), step.range.count()});
                 }
                 const QuantizedWeights quantized = quantize_weights(all, DType::f64, regularized);
                 std::vector<Result> results(quantized.weights.begin(), quantized.weights.end());
@@ -294,13 +306,11 @@ TEST_CASE("fused: quantize_weights is lsq and bin_regularizer of every weight", 
                 Variable total;
                 std::vector<Result> terms;
                 for (const Step& step : steps) {
-                    const Variable w = in.at(step.name), alpha = in.at(step.name + ".alpha");
                     const Tensor g = one(0);
-                    kernels(g.device()).lsq_weight_grad_scale(w.value(), step.range, g);
-                    results.emplace_back(matrix(lsq(w, alpha, {}, step.range, g)));
-                    const Variable term = bin_regularizer(w, alpha, step.range, g);
+                    results.emplace_back(matrix(step.weight(in, g)));
+                    const Variable term = bin_regularizer(in.at(step.name), step.weight_parameters(in, g));
                     total = total.defined() ? add(total, term) : term;
-                    terms.emplace_back(term.detach());
+                    terms.emplace_back(Variable(term.value()));
                 }
                 if (!regularized) return results;
                 results.emplace_back(total);

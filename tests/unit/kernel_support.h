@@ -8,6 +8,7 @@
 #include "engine/kernels.h"
 #include "tests/catch.h"
 #include "tests/golden_inputs.h"
+#include "tests/quant_params.h"
 
 namespace vvtq::tests {
 

@@ -93,16 +93,14 @@ TEST_CASE("kernels: linear_scale turns products of codes into a layer's output",
         for (int parts = 0; parts < 16; ++parts) {
             const bool with_x = parts & 1, with_offset = (parts & 2) && with_x, with_w = parts & 4;
             const bool with_bias = parts & 8;
-            const LsqStep x{with_x ? vector_of({0.375}, dtype) : Tensor(),
-                            with_offset ? vector_of({-0.625}, dtype) : Tensor(),
-                            {},
-                            {}};
+            const Tensor a_x = with_x ? vector_of({0.375}, dtype) : Tensor();
+            const Tensor offset = with_offset ? vector_of({-0.625}, dtype) : Tensor();
             const double a_w = with_w ? 0.25 : 1.0;
             std::vector<double> shifted = with_bias ? bias.to_vector() : std::vector<double>(kOut, 0.0);
             for (size_t i = 0; with_offset && i < codes.size(); ++i)
                 shifted[i / kIn] += -0.625 * a_w * codes[i];
             const Tensor scale(kOne, dtype), out({kOut}, dtype);
-            cpu().linear_scale(x, w, with_w ? vector_of({0.25}, dtype) : Tensor(),
+            cpu().linear_scale(a_x, offset, w, with_w ? vector_of({0.25}, dtype) : Tensor(),
                                with_bias ? bias : Tensor(), scale, out);
             INFO("parts " << parts);
             CHECK(scale.item() == (with_x ? 0.375 : 1.0) * a_w);
@@ -144,13 +142,12 @@ TEST_CASE("kernels: quantize_weights is codes, gradient scale and regularizer of
                                                                   {{31, 49}, CodeRange::signed_bits(3)},
                                                                   {{12, 3, 4, 4}, CodeRange::signed_bits(8)}};
         for (const auto& [shape, range] : weights) {
-            WeightItem item{exact("w" + shape.str(), shape, dtype, 0.7),
-                            vector_of({0.9 / range.count()}, dtype),
-                            range,
-                            Tensor(shape, dtype),
-                            Tensor(kOne, dtype),
-                            {},
-                            {}};
+            WeightItem item{
+                exact("w" + shape.str(), shape, dtype, 0.7),
+                kernel_params(vector_of({0.9 / range.count()}, dtype), {}, range, Tensor(kOne, dtype)),
+                Tensor(shape, dtype),
+                {},
+                {}};
             if (items.size() != 1) {  // one without a regularizer
                 item.reg = Tensor(kOne, dtype);
                 item.stats = Tensor({range.count(), 3}, DType::f64);
@@ -160,13 +157,13 @@ TEST_CASE("kernels: quantize_weights is codes, gradient scale and regularizer of
         cpu().quantize_weights(items);
         for (const WeightItem& item : items) {
             const Tensor codes = item.w.like(), g(kOne, dtype), reg(kOne, dtype);
-            const Tensor stats({item.range.count(), 3}, DType::f64);
-            cpu().lsq_codes(item.w, item.alpha, {}, item.range, codes);
-            cpu().lsq_weight_grad_scale(item.w, item.range, g);
+            const Tensor stats({range_of(item.params).count(), 3}, DType::f64);
+            cpu().lsq_codes(item.w, item.params, codes);
+            cpu().lsq_weight_grad_scale(item.w, item.params, g);
             CHECK(item.codes.to_vector() == codes.to_vector());
-            CHECK(item.g.item() == g.item());
+            CHECK(item.params.grad_scale.item() == g.item());
             if (!item.reg.defined()) continue;
-            cpu().bin_regularizer(item.w, item.alpha, item.range, reg, stats);
+            cpu().bin_regularizer(item.w, item.params, reg, stats);
             CHECK(item.reg.item() == reg.item());
             CHECK(item.stats.to_vector() == stats.to_vector());
         }
@@ -177,36 +174,35 @@ TEST_CASE("kernels: quantize_weights_backward adds up what arrives", "[kernels]"
     for_dtypes([](DType dtype, double tolerance) {
         const CodeRange range = CodeRange::signed_bits(3);
         const Shape shape{31, 49};
-        const Tensor w = exact("w", shape, dtype, 0.7), alpha = vector_of({0.11}, dtype), g(kOne, dtype);
+        const Tensor w = exact("w", shape, dtype, 0.7), g(kOne, dtype);
+        const QuantParams params = kernel_params(vector_of({0.11}, dtype), {}, range, g);
         const Tensor dy = exact("dy", shape, dtype), dreg = vector_of({-0.6}, dtype), reg(kOne, dtype);
-        const Tensor stats({range.count(), 3}, DType::f64), times_alpha = dy.like();
-        cpu().lsq_weight_grad_scale(w, range, g);
-        cpu().bin_regularizer(w, alpha, range, reg, stats);
-        cpu().scale_by(dy, alpha, times_alpha);
+        const Tensor stats({range.count(), 3}, DType::f64);
+        cpu().lsq_weight_grad_scale(w, params, g);
+        cpu().bin_regularizer(w, params, reg, stats);
 
-        const Tensor dw_codes = w.like(), dalpha_codes(kOne, dtype), dw_reg = w.like(),
-                     dalpha_reg(kOne, dtype);
-        cpu().lsq_backward(dy, w, alpha, {}, range, g, dw_codes, dalpha_codes, {});
-        cpu().bin_regularizer_backward(dreg, w, alpha, range, stats, g, dw_reg, dalpha_reg);
+        const Tensor dw_codes = w.like(), dscale_codes(kOne, dtype), dw_reg = w.like(),
+                     dscale_reg(kOne, dtype);
+        cpu().lsq_backward(dy, w, params, dw_codes, dscale_codes, {});
+        cpu().bin_regularizer_backward(dreg, w, params, stats, dw_reg, dscale_reg);
         const std::vector<double> through_codes = dw_codes.to_vector();
         const std::vector<double> through_regularizer = dw_reg.to_vector();
-        for (int parts = 0; parts < 16; ++parts) {
-            const bool codes = parts & 1, scaled = parts & 2, regularized = parts & 4, asked = parts & 8;
+        for (int parts = 0; parts < 8; ++parts) {
+            const bool codes = parts & 1, regularized = parts & 2, asked = parts & 4;
             const bool both = regularized && asked;
             INFO("parts " << parts);
-            const Tensor dw = w.like(), dalpha(kOne, dtype);
+            const Tensor dw = w.like(), dscale(kOne, dtype);
             cpu().quantize_weights_backward(
-                {{w, alpha, range, g, regularized ? stats : Tensor(),
-                  codes ? (scaled ? times_alpha : dy) : Tensor(), scaled, dw, dalpha}},
+                {{w, params, regularized ? stats : Tensor(), codes ? dy : Tensor(), dw, dscale}},
                 asked ? dreg : Tensor());
             std::vector<double> expected(through_codes.size(), 0.0);
             for (size_t i = 0; i < expected.size(); ++i) {
                 expected[i] = (codes ? through_codes[i] : 0.0) + (both ? through_regularizer[i] : 0.0);
             }
-            const double step = (codes ? dalpha_codes.item() : 0.0) + (both ? dalpha_reg.item() : 0.0);
+            const double step = (codes ? dscale_codes.item() : 0.0) + (both ? dscale_reg.item() : 0.0);
             const double allowed = codes || both ? 10 * tolerance : 0.0;
             CHECK(relative_error(dw.to_vector(), expected) <= allowed);
-            CHECK(relative_error(dalpha.to_vector(), {step}) <= allowed);
+            CHECK(relative_error(dscale.to_vector(), {step}) <= allowed);
         }
     });
 }

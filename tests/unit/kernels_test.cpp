@@ -84,7 +84,7 @@ TEST_CASE("kernels: running moments move by the momentum, the variance without b
     const auto pair = [](double a, double b) { return Tensor::from({a, b}, {2}, DType::f64); };
     const Tensor running_mean = pair(0, 1), running_variance = pair(1, 1);
     const Tensor count = Tensor::from({4}, {1}, DType::f64);
-    cpu().track_moments(pair(1, -2), pair(3, 6), 4, 0.25, running_mean, running_variance, count);
+    cpu().update_running_stats(pair(1, -2), pair(3, 6), 4, 0.25, running_mean, running_variance, count);
     CHECK(running_mean.to_vector() == std::vector<double>{0.25, 0.25});
     CHECK(relative_error(running_variance.to_vector(), {0.75 + 0.25 * 4, 0.75 + 0.25 * 8}) <= 1e-15);
     CHECK(count.item() == 5);
@@ -125,22 +125,24 @@ TEST_CASE("kernels: lsq codes are rounded to even and clamped", "[kernels]") {
         const Tensor x = vector_of({-100, -1.25, -0.75, -0.25, 0, 0.25, 0.75, 1.25, 1.75, 100}, dtype);
         const Tensor alpha = vector_of({0.5}, dtype), offset = vector_of({-1}, dtype);
         for (const Tensor& q : {Tensor({10}, DType::i32), Tensor({10}, dtype)}) {
-            cpu().lsq_codes(x, alpha, {}, CodeRange::signed_bits(3), q);
+            cpu().lsq_codes(x, kernel_params(alpha, {}, CodeRange::signed_bits(3)), q);
             CHECK(q.to_vector() == std::vector<double>{-4, -2, -2, 0, 0, 0, 2, 2, 3, 3});
-            cpu().lsq_codes(x, alpha, offset, CodeRange::unsigned_bits(2), q);
+            cpu().lsq_codes(x, kernel_params(alpha, offset, CodeRange::unsigned_bits(2)), q);
             CHECK(q.to_vector() == std::vector<double>{0, 0, 0, 2, 2, 2, 3, 3, 3, 3});
         }
-        CHECK_THROWS_AS(cpu().lsq_codes(x, alpha, {}, CodeRange::signed_bits(3), Tensor({9}, dtype)), Error);
+        CHECK_THROWS_AS(
+            cpu().lsq_codes(x, kernel_params(alpha, {}, CodeRange::signed_bits(3)), Tensor({9}, dtype)),
+            Error);
     }
 }
 
 TEST_CASE("kernels: steps below 1e-4 are taken as 1e-4", "[kernels]") {
     const Tensor x = vector_of(fill("tiny", 197, 3e-4), DType::f64);
     const Tensor expected = x.like();
-    cpu().lsq(x, vector_of({1e-4}, DType::f64), {}, {-2, 1}, expected);
+    cpu().lsq(x, kernel_params(vector_of({1e-4}, DType::f64), {}, {-2, 1}), expected);
     for (const double step : {0.0, 1e-9, -0.3}) {
         const Tensor y = x.like();
-        cpu().lsq(x, vector_of({step}, DType::f64), {}, {-2, 1}, y);
+        cpu().lsq(x, kernel_params(vector_of({step}, DType::f64), {}, {-2, 1}), y);
         CHECK(y.to_vector() == expected.to_vector());
     }
 }
@@ -148,10 +150,10 @@ TEST_CASE("kernels: steps below 1e-4 are taken as 1e-4", "[kernels]") {
 TEST_CASE("kernels: NaN in means NaN out of the quantizer", "[kernels]") {
     for (const DType dtype : {DType::f32, DType::f64}) {
         const Tensor y({3}, dtype);
-        cpu().lsq(vector_of({0.1, kNaN, 0.1}, dtype), vector_of({0.1}, dtype), {}, {-2, 1}, y);
+        cpu().lsq(vector_of({0.1, kNaN, 0.1}, dtype), kernel_params(vector_of({0.1}, dtype), {}, {-2, 1}), y);
         CHECK(std::isfinite(y.to_vector()[0]));
         CHECK(std::isnan(y.to_vector()[1]));
-        cpu().lsq(vector_of({0.1, 0.2, 0.1}, dtype), vector_of({kNaN}, dtype), {}, {-2, 1}, y);
+        cpu().lsq(vector_of({0.1, 0.2, 0.1}, dtype), kernel_params(vector_of({kNaN}, dtype), {}, {-2, 1}), y);
         CHECK(std::isnan(y.to_vector()[0]));
     }
 }
@@ -164,7 +166,7 @@ TEST_CASE("kernels: gradient scale of weights", "[kernels]") {
             total += std::abs(value);
         }
         const Tensor g({1}, dtype);
-        cpu().lsq_weight_grad_scale(vector_of(w, dtype), CodeRange::signed_bits(4), g);
+        cpu().lsq_weight_grad_scale(vector_of(w, dtype), kernel_params(g, {}, CodeRange::signed_bits(4)), g);
         CHECK(relative_error(g.to_vector(), {1 / std::sqrt(total * 7)}) <= 10 * tolerance);
     });
 }

@@ -9,7 +9,7 @@ using namespace vvtq::tests;
 
 namespace {
 
-Tensor halt_of(double value) { return vector_of({value}, DType::i32); }
+Tensor flag_of(double value) { return vector_of({value}, DType::i32); }
 
 /// Learning rate, corrections of a late step, gradient scale.
 Tensor schedule_of(double scale = 1.0) { return vector_of({0.1, 1.0, 1.0, scale}, DType::f64); }
@@ -88,7 +88,7 @@ TEST_CASE("kernels: count_top: ties go to the lower index, NaN is not found", "[
 }
 
 TEST_CASE("kernels: normalize_pixels", "[kernels]") {
-    const float mean[3] = {0.485F, 0.456F, 0.406F}, deviation[3] = {0.229F, 0.224F, 0.225F};
+    const std::array<float, 3> mean = {0.485F, 0.456F, 0.406F}, deviation = {0.229F, 0.224F, 0.225F};
     const Tensor x({2, 3, 16, 16}, DType::u8);
     for (int64_t i = 0; i < x.numel(); ++i) x.data<uint8_t>()[i] = static_cast<uint8_t>(i * 37 + i / 256);
     std::vector<double> expected;
@@ -107,19 +107,34 @@ TEST_CASE("kernels: normalize_pixels", "[kernels]") {
     CHECK_THROWS_AS(cpu().normalize_pixels(x, mean, deviation, Tensor({2, 3, 16, 15}, DType::f32)), Error);
 }
 
-TEST_CASE("kernels: raise_steps lifts what is below 1e-4 and leaves the rest", "[kernels]") {
+TEST_CASE("kernels: adamw raises values to their bound", "[kernels]") {
+    for (const DType dtype : {DType::f32, DType::f64}) {
+        AdamwItem bounded = item_of({-3, 1e-5, 0.5}, {0, 0, 0}, dtype);
+        bounded.least = 1e-4;
+        AdamwItem free = item_of({-3, 1e-5, 0.5}, {0, 0, 0}, dtype);
+        bounded.decay = free.decay = false;
+        const std::vector<double> before = free.p.to_vector();
+        const Tensor found_inf = flag_of(0);
+        cpu().adamw({bounded, free}, kRates, schedule_of(), found_inf);
+        CHECK(relative_error(bounded.p.to_vector(), {1e-4, 1e-4, 0.5}) <= 1e-6);
+        CHECK(free.p.to_vector() == before);
+        const AdamwItem broken = item_of({kNaN, 0.5}, {0, 0}, dtype);
+        AdamwItem step = broken;
+        step.least = 1e-4;
+        cpu().adamw({step}, kRates, schedule_of(), found_inf);
+        CHECK(found_inf.item() == 2);
+        CHECK(std::isnan(step.p.to_vector()[0]));  // not hidden by the bound
+    }
+}
+
+TEST_CASE("kernels: divide_parts divides each part by its own scale", "[kernels]") {
     for_dtypes([](DType dtype, double) {
-        std::vector<Tensor> alphas;
-        for (const double a : {0.5, 1e-4, 1e-5, 0.0, -3.0, kNaN, kInfinity}) {
-            alphas.push_back(vector_of({a}, dtype));
-        }
-        const double least = vector_of({1e-4}, dtype).item();
-        cpu().raise_steps(alphas);
-        CHECK(alphas[0].item() == 0.5);
-        for (size_t i = 1; i < 5; ++i) CHECK(alphas[i].item() == least);
-        CHECK(std::isnan(alphas[5].item()));  // not hidden
-        CHECK(alphas[6].item() == kInfinity);
-        CHECK_THROWS_AS(cpu().raise_steps({vector_of({1, 2}, dtype)}), Error);
+        const Tensor x = Tensor::from({2, 4, 6, 8, 10, 12}, {3, 2}, dtype), y = x.like();
+        cpu().divide_parts(x, {vector_of({2}, dtype), Tensor(), vector_of({-0.5}, dtype)}, y);
+        CHECK(y.to_vector() == std::vector<double>{1, 2, 6, 8, -20, -24});
+        cpu().divide_parts(x, {vector_of({2}, dtype)}, x);  // in place
+        CHECK(x.to_vector() == std::vector<double>{1, 2, 3, 4, 5, 6});
+        CHECK_THROWS_AS(cpu().divide_parts(x, {Tensor(), Tensor(), Tensor(), Tensor()}, y), Error);
     });
 }
 
@@ -163,30 +178,30 @@ TEST_CASE("kernels: clip_gradients sets the scale that brings the norm to the li
     });
 }
 
-TEST_CASE("kernels: halt_unless_finite sets its bit and clears none", "[kernels]") {
+TEST_CASE("kernels: find_not_finite sets its bit and clears none", "[kernels]") {
     for_dtypes([](DType dtype, double) {
         for (const double bad : {kNaN, kInfinity, -kInfinity}) {
-            const Tensor halt = halt_of(0);
-            cpu().halt_unless_finite(vector_of({1, -1e30}, dtype), halt);
-            CHECK(halt.item() == 0);
-            cpu().halt_unless_finite(vector_of({1, bad}, dtype), halt);
-            CHECK(halt.item() == 1);
-            cpu().halt_unless_finite(vector_of({1, 2}, dtype), halt);
-            CHECK(halt.item() == 1);
-            const Tensor other = halt_of(2);
-            cpu().halt_unless_finite(vector_of({bad}, dtype), other);
+            const Tensor found_inf = flag_of(0);
+            cpu().find_not_finite(vector_of({1, -1e30}, dtype), found_inf);
+            CHECK(found_inf.item() == 0);
+            cpu().find_not_finite(vector_of({1, bad}, dtype), found_inf);
+            CHECK(found_inf.item() == 1);
+            cpu().find_not_finite(vector_of({1, 2}, dtype), found_inf);
+            CHECK(found_inf.item() == 1);
+            const Tensor other = flag_of(2);
+            cpu().find_not_finite(vector_of({bad}, dtype), other);
             CHECK(other.item() == 3);
         }
     });
 }
 
-TEST_CASE("kernels: adamw changes nothing where halt is set", "[kernels]") {
+TEST_CASE("kernels: adamw changes nothing where found_inf is set", "[kernels]") {
     for_dtypes([](DType dtype, double) {
         const std::vector<AdamwItem> items = {item_of({1, 2}, {3, kNaN}, dtype), item_of({0.5}, {4}, dtype)};
         for (const double bits : {1.0, 2.0, 3.0}) {
-            const Tensor halt = halt_of(bits);
-            cpu().adamw(items, kRates, schedule_of(), halt);
-            CHECK(halt.item() == bits);
+            const Tensor found_inf = flag_of(bits);
+            cpu().adamw(items, kRates, schedule_of(), found_inf);
+            CHECK(found_inf.item() == bits);
             CHECK(items[0].p.to_vector() == std::vector<double>{1, 2});
             CHECK(items[1].p.to_vector() == std::vector<double>{0.5});
             for (const AdamwItem& item : items) {
@@ -199,15 +214,15 @@ TEST_CASE("kernels: adamw changes nothing where halt is set", "[kernels]") {
 
 TEST_CASE("kernels: adamw halts where a parameter of one element is not finite", "[kernels]") {
     for_dtypes([](DType dtype, double) {
-        const auto halt_after = [&](const std::vector<AdamwItem>& items) {
-            const Tensor halt = halt_of(0);
-            cpu().adamw(items, kRates, schedule_of(), halt);
-            return halt.item();
+        const auto flag_after = [&](const std::vector<AdamwItem>& items) {
+            const Tensor found_inf = flag_of(0);
+            cpu().adamw(items, kRates, schedule_of(), found_inf);
+            return found_inf.item();
         };
         const AdamwItem good = item_of({0.5}, {4}, dtype);
-        CHECK(halt_after({good, item_of({1, 2}, {kNaN, 3}, dtype)}) == 0);  // a weight: its loss will tell
-        CHECK(halt_after({good, item_of({0.5}, {kNaN}, dtype)}) == 2);
-        CHECK(halt_after({item_of({kInfinity}, {1}, dtype), good}) == 2);
+        CHECK(flag_after({good, item_of({1, 2}, {kNaN, 3}, dtype)}) == 0);  // a weight: its loss will tell
+        CHECK(flag_after({good, item_of({0.5}, {kNaN}, dtype)}) == 2);
+        CHECK(flag_after({item_of({kInfinity}, {1}, dtype), good}) == 2);
         CHECK(good.p.item() < 0.5);
     });
 }
@@ -226,7 +241,7 @@ TEST_CASE("kernels: adamw, several parameters and steps", "[kernels]") {
             items.push_back({vector_of(p.back(), dtype), Tensor({n}, dtype), Tensor::zeros({n}, dtype),
                              Tensor::zeros({n}, dtype), n != 31});
         }
-        const Tensor halt = vector_of({0}, DType::i32);
+        const Tensor found_inf = vector_of({0}, DType::i32);
         for (int64_t t = 1; t <= 3; ++t) {
             const double gradient_scale = t == 2 ? 0.25 : 1.0;
             const double correction1 = 1 - std::pow(0.9, t), correction2 = 1 - std::pow(0.999, t);
@@ -242,9 +257,9 @@ TEST_CASE("kernels: adamw, several parameters and steps", "[kernels]") {
                 }
             }
             cpu().adamw(items, rates,
-                        vector_of({kRate, correction1, correction2, gradient_scale}, DType::f64), halt);
+                        vector_of({kRate, correction1, correction2, gradient_scale}, DType::f64), found_inf);
         }
-        CHECK(halt.item() == 0);
+        CHECK(found_inf.item() == 0);
         const double tolerance = dtype == DType::f32 ? 1e-6 : 1e-14;
         for (size_t k = 0; k < sizes.size(); ++k) {
             INFO(sizes[k] << " " << name_of(dtype));

@@ -93,7 +93,6 @@ TEST_CASE("clipping scales the gradients to the largest norm") {
     Adamw optimizer({{"a.alpha", a}, {"b.alpha", b}}, {.clip_grad = 0.5});
     give_gradient(a, {3, 0});
     give_gradient(b, {4});
-    CHECK(optimizer.grad_norm() == Approx(5.0).epsilon(1e-14));
     optimizer.step(0.1);
     const auto state = optimizer.state();  // the first moment is 0.1 g after one step
     CHECK(state[0].second.to_vector()[0] == Approx(0.1 * 0.3).epsilon(1e-13));
@@ -124,20 +123,20 @@ TEST_CASE("an update works by the schedule it was given before, and counts there
     CHECK(a.value().item() == b.value().item());
 }
 
-TEST_CASE("a halted optimizer changes nothing until the halt is cleared") {
+TEST_CASE("an optimizer changes nothing while found_inf is set") {
     const Variable a = parameter({1.0, 2.0}, {2});
     Adamw optimizer({{"a.weight", a}}, {.clip_grad = 0.5});
-    CHECK(optimizer.halt().item() == 0);
+    CHECK(optimizer.found_inf().item() == 0);
     engine::kernels(a.value().device())
-        .halt_unless_finite(Tensor::full({1}, std::nan(""), DType::f64), optimizer.halt());
+        .find_not_finite(Tensor::full({1}, std::nan(""), DType::f64), optimizer.found_inf());
     give_gradient(a, {3, 4});
     optimizer.step(0.1);
-    CHECK(optimizer.halt().item() == 1);
+    CHECK(optimizer.found_inf().item() == 1);
     CHECK(a.value().to_vector() == std::vector<double>{1, 2});
     CHECK(optimizer.state()[0].second.to_vector() == std::vector<double>{0, 0});
-    optimizer.clear_halt();
+    *optimizer.found_inf().data<int32_t>() = 0;
     optimizer.step(0.1);
-    CHECK(optimizer.halt().item() == 0);
+    CHECK(optimizer.found_inf().item() == 0);
     CHECK(a.value().to_vector() != std::vector<double>{1, 2});
 }
 
@@ -147,7 +146,7 @@ TEST_CASE("an update that makes a step not finite halts what follows") {
     give_gradient(a, {std::nan("")});
     give_gradient(w, {1, 1});
     optimizer.step(0.1);
-    CHECK(optimizer.halt().item() == 2);
+    CHECK(optimizer.found_inf().item() == 2);
     CHECK(std::isnan(a.value().item()));
     const std::vector<double> stopped = w.value().to_vector();
     optimizer.step(0.1);

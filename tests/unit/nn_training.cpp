@@ -74,7 +74,7 @@ TEST_CASE("training ends in the same bits with one thread, two, three, and again
 }
 
 TEST_CASE("a small model learns one batch by heart, in full precision and at 2 bits") {
-    for (const quant::BitWidths bits : {quant::BitWidths{}, quant::BitWidths{2, 2}}) {
+    for (const quant::BitWidths& bits : {quant::BitWidths{}, quant::BitWidths{2, 2}}) {
         const std::vector<double> losses = train(40, bits, 1, 5).losses;
         INFO(losses.front() << " -> " << losses.back());
         CHECK(losses.front() > 2.0);  // log 10 = 2.30

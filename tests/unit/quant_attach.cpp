@@ -24,11 +24,10 @@ using tests::small_pictures;
 /// What sits in a slot: "-", "1", or bits with s(igned) or u(nsigned), o(ffset), w(eight).
 std::string describe(const nn::QuantizerSlot& slot) {
     if (slot.get() == nullptr) return "-";
-    if (const auto* binary = dynamic_cast<const Binary*>(slot.get())) {
-        return engine::concat("1", binary->options().weight ? "w" : "", "h", binary->options().heads);
-    }
-    const LsqOptions& o = dynamic_cast<const Lsq&>(*slot.get()).options();
-    return engine::concat(o.bits, o.is_signed ? "s" : "u", o.offset ? "o" : "", o.weight ? "w" : "");
+    const nn::QuantizerDescription d = slot.get()->describe();
+    if (d.kind == "binary") return engine::concat("1", d.weight ? "w" : "", "h", slot.heads());
+    const bool offset = slot.get()->state_names().size() == 2;
+    return engine::concat(d.bits, d.is_signed ? "s" : "u", offset ? "o" : "", d.weight ? "w" : "");
 }
 
 std::map<std::string, std::string> described(const BitWidths& bits) {

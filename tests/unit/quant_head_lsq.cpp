@@ -4,7 +4,7 @@
 #include "autograd/ops.h"
 #include "quant/attach.h"
 #include "quant/calibrate.h"
-#include "quant/head_lsq.h"
+#include "quant/lsq.h"
 #include "tests/unit/quant_support.h"
 
 namespace vvtq::quant {
@@ -27,8 +27,10 @@ Tensor growing(const engine::Shape& shape, int64_t heads, int64_t inner) {
     return Tensor::from(values, shape, DType::f64);
 }
 
-std::vector<double> steps_of(const LsqOptions& options, int64_t heads, bool columns, const Tensor& x) {
-    HeadLsq quantizer(options, heads, columns);
+std::vector<double> steps_of(QuantizerOptions options, int64_t heads, bool columns, const Tensor& x) {
+    options.step_heads = heads;
+    options.head_columns = columns;
+    Lsq quantizer(options);
     quantizer(Variable(x));
     return quantizer.alpha().value().to_vector();
 }
@@ -36,8 +38,8 @@ std::vector<double> steps_of(const LsqOptions& options, int64_t heads, bool colu
 }  // namespace
 
 TEST_CASE("each head's step starts from its own values") {
-    const LsqOptions activation{.bits = 3, .dtype = DType::f64};
-    const LsqOptions weight{.bits = 3, .weight = true, .dtype = DType::f64};
+    const QuantizerOptions activation{.bits = 3, .dtype = DType::f64};
+    const QuantizerOptions weight{.bits = 3, .weight = true, .dtype = DType::f64};
     const std::vector<std::vector<double>> found = {
         steps_of(activation, 3, false, growing({2, 5, 12}, 3, 4)),
         steps_of(activation, 3, false, growing({2, 3, 4, 4}, 3, 16)),
@@ -62,9 +64,8 @@ TEST_CASE("with equal heads the values are those of one step") {
         }
     }
     const Tensor both = Tensor::from(twice, {2, 5, 8}, DType::f64);
-    const LsqOptions options{.bits = 3, .dtype = DType::f64};
-    HeadLsq by_head(options, 2);
-    Lsq whole(options);
+    Lsq by_head({.bits = 3, .dtype = DType::f64, .step_heads = 2});
+    Lsq whole({.bits = 3, .dtype = DType::f64});
     // the mean of |x| is summed in another order
     CHECK(tests::relative_error(by_head(Variable(both)).value().to_vector(),
                                 whole(Variable(both)).value().to_vector()) <= 1e-14);

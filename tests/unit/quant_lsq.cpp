@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "autograd/ops.h"
+#include "nn/optimizer.h"
 #include "quant/lsq.h"
 #include "tests/unit/quant_support.h"
 
@@ -19,8 +20,8 @@ using tests::contains;
 using tests::filled;
 using tests::message_of;
 
-std::vector<LsqOptions> all_kinds(DType dtype) {
-    std::vector<LsqOptions> kinds;
+std::vector<QuantizerOptions> all_kinds(DType dtype) {
+    std::vector<QuantizerOptions> kinds;
     for (int bits = 2; bits <= 8; ++bits) {
         for (const bool is_signed : {true, false}) {
             for (const bool offset : {true, false}) {
@@ -58,7 +59,7 @@ TEST_CASE("a quantizer works alone and starts at twice the mean over the root of
 }
 
 TEST_CASE("every value is a code times the step plus the offset, and codes stay in range") {
-    for (const LsqOptions& options : all_kinds(DType::f64)) {
+    for (const QuantizerOptions& options : all_kinds(DType::f64)) {
         Lsq q(options);
         q.set_step(0.0625, options.offset ? -0.5 : 0.0);  // a power of two: products are exact
         const Tensor x = filled("values", {40, 50}, 1.2 * q.range().count() * 0.0625 + 0.5);
@@ -75,7 +76,7 @@ TEST_CASE("every value is a code times the step plus the offset, and codes stay 
 
 TEST_CASE("quantizing twice changes nothing, and nothing that is already quantized is clipped") {
     for (const DType dtype : {DType::f32, DType::f64}) {
-        for (const LsqOptions& options : all_kinds(dtype)) {
+        for (const QuantizerOptions& options : all_kinds(dtype)) {
             Lsq q(options);
             q.set_step(0.25, options.offset ? -0.75 : 0.0);
             const Variable y = q(Variable(filled("once", {31, 7}, q.range().count() * 0.3, dtype)));
@@ -135,19 +136,56 @@ TEST_CASE("the gradients that reach x, step and offset are the specification's")
     CHECK(parameters[1].parameter.grad().item() == Approx(10001.0).epsilon(1e-12));
 }
 
-TEST_CASE("a step that training brought below the least one is raised to it") {
+TEST_CASE("a step is at least the least one: set, started, read from a file, or trained") {
     Lsq q({.bits = 4, .dtype = DType::f64});
-    const Tensor x = filled("least", {8}, 1.0);
     q.set_step(-0.3);
-    q(Variable(x));
     CHECK(q.step() == engine::kLeastStep);
     q.set_step(2e-4);
-    q(Variable(x));
     CHECK(q.step() == 2e-4);
     Lsq dark({.bits = 4, .dtype = DType::f64});
     const Tensor black = Tensor::zeros({8}, DType::f64);
     CHECK(dark(Variable(black)).value().to_vector() == black.to_vector());
     CHECK(dark.step() == engine::kLeastStep);
+
+    Lsq read({.bits = 4, .dtype = DType::f64});
+    read.parameters()[0].parameter.set_value(Tensor::full({1}, 1e-9, DType::f64));
+    read.state_loaded();
+    CHECK(read.ready());
+    CHECK(read.step() == engine::kLeastStep);
+    read.parameters()[0].parameter.set_value(Tensor::zeros({1}, DType::f64));
+    read.state_loaded();
+    CHECK_FALSE(read.ready());  // the file was written before the step had a value
+
+    for (const nn::NamedParameter& p : q.parameters()) CHECK(p.least == engine::kLeastStep);
+    nn::Adamw optimizer(q.parameters(), {});
+    Variable x(filled("least", {8}, 1.0), true);
+    autograd::sum(q(x)).backward();
+    optimizer.step(10.0);  // a step that goes far below
+    CHECK(q.step() >= engine::kLeastStep);
+}
+
+TEST_CASE("a quantizer describes itself") {
+    Lsq q({.bits = 3, .is_signed = false, .offset = true, .dtype = DType::f64});
+    CHECK(q.describe().scale.empty());
+    q.set_step(0.25, -0.5);
+    const nn::QuantizerDescription seen = q.describe();
+    CHECK(seen.kind == "lsq");
+    CHECK(seen.bits == 3);
+    CHECK(seen.range.low == 0);
+    CHECK(seen.range.high == 7);
+    CHECK(seen.scale == std::vector<double>{0.25});
+    CHECK(seen.offset == std::vector<double>{-0.5});
+    CHECK(q.state_names() == std::vector<std::string>{"alpha", "beta"});
+    CHECK(q.params(8).has_value());
+    q.reset();
+    CHECK_FALSE(q.params(8).has_value());
+    // of any quantizer, from its description
+    q.set_step(0.25, -0.5);
+    const Tensor x = filled("described", {5, 7}, 1.0);
+    const Inspection own = q.inspect(x), any = inspect(q, x);
+    CHECK(any.codes == own.codes);
+    CHECK(any.clipped_share == own.clipped_share);
+    CHECK(any.signal_to_noise_db == Approx(own.signal_to_noise_db));
 }
 
 TEST_CASE("fixed quantizers have parameters that get no gradient") {

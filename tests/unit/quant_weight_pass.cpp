@@ -6,6 +6,7 @@
 #include "quant/attach.h"
 #include "quant/bin_regularizer.h"
 #include "quant/calibrate.h"
+#include "quant/lsq.h"
 #include "tests/unit/quant_support.h"
 
 namespace vvtq::quant {
@@ -21,8 +22,6 @@ using tests::message_of;
 using tests::relative_error;
 using tests::small_model;
 using tests::small_pictures;
-
-constexpr double kRaised = engine::kLeastStep;
 
 Lsq& lsq_at(nn::Module& model, std::string_view path) {
     for (const auto& [name, slot] : slots(model)) {
@@ -105,23 +104,24 @@ TEST_CASE("a model with its weights quantized in one pass computes what one by o
     }
 }
 
-TEST_CASE("steps that fell below 1e-4 are raised in their parameters before the pass") {
+TEST_CASE("queries, keys and values of a model lie in one matrix, whatever their width") {
     const auto model = calibrated_model({4, 4});
-    const std::vector<std::string> places = {"patch_embed.quant",        "blocks.0.attn.proj_k",
-                                             "blocks.0.attn.quant_attn", "blocks.1.mlp.quant2",
-                                             "blocks.1.mlp.fc2",         "head"};
-    const double kept = lsq_at(*model, "quant").step();
-    for (const double low : {1e-5, 0.0, -0.7}) {
-        for (const std::string& place : places) {
-            engine::kernels(engine::Device::cpu).fill(low, lsq_at(*model, place).alpha().value());
-        }
-        model->forward(small_pictures(), nn::random_key(0));
-        for (const std::string& place : places) {
-            INFO(place);
-            CHECK(lsq_at(*model, place).step() == kRaised);
-        }
-        CHECK(lsq_at(*model, "quant").step() == kept);
+    nn::WeightPass& pass = *model->weight_pass();
+    pass.prepare(DType::f64);
+    const Tensor matrix = slot_at(*model, "blocks.0.attn.proj_q").matrix();
+    const int64_t width = slot_at(*model, "blocks.0.attn.proj_q").weight().shape()[0];
+    REQUIRE(matrix.shape() == engine::Shape({3 * width, width}));
+    int64_t row = 0;
+    for (const char* name : {"proj_q", "proj_k", "proj_v"}) {
+        const nn::QuantizerSlot& slot = slot_at(*model, std::string("blocks.0.attn.") + name);
+        CHECK(matrix.slice(row, row + width).raw() ==
+              slot_at(*model, std::string("blocks.0.attn.") + name).quantized_weight().q.value().raw());
+        CHECK(slot.matrix().shape()[0] == 3 * width - row);
+        row += width;
     }
+    CHECK(slot_at(*model, "blocks.0.attn.proj").matrix().shape()[0] == width);
+    pass.release();
+    CHECK_FALSE(slot_at(*model, "blocks.0.attn.proj_q").matrix().defined());
 }
 
 TEST_CASE("weights without a start step get one in the pass") {
@@ -138,7 +138,7 @@ TEST_CASE("weights without a start step get one in the pass") {
 TEST_CASE("codes are prepared for a forward pass and forgotten behind it") {
     const auto model = calibrated_model({4, 4});
     nn::QuantizerSlot& slot = slot_at(*model, "blocks.0.mlp.fc1");
-    const auto codes = [&] { return slot.quantized_weight().alpha.defined(); };  // values have no step
+    const auto codes = [&] { return slot.quantized_weight().scale.defined(); };  // values have no step
     CHECK_FALSE(codes());
     nn::WeightPass& pass = *model->weight_pass();
     pass.prepare(DType::f64);
@@ -169,7 +169,7 @@ TEST_CASE("codes are forgotten behind a forward pass that fails") {
         const auto fail = [&] { model->forward(small_pictures(), nn::random_key(0)); };
         CHECK(contains(message_of(engine::Fault::run, fail), "blocks.1.mlp"));
     }
-    CHECK_FALSE(slot_at(*model, "blocks.0.mlp.fc1").quantized_weight().alpha.defined());
+    CHECK_FALSE(slot_at(*model, "blocks.0.mlp.fc1").quantized_weight().scale.defined());
 }
 
 TEST_CASE("a forward pass prepares in the dtype of its pictures and releases once") {
@@ -214,13 +214,6 @@ TEST_CASE("layers outside a model quantize their weights themselves") {
     const std::vector<double> quantized = values();
     CHECK(quantized != plain);
     CHECK(relative_error(quantized, plain) < 0.5);
-
-    // and raise their own steps
-    const Lsq& quantizer = lsq_at(mlp, "quant2");
-    engine::kernels(engine::Device::cpu).fill(1e-9, quantizer.alpha().value());
-    const std::vector<double> low = values();
-    CHECK(quantizer.step() == kRaised);
-    CHECK(low == values());
 }
 
 TEST_CASE("a layer that is used twice in a model has one slot and one code") {

@@ -2,6 +2,7 @@
 #include "autograd/ops.h"
 #include "quant/calibrate.h"
 #include "quant/lsq.h"
+#include "tests/quant_params.h"
 #include "tests/unit/quant_support.h"
 
 namespace vvtq::quant {
@@ -41,7 +42,8 @@ TEST_CASE("worked example: the weights") {
 TEST_CASE("worked example: the regularizer") {
     const Variable alpha(Tensor::full({1}, 2.15 / 3, DType::f64));
     const Variable term = autograd::bin_regularizer(
-        Variable(weights()), alpha, engine::CodeRange::signed_bits(2), Tensor::full({1}, 1.0, DType::f64));
+        Variable(weights()), tests::quant_params(alpha, {}, engine::CodeRange::signed_bits(2),
+                                                 Tensor::full({1}, 1.0, DType::f64)));
     check_near({term.value().item()}, {0.157593}, 5e-7);
 }
 

@@ -1,0 +1,32 @@
+// bench_model: a model with a batch of random pictures, whose training steps are measured.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "apps/commands/model_setup.h"
+#include "apps/training/device_batch.h"
+#include "apps/training/training_step.h"
+#include "engine/trace.h"
+
+namespace vvtq::apps {
+
+/// What `bench step` and `bench op` work on. The steps are started as a training run does.
+struct BenchModel {
+    /// Of --model, its sizes, bit widths and --batch-size. Throws Error(Fault::input) where they do not fit.
+    explicit BenchModel(Options& options);
+
+    /// Makes place for the batch and fills it. Throws engine::OutOfMemory.
+    void load_batch(const Options& options);
+    /// The kernel calls of one training step, enqueued one by one; the whole step is taken.
+    std::vector<engine::KernelCall> calls_of_step(bool products_only);
+
+    Compute compute;
+    nn::ModelConfig config;
+    std::unique_ptr<nn::Model> model;
+    std::unique_ptr<nn::Adamw> optimizer;
+    std::unique_ptr<DeviceBatch> place;
+    StepRates rates;
+};
+
+}  // namespace vvtq::apps
