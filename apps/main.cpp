@@ -7,7 +7,7 @@
 #include "apps/commands/commands.h"
 #include "apps/options/options.h"
 #include "engine/check.h"
-#include "engine/process.h"
+#include "engine/threads.h"
 
 namespace {
 
@@ -51,7 +51,6 @@ std::string command_of(const std::vector<std::string>& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    vvtq::engine::prepare_process(argv);
     const std::vector<std::string> arguments(argv + 1, argv + argc);
     const std::string command = command_of(arguments);
     try {

@@ -31,8 +31,6 @@ if(NOT CMAKE_CUDA_ARCHITECTURES)
 endif()
 set(CMAKE_CUDA_COMPILER "${CUDAToolkit_NVCC_EXECUTABLE}" CACHE FILEPATH "nvcc")
 enable_language(CUDA)
-# CMake 3.25 does not know that nvcc 13 speaks C++20, so the flag is given by hand.
-add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-Xcompiler=-Wall,-Wextra,-Wshadow,-Werror;--Werror=all-warnings>")
 set(VVTQ_HAS_CUDA ON)
 list(JOIN CMAKE_CUDA_ARCHITECTURES "," architectures)
 set(VVTQ_CUDA_SUMMARY "${CUDAToolkit_VERSION} (sm ${architectures})")

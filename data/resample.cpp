@@ -161,10 +161,10 @@ void Resampler::resize(const Canvas& canvas, const Resize& resize, bool flip, ui
             Bytes16 pixels;
             std::memcpy(&pixels, row_.data() + 4 * x, sizeof pixels);
             // Planes of four bytes; mirrored in the second case.
-            pixels = flip ? __builtin_shuffle(pixels,
-                                              Bytes16{12, 8, 4, 0, 13, 9, 5, 1, 14, 10, 6, 2, 15, 11, 7, 3})
-                          : __builtin_shuffle(pixels,
-                                              Bytes16{0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15});
+            pixels = flip ? __builtin_shufflevector(pixels, pixels, 12, 8, 4, 0, 13, 9, 5, 1, 14, 10, 6, 2,
+                                                    15, 11, 7, 3)
+                          : __builtin_shufflevector(pixels, pixels, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3,
+                                                    7, 11, 15);
             const size_t to = flip ? width - 4 - x : x;
             for (size_t c = 0; c < 3; ++c) {
                 std::memcpy(out + c * plane + to, reinterpret_cast<const uint8_t*>(&pixels) + 4 * c, 4);

@@ -1,11 +1,9 @@
 #include "tests/op_harness.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "engine/kernels.h"
-#include "engine/random.h"
 #include "tests/golden_inputs.h"
 
 namespace vvtq::tests {
@@ -75,30 +73,12 @@ std::vector<double> run_forward(const OpCase& row, const Values& in) {
     return row.forward(make_inputs(row, in, DType::f64, Device::cpu)).value().to_vector();
 }
 
-NumericGradient numeric_gradient(const OpCase& row, const Values& in, size_t i,
-                                 const std::vector<double>& upstream) {
-    constexpr size_t kMost = 40;
-    constexpr double h = 1.0 / 1024;
-    NumericGradient gradient;
-    const size_t n = in[i].size();
-    engine::Random random(engine::mix_key({n, i}));
-    for (size_t e = 0; e < std::min(n, kMost); ++e) {  // of a large input the ends and some between
-        gradient.elements.push_back(n <= kMost || e < 4 ? e : e < 8 ? n - 1 - (e - 4) : random.below(n));
-    }
-    for (const size_t e : gradient.elements) {
-        const auto at = [&](double step) {
-            Values moved = in;
-            moved[i][e] += step;
-            return row.frozen ? row.frozen(in, moved) : run_forward(row, moved);
-        };
-        const std::vector<double> far_up = at(2 * h), up = at(h), down = at(-h), far_down = at(-2 * h);
-        double sum = 0;
-        for (size_t k = 0; k < upstream.size(); ++k) {
-            sum += upstream[k] * (8 * (up[k] - down[k]) - (far_up[k] - far_down[k]));
-        }
-        gradient.values.push_back(sum / (12 * h));
-    }
-    return gradient;
+autograd::GradientCheck check_gradient(const OpCase& row, double tolerance) {
+    const Values in = input_values(row);
+    autograd::GradientCheckOptions options;
+    options.tolerance = tolerance;
+    if (row.frozen) options.frozen = [&](const Values& at) { return row.frozen(in, at); };
+    return autograd::check_gradient(row.forward, make_inputs(row, in, DType::f64, Device::cpu), options);
 }
 
 void poison_pool(size_t bytes, Device device) {

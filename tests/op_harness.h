@@ -1,8 +1,9 @@
-// op_harness: runs a row of the op table, and its numerical gradient.
+// op_harness: runs and checks a row of the op table.
 #pragma once
 
 #include <vector>
 
+#include "autograd/check/gradient_check.h"
 #include "tests/op_cases.h"
 
 namespace vvtq::tests {
@@ -24,13 +25,8 @@ OpResult run_op(const OpCase& row, const Values& in, const std::vector<double>& 
 /// The output alone, f64 on the CPU.
 std::vector<double> run_forward(const OpCase& row, const Values& in);
 
-/// Elements of input i, and sum(upstream y)'s derivative by each: central differences of fourth order in f64.
-struct NumericGradient {
-    std::vector<size_t> elements;  // all, or of a large input its ends and a random choice
-    std::vector<double> values;
-};
-NumericGradient numeric_gradient(const OpCase& row, const Values& in, size_t i,
-                                 const std::vector<double>& upstream);
+/// The row's gradient check in f64, against its frozen function where it has one.
+autograd::GradientCheck check_gradient(const OpCase& row, double tolerance);
 
 /// Fills the device's cached memory with NaN, in blocks of all sizes up to `bytes`, several each.
 void poison_pool(size_t bytes, engine::Device device = engine::Device::cpu);

@@ -8,7 +8,7 @@
 #include "apps/training/interrupt.h"
 #include "apps/training/memory_fit.h"
 #include "engine/device.h"
-#include "engine/process.h"
+#include "engine/threads.h"
 
 namespace vvtq::apps {
 namespace {

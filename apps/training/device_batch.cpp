@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "engine/kernels.h"
+#include "engine/threads.h"
 
 namespace vvtq::apps {
 namespace {
@@ -12,12 +13,11 @@ namespace {
 void copy_bytes(const void* from, void* to, size_t bytes) {
     constexpr size_t kPiece = size_t{1} << 20;
     const auto pieces = static_cast<int64_t>((bytes + kPiece - 1) / kPiece);
-#pragma omp parallel for schedule(static) if (pieces > 4)
-    for (int64_t i = 0; i < pieces; ++i) {
+    engine::parallel_for(pieces, [&](int64_t i) {
         const size_t begin = static_cast<size_t>(i) * kPiece;
         std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin,
                     std::min(kPiece, bytes - begin));
-    }
+    });
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
     loader.start(0);
     Stopwatch watch;
     data::Batch batch;
-    int64_t computed = 0, read = 0;
+    int64_t read = 0;
     std::deque<int64_t> sizes;
     const auto read_one = [&] {
         const std::vector<double> values = results.receive();  // loss, counts
@@ -60,7 +60,7 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         }
         ++read;
     };
-    for (; loader.next(batch); ++computed) {
+    while (loader.next(batch)) {
         place.load(batch);
         const nn::Variable logits = model.forward(place.pictures(compute.dtype));
         const nn::Tensor labels = place.labels();

@@ -31,8 +31,7 @@ void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, T scale, const T* a
 }
 
 /// OpenBLAS on one thread while it lives, whichever way it was built. A build on its own threads takes the
-/// number once; a build on OpenMP asks OpenMP before each product, and within a parallel region uses one
-/// thread anyway.
+/// number once; a build on OpenMP asks OpenMP before each product.
 class OneThreadBlas {
   public:
     OneThreadBlas() : threads_(omp_get_max_threads()) {

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <exception>
 #include <vector>
 
 #include "engine/kernels.h"
+#include "engine/threads.h"
 
 namespace vvtq::engine::cpu {
 
@@ -17,8 +17,7 @@ inline constexpr int64_t kChunk = 16384;
 template <typename F>
 void parallel_chunks(int64_t n, int64_t chunk, F&& f) {
     const int64_t chunks = (n + chunk - 1) / chunk;
-#pragma omp parallel for schedule(static) if (chunks > 1)
-    for (int64_t c = 0; c < chunks; ++c) f(c, c * chunk, std::min(n, (c + 1) * chunk));
+    parallel_for(chunks, [&](int64_t c) { f(c, c * chunk, std::min(n, (c + 1) * chunk)); });
 }
 
 /// Rows of one chunk of a pass over (rows, cols).

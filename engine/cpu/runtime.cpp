@@ -10,7 +10,7 @@
 
 #include "engine/check.h"
 #include "engine/cpu/backend.h"
-#include "engine/process.h"
+#include "engine/threads.h"
 
 namespace vvtq::engine::cpu {
 namespace {

@@ -1,6 +1,7 @@
 // The tree of modules: names, order, slots and modes.
 #include <algorithm>
 #include <memory>
+#include <string_view>
 
 #include "nn/layers.h"
 #include "tests/catch.h"
@@ -32,7 +33,7 @@ std::vector<std::string> names_of(const Module& module) {
 }
 
 /// The slot whose path is `path`.
-QuantizerSlot& slot_at(Module& module, const std::string& path) {
+QuantizerSlot& slot_at(Module& module, std::string_view path) {
     for (const auto& [name, below] : module.modules()) {
         auto* slot = dynamic_cast<QuantizerSlot*>(below);
         if (slot != nullptr && name == path) return *slot;

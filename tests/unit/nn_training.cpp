@@ -1,8 +1,7 @@
 // Whole training steps of a small model: they learn, and end in the same bits whatever the number of threads.
-#include <omp.h>
-
 #include "autograd/ops.h"
 #include "engine/random.h"
+#include "engine/threads.h"
 #include "nn/losses.h"
 #include "nn/model.h"
 #include "nn/optimizer.h"
@@ -24,8 +23,8 @@ struct Outcome {
 
 /// Trains a small model for `steps` steps on one batch of random pictures.
 Outcome train(int steps, quant::BitWidths bits, int threads, uint64_t seed) {
-    const int before = omp_get_max_threads();
-    omp_set_num_threads(threads);
+    const int before = engine::threads();
+    engine::set_threads(threads);
     ModelConfig config = model_config("deit_nano_patch4_28");
     config.patch_size = 7;
     config.depth = 2;
@@ -57,7 +56,7 @@ Outcome train(int steps, quant::BitWidths bits, int threads, uint64_t seed) {
     }
     for (const NamedParameter& p : model->parameters())
         outcome.parameters.push_back(p.parameter.value().to_vector());
-    omp_set_num_threads(before);
+    engine::set_threads(before);
     return outcome;
 }
 
