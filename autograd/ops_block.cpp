@@ -1,5 +1,7 @@
 // The passes of a transformer block, each one op: what lies between two products is one kernel, and backward
 // keeps the inputs of kernels and computes codes anew.
+#include <algorithm>
+
 #include "autograd/linear.h"
 
 namespace vvtq::autograd {
@@ -10,12 +12,7 @@ using engine::LsqStep;
 using engine::master_of;
 using engine::Shape;
 
-namespace {
-
-/// Memory is what limits a GPU's batch; the CPU has more of it than speed.
-bool recomputes(const Tensor& x) { return x.device() == engine::Device::cuda; }
-
-}  // namespace
+namespace {}  // namespace
 
 NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor& keep, const Variable& gamma,
                              const Variable& beta, double eps, const LsqParameters& lsq) {
@@ -59,7 +56,7 @@ NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor&
     const auto outs = record("residual_norm", {q, y}, {x, f, gamma, beta, lsq.alpha}, backward);
     NormedResidual result{outs[1], Quantized(outs[0])};
     result.n.alpha = step.alpha;
-    if (recomputes(value)) {
+    if (kernels(value.device()).recompute) {
         result.n.again = [norm, y] {
             const Tensor codes = y.like();
             norm(y, {}, {}, {}, codes);
@@ -71,11 +68,11 @@ NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor&
 
 namespace {
 
-/// Columns of the hidden values in memory: on a GPU so many that rows are 16-byte vectors, which its fast
-/// products need. Those behind the weights' own are 0, and so are their gradients.
+/// Columns of the hidden values in memory, whose rows are a multiple of Kernels::row_bytes. Those behind the
+/// weights' own are 0, and so are their gradients.
 int64_t padded(int64_t columns, const Tensor& like) {
-    if (like.device() != engine::Device::cuda) return columns;
-    const int64_t pack = 16 / static_cast<int64_t>(engine::size_of(like.dtype()));
+    const auto element = static_cast<int64_t>(engine::size_of(like.dtype()));
+    const int64_t pack = std::max<int64_t>(1, kernels(like.device()).row_bytes / element);
     return (columns + pack - 1) / pack * pack;
 }
 /// x (R, C), or (R), with zeros up to `shape`, where rows or columns are more.
@@ -266,7 +263,7 @@ Quantized attention(const Quantized& x, const Projection& q, const Projection& k
                              v.lsq.alpha, probability.alpha, output.alpha, terms.bias},
                             backward));
     result.alpha = steps.output.alpha;
-    if (recomputes(value) && steps.output.defined()) {
+    if (kernels(value.device()).recompute && steps.output.defined()) {
         result.again = [o, step = steps.output] {
             const Tensor q_again = o.like();
             kernels(o.device()).lsq_codes(o, step.alpha, {}, step.range, q_again);

@@ -183,8 +183,7 @@ Quantized unfold(const Quantized& x, const Convolution& shape) {
                      kernels(du.device()).fold(du, shape, gradient);
                      dx.set(0, gradient);
                  });
-    // nine times the picture: kept on the CPU alone
-    if (value.device() == engine::Device::cuda) {
+    if (kernels(value.device()).recompute) {  // nine times the picture
         y.again = [codes = Kept(x), columns, before = value.shape()] {
             return columns(codes.get().reshape(before));
         };

@@ -3,17 +3,15 @@
 namespace vvtq::engine::composed {
 namespace {
 
-using In = const Tensor&;
-
 /// y = q a + o, or x itself without a step.
-Tensor quantized(In x, const LsqStep& step) {
+Tensor quantized(Arg x, const LsqStep& step) {
     if (!step.defined()) return x;
     const Tensor y = x.like();
     kernels(x.device()).lsq(x, step.alpha, step.beta, step.range, y);
     return y;
 }
 
-void codes_of(In x, const LsqStep& step, In q) {
+void codes_of(Arg x, const LsqStep& step, Arg q) {
     if (step.defined()) {
         kernels(x.device()).lsq_codes(x, step.alpha, step.beta, step.range, q);
     } else {
@@ -22,7 +20,7 @@ void codes_of(In x, const LsqStep& step, In q) {
 }
 
 /// dx from dy; dalpha, dbeta as well, undefined ones are left out.
-Tensor through_quantizer(In dy, In x, const LsqStep& step, In dalpha, In dbeta = {}) {
+Tensor through_quantizer(Arg dy, Arg x, const LsqStep& step, Arg dalpha, Arg dbeta = {}) {
     const auto& kernel = kernels(x.device());
     if (!step.defined()) {
         if (dalpha.defined()) kernel.fill(0.0, dalpha);
@@ -40,7 +38,7 @@ Tensor through_quantizer(In dy, In x, const LsqStep& step, In dalpha, In dbeta =
 struct Sizes {
     int64_t batch, heads, tokens, width;
 
-    explicit Sizes(In z, const AttentionSteps& steps) : heads(steps.heads) {
+    explicit Sizes(Arg z, const AttentionSteps& steps) : heads(steps.heads) {
         const Shape& shape = z.shape();
         VVTQ_CHECK(shape.rank() == 3 && heads > 0 && shape[2] % (3 * heads) == 0, "z ", shape.str(), ", ",
                    heads, " heads");
@@ -51,8 +49,8 @@ struct Sizes {
         width = shape[2] / (3 * heads);
     }
     int64_t channels() const { return heads * width; }
-    Tensor new_tokens(In z) const { return {{batch, tokens, channels()}, z.dtype(), z.device()}; }
-    Tensor new_scores(In z) const { return {{batch, heads, tokens, tokens}, z.dtype(), z.device()}; }
+    Tensor new_tokens(Arg z) const { return {{batch, tokens, channels()}, z.dtype(), z.device()}; }
+    Tensor new_scores(Arg z) const { return {{batch, heads, tokens, tokens}, z.dtype(), z.device()}; }
     MatrixLayout of_tokens(bool transposed = false) const {
         return {tokens * channels(), width, channels(), transposed};
     }
@@ -70,13 +68,13 @@ struct Sizes {
 };
 
 /// x (B, N, ...) with the tokens of a group one behind another, and y back in the order of x.
-Tensor in_groups(In x, const AttentionSteps& steps) {
+Tensor in_groups(Arg x, const AttentionSteps& steps) {
     if (!steps.order.defined()) return x;
     const Tensor y = x.like();
     kernels(x.device()).gather_tokens(x, steps.order, y);
     return y;
 }
-void out_of_groups(In y, const AttentionSteps& steps, In x) {
+void out_of_groups(Arg y, const AttentionSteps& steps, Arg x) {
     kernels(x.device()).gather_tokens(y, steps.inverse, x);
 }
 
@@ -86,7 +84,7 @@ struct Forward {
     Tensor value[3];  // behind them
     Tensor p, pq;     // (B, H, N, N) softmax, quantized
 
-    Forward(In products, const AttentionSteps& steps, const Sizes& sizes) {
+    Forward(Arg products, const AttentionSteps& steps, const Sizes& sizes) {
         const Tensor z = in_groups(products, steps);
         const auto& kernel = kernels(z.device());
         const LsqStep* const quantizers[3] = {&steps.q, &steps.k, &steps.v};
@@ -110,8 +108,8 @@ struct Forward {
 
 }  // namespace
 
-void residual_norm(In x, In f, In keep, In gamma, In beta, double eps, const LsqStep& step, In y, In q,
-                   In mean, In rstd) {
+void residual_norm(Arg x, Arg f, Arg keep, Arg gamma, Arg beta, double eps, const LsqStep& step, Arg y, Arg q,
+                   Arg mean, Arg rstd) {
     const auto& kernel = kernels(x.device());
     if (f.defined()) kernel.residual(x, f, keep, y);
     const Tensor n = step.defined() ? x.like() : q;
@@ -119,8 +117,8 @@ void residual_norm(In x, In f, In keep, In gamma, In beta, double eps, const Lsq
     if (step.defined()) codes_of(n, step, q);
 }
 
-void residual_norm_backward(In dq, In dy, In y, In keep, In gamma, In beta, In mean, In rstd,
-                            const LsqStep& step, In dx, In df, In dgamma, In dbeta, In dalpha) {
+void residual_norm_backward(Arg dq, Arg dy, Arg y, Arg keep, Arg gamma, Arg beta, Arg mean, Arg rstd,
+                            const LsqStep& step, Arg dx, Arg df, Arg dgamma, Arg dbeta, Arg dalpha) {
     const auto& kernel = kernels(y.device());
     Tensor dn = dq;
     if (step.defined()) {
@@ -133,14 +131,15 @@ void residual_norm_backward(In dq, In dy, In y, In keep, In gamma, In beta, In m
     if (df.defined()) kernel.scale_samples(dx, keep, df);
 }
 
-void gelu_quantize(In z, const LsqStep& step, In q) {
+void gelu_quantize(Arg z, const LsqStep& step, Arg q) {
     const auto& kernel = kernels(z.device());
     const Tensor h = step.defined() ? z.like() : q;
     kernel.gelu(z, h);
     if (step.defined()) codes_of(h, step, q);
 }
 
-void gelu_quantize_backward(In dq, In z, const LsqStep& step, In dz, In q, In dalpha, In dbeta, In dbias) {
+void gelu_quantize_backward(Arg dq, Arg z, const LsqStep& step, Arg dz, Arg q, Arg dalpha, Arg dbeta,
+                            Arg dbias) {
     const auto& kernel = kernels(z.device());
     const Tensor h = step.defined() ? z.like() : q;
     kernel.gelu(z, h);
@@ -149,7 +148,7 @@ void gelu_quantize_backward(In dq, In z, const LsqStep& step, In dz, In q, In da
     kernel.sum_rows(dz, dbias);
 }
 
-void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
+void attention(Arg z, const AttentionSteps& steps, Arg o, Arg codes, Arg lse) {
     const Sizes sizes(z, steps);
     const auto& kernel = kernels(z.device());
     const Forward forward(z, steps, sizes);
@@ -160,8 +159,8 @@ void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
     if (lse.defined()) kernel.fill(0.0, lse);  // attention_backward takes the softmax anew
 }
 
-void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In, In dz, In dbias, In dalphas,
-                        In dscore_bias) {
+void attention_backward(Arg dy, Arg z, const AttentionSteps& steps, Arg o, Arg, Arg dz, Arg dbias,
+                        Arg dalphas, Arg dscore_bias) {
     const Sizes sizes(z, steps);
     const auto& kernel = kernels(z.device());
     const Forward forward(z, steps, sizes);

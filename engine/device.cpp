@@ -1,11 +1,7 @@
 #include "engine/device.h"
 
 #include "engine/check.h"
-#include "engine/cpu/backend.h"
 #include "engine/tensor.h"
-#ifdef VVTQ_HAS_CUDA
-#include "engine/cuda/backend.h"
-#endif
 
 namespace vvtq::engine {
 namespace {
@@ -14,15 +10,6 @@ int gpu_index = 0;
 bool tf32 = false;
 
 }  // namespace
-
-Runtime& runtime(Device device) {
-    if (device == Device::cpu) return cpu::runtime();
-#ifdef VVTQ_HAS_CUDA
-    return cuda::runtime();
-#else
-    input_error("--device cuda: this build has no CUDA backend; use --device cpu");
-#endif
-}
 
 std::unique_ptr<Upload> upload_to(const Tensor& target) {
     return runtime(target.device()).make_upload(target.raw(), target.bytes());

@@ -116,6 +116,9 @@ struct AdamwRates {
     double beta1, beta2, eps, weight_decay;
 };
 
+/// A kernel's argument, input or output: the handle is const, the memory of an output is written.
+using Arg = const Tensor&;
+
 /// A kernel's entry in the table. It cannot be left out: a table without it does not compile.
 template <typename Signature>
 struct Entry;
@@ -127,180 +130,202 @@ struct Entry<void(Args...)> {
     void (*call)(Args...);
 };
 
-struct Kernels {
-    using T = const Tensor&;  // inputs, and outputs: the handle is const, the memory is written
+/// "void(Arg x, Arg y)" of an entry.
+template <typename T>
+struct SignatureOf;
+template <typename Signature>
+struct SignatureOf<Entry<Signature>> {
+    using type = Signature;
+};
 
+struct Kernels {
     // --- memory
-    Entry<void(double value, T y)> fill;  // y = value
-    Entry<void(T x, T y)> copy;           // y = x, same dtype and numel
-    Entry<void(T x, T y)> cast;           // y = x converted to y's dtype, which is floating
+    Entry<void(double value, Arg y)> fill;  // y = value
+    Entry<void(Arg x, Arg y)> copy;         // y = x, same dtype and numel
+    Entry<void(Arg x, Arg y)> cast;         // y = x converted to y's dtype, which is floating
 
     // --- elementwise
-    Entry<void(T a, T b, T y)> add;               // y = a + b
-    Entry<void(T x, T y)> accumulate_add;         // y += x
-    Entry<void(T x, double s, T y)> scale;        // y = s x
-    Entry<void(T x, T s, T y)> scale_by;          // y = s x, s (1) of M
-    Entry<void(T x, T p, T y)> add_broadcast;     // x (R, C) + p (C), p repeated; R = numel x / numel p
-    Entry<void(T x, T f, T keep, T y)> residual;  // y_b = x_b + keep_b f_b; keep (B)?, x (B, ...)
-    Entry<void(T x, T s, T y)> scale_samples;     // y_b = s_b x_b, s (B) of M, x (B, ...)
+    Entry<void(Arg a, Arg b, Arg y)> add;            // y = a + b
+    Entry<void(Arg x, Arg y)> accumulate_add;        // y += x
+    Entry<void(Arg x, double s, Arg y)> scale;       // y = s x
+    Entry<void(Arg x, Arg s, Arg y)> scale_by;       // y = s x, s (1) of M
+    Entry<void(Arg x, Arg p, Arg y)> add_broadcast;  // x (R, C) + p (C), p repeated; R = numel x / numel p
+    Entry<void(Arg x, Arg f, Arg keep, Arg y)> residual;  // y_b = x_b + keep_b f_b; keep (B)?, x (B, ...)
+    Entry<void(Arg x, Arg s, Arg y)> scale_samples;       // y_b = s_b x_b, s (B) of M, x (B, ...)
     // z (R, W), y (R, C) = s t z[:, first .. first + C] + bias; s, t (1)?, bias (C)?
-    Entry<void(T z, int64_t first, T s, T t, T bias, T y)> take_columns;
-    Entry<void(T x, T s, int64_t first, T z)>
-        put_columns;                              // z[:, first .. first + C] = s x, s (1)?; the rest stays
-    Entry<void(T u, T s, T y)> accumulate_outer;  // y (N, K) += s u (N), all of M; s (1)
-    Entry<void(T x, T y)> gelu;                   // y = x Phi(x), Phi the normal distribution (erf form)
-    Entry<void(T dy, T x, T dx)> gelu_backward;   // dx = dy (Phi(x) + x phi(x))
+    Entry<void(Arg z, int64_t first, Arg s, Arg t, Arg bias, Arg y)> take_columns;
+    Entry<void(Arg x, Arg s, int64_t first, Arg z)>
+        put_columns;  // z[:, first .. first + C] = s x, s (1)?; the rest stays
+    Entry<void(Arg u, Arg s, Arg y)> accumulate_outer;  // y (N, K) += s u (N), all of M; s (1)
+    Entry<void(Arg x, Arg y)> gelu;                    // y = x Phi(x), Phi the normal distribution (erf form)
+    Entry<void(Arg dy, Arg x, Arg dx)> gelu_backward;  // dx = dy (Phi(x) + x phi(x))
 
     // --- reductions
-    Entry<void(T x, T y)> sum_rows;          // x (R, C), y (C) of M: y_c = sum_r x_rc; R = numel x / numel y
-    Entry<void(T x, T y)> sum;               // y (1) of M = sum x
-    Entry<void(T x, T y)> sum_abs;           // y (1) f64 = sum |x|
-    Entry<void(T x, T y)> sum_squares;       // y (1) f64 = sum x^2
-    Entry<void(T x, T y)> count_not_finite;  // y (1) i64
+    Entry<void(Arg x, Arg y)> sum_rows;     // x (R, C), y (C) of M: y_c = sum_r x_rc; R = numel x / numel y
+    Entry<void(Arg x, Arg y)> sum;          // y (1) of M = sum x
+    Entry<void(Arg x, Arg y)> sum_abs;      // y (1) f64 = sum |x|
+    Entry<void(Arg x, Arg y)> sum_squares;  // y (1) f64 = sum x^2
+    Entry<void(Arg x, Arg y)> count_not_finite;  // y (1) i64
 
     // --- normalization; rows are the last dimension
     // mean, rstd (R) of M: y = (x - mean) rstd gamma + beta, rstd = 1 / sqrt(var + eps), var with n
-    Entry<void(T x, T gamma, T beta, double eps, T y, T mean, T rstd)> layer_norm;
-    Entry<void(T x, T mean, T rstd, T gamma, T beta, T y)> layer_norm_apply;  // y again, from mean and rstd
-    Entry<void(T dy, T x, T gamma, T mean, T rstd, T dx, T dgamma, T dbeta)> layer_norm_backward;
-    Entry<void(T x, double s, T y)> softmax;                  // y = softmax(s x) over the last dimension
-    Entry<void(T dy, T y, double s, T dx)> softmax_backward;  // dx = s y (dy - sum dy y)
+    Entry<void(Arg x, Arg gamma, Arg beta, double eps, Arg y, Arg mean, Arg rstd)> layer_norm;
+    Entry<void(Arg x, Arg mean, Arg rstd, Arg gamma, Arg beta, Arg y)>
+        layer_norm_apply;  // y again, from mean and rstd
+    Entry<void(Arg dy, Arg x, Arg gamma, Arg mean, Arg rstd, Arg dx, Arg dgamma, Arg dbeta)>
+        layer_norm_backward;
+    Entry<void(Arg x, double s, Arg y)> softmax;  // y = softmax(s x) over the last dimension
+    Entry<void(Arg dy, Arg y, double s, Arg dx)> softmax_backward;  // dx = s y (dy - sum dy y)
     // x (B, H, N, N), bias (H, N, N)?, mask (W, N, N)? of M: y = softmax(s x + bias_h + mask_(b mod W)) over
     // the last dimension
-    Entry<void(T x, double s, T bias, T mask, T y)> biased_softmax;
+    Entry<void(Arg x, double s, Arg bias, Arg mask, Arg y)> biased_softmax;
     // x (R, C); mean and variance (C) of M over the rows, variance with R
-    Entry<void(T x, T mean, T variance)> column_moments;
+    Entry<void(Arg x, Arg mean, Arg variance)> column_moments;
     // r = (1 - momentum) r + momentum m for both; variance with rows - 1; count (1) += 1. All of M
-    Entry<void(T mean, T variance, int64_t rows, double momentum, T running_mean, T running_variance,
-               T count)>
+    Entry<void(Arg mean, Arg variance, int64_t rows, double momentum, Arg running_mean, Arg running_variance,
+               Arg count)>
         track_moments;
     // x (R, C): y = max(0, n), n = (x - mean) / sqrt(variance + eps) gamma + beta
-    Entry<void(T x, T mean, T variance, T gamma, T beta, double eps, T y)> batch_norm_relu;
+    Entry<void(Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, Arg y)> batch_norm_relu;
     // dn = dy where n > 0; through mean and variance too where `batch` (they are those of x)
-    Entry<void(T dy, T x, T mean, T variance, T gamma, T beta, double eps, bool batch, T dx, T dgamma,
-               T dbeta)>
+    Entry<void(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, bool batch, Arg dx,
+               Arg dgamma, Arg dbeta)>
         batch_norm_relu_backward;
     // z, p (B, K), all of M: loss (1) = -1/B sum p . log_softmax(z);  dz (B, K) = (softmax(z) sum_k p - p) /
     // B
-    Entry<void(T z, T p, T loss, T dz)> soft_cross_entropy;
+    Entry<void(Arg z, Arg p, Arg loss, Arg dz)> soft_cross_entropy;
     // labels (B) i32 -> p (B, K) of M: 1 - s + s/K at the label, s/K elsewhere
-    Entry<void(T labels, double s, T p)> smooth_targets;
+    Entry<void(Arg labels, double s, Arg p)> smooth_targets;
     // z (B, K) of M, labels (B) i32 -> counts (2) i64: rows whose label is the largest, and among the 5 (or
     // K) largest logits; ties go to the lower index; NaN in a row counts as not found
-    Entry<void(T z, T labels, T counts)> count_top;
+    Entry<void(Arg z, Arg labels, Arg counts)> count_top;
 
     // --- products
     // scale (1)? of M multiplies products of codes
     // x (R, K), w (N, K) of T, y (R, N) of T or M, bias (N)? of y's dtype: y = scale x w^T + bias
-    Entry<void(T x, T w, T scale, T bias, T y)> linear;
-    Entry<void(T dy, T w, T scale, T dx)> linear_backward_input;   // dx (R, K) = scale dy (R, N) . w (N, K)
-    Entry<void(T dy, T x, T scale, T dw)> linear_backward_weight;  // dw (N, K) of M = scale dy^T . x
+    Entry<void(Arg x, Arg w, Arg scale, Arg bias, Arg y)> linear;
+    Entry<void(Arg dy, Arg w, Arg scale, Arg dx)>
+        linear_backward_input;  // dx (R, K) = scale dy (R, N) . w (N, K)
+    Entry<void(Arg dy, Arg x, Arg scale, Arg dw)> linear_backward_weight;  // dw (N, K) of M = scale dy^T . x
     // of a layer on codes x and w (N, K): scale (1) = a_x a_w; shifted (N) of T = bias + o a_w sum_k w_nk.
     // Steps that are undefined count as 1, an offset or a bias as 0
-    Entry<void(const LsqStep& x, T w, T w_alpha, T bias, T scale, T shifted)> linear_scale;
-    Entry<void(const BatchedShape& shape, T a, T b, T y)> batched_matmul;
+    Entry<void(const LsqStep& x, Arg w, Arg w_alpha, Arg bias, Arg scale, Arg shifted)> linear_scale;
+    Entry<void(const BatchedShape& shape, Arg a, Arg b, Arg y)> batched_matmul;
 
     // --- pictures and tokens
     // x (B, 3, S, S) u8 -> y = (x / 255 - mean_c) / deviation_c
-    Entry<void(T x, const float* mean, const float* deviation, T y)> normalize_pixels;
+    Entry<void(Arg x, const float* mean, const float* deviation, Arg y)> normalize_pixels;
     // x (B, C, H, W) -> y (B, N, C P P), N = (H/P)(W/P) in row order, a patch as (C, P, P); H, W divisible by
     // P
-    Entry<void(T x, int64_t patch, T y)> patchify;
-    Entry<void(T y, int64_t patch, T x)> unpatchify;     // the inverse
-    Entry<void(T token, T x, T y)> prepend_token;        // token (C), x (B, N, C), y (B, N+1, C)
-    Entry<void(T x, T y)> drop_first_token;              // x (B, N+1, C), y (B, N, C)
-    Entry<void(T x, int64_t index, T y)> select_token;   // x (B, N, C), y (B, C)
-    Entry<void(T x, int64_t index, T y)> scatter_token;  // x (B, C), y (B, N, C) zero elsewhere
+    Entry<void(Arg x, int64_t patch, Arg y)> patchify;
+    Entry<void(Arg y, int64_t patch, Arg x)> unpatchify;     // the inverse
+    Entry<void(Arg token, Arg x, Arg y)> prepend_token;      // token (C), x (B, N, C), y (B, N+1, C)
+    Entry<void(Arg x, Arg y)> drop_first_token;              // x (B, N+1, C), y (B, N, C)
+    Entry<void(Arg x, int64_t index, Arg y)> select_token;   // x (B, N, C), y (B, C)
+    Entry<void(Arg x, int64_t index, Arg y)> scatter_token;  // x (B, C), y (B, N, C) zero elsewhere
 
     // y[b, n] = x[b, index[n]]; x (B, N, C), index (N) i32 a permutation
-    Entry<void(T x, T index, T y)> gather_tokens;
+    Entry<void(Arg x, Arg index, Arg y)> gather_tokens;
     // key (1) i64 -> index (N) i32: the order of Random(mix_key({key, salt, n})).uniform(), equal ones by n;
     // inverse (N) i32
-    Entry<void(T key, int64_t salt, T index, T inverse)> random_permutation;
-    Entry<void(T x, T y)> mean_tokens;          // x (B, N, C), y (B, C) = mean over N
-    Entry<void(T x, T y)> spread_token;         // x (B, C), y (B, N, C) = x / N
-    Entry<void(T x, T y)> transpose;            // x (R, C), y (C, R)
-    Entry<void(T t, T index, T y)> table_bias;  // t (E, H), index (I) i32, y (H, I) = t[index_i, h]; all of M
-    Entry<void(T dy, T index, T dt)> table_bias_backward;  // dt (E, H) = sum of dy where index = e
+    Entry<void(Arg key, int64_t salt, Arg index, Arg inverse)> random_permutation;
+    Entry<void(Arg x, Arg y)> mean_tokens;   // x (B, N, C), y (B, C) = mean over N
+    Entry<void(Arg x, Arg y)> spread_token;  // x (B, C), y (B, N, C) = x / N
+    Entry<void(Arg x, Arg y)> transpose;     // x (R, C), y (C, R)
+    Entry<void(Arg t, Arg index, Arg y)>
+        table_bias;  // t (E, H), index (I) i32, y (H, I) = t[index_i, h]; all of M
+    Entry<void(Arg dy, Arg index, Arg dt)> table_bias_backward;  // dt (E, H) = sum of dy where index = e
     // y = k1 x + keep_b k2 f; x, f (B, ...), k1, k2 (1) of M, keep (B)?
-    Entry<void(T x, T f, T keep, T k1, T k2, T y)> weighted_sum;
-    Entry<void(T dy, T x, T f, T keep, T k1, T k2, T dx, T df, T dk1, T dk2)> weighted_sum_backward;
+    Entry<void(Arg x, Arg f, Arg keep, Arg k1, Arg k2, Arg y)> weighted_sum;
+    Entry<void(Arg dy, Arg x, Arg f, Arg keep, Arg k1, Arg k2, Arg dx, Arg df, Arg dk1, Arg dk2)>
+        weighted_sum_backward;
     // pictures x -> u (B, positions, 9 C), a window as (3, 3, C), 0 outside of the picture
-    Entry<void(T x, const Convolution& shape, T u)> unfold;
-    Entry<void(T u, const Convolution& shape, T x)> fold;  // the transpose of unfold
+    Entry<void(Arg x, const Convolution& shape, Arg u)> unfold;
+    Entry<void(Arg u, const Convolution& shape, Arg x)> fold;  // the transpose of unfold
     // one group for each input channel; x channels last, w (O, 9) of T, output o from channel o C / O:
     // y (B, positions, O) = scale conv(x, w) + bias; scale (1)? of M, bias (O)? of T
-    Entry<void(T x, const Convolution& shape, T w, T scale, T bias, T y)> grouped_convolution;
-    Entry<void(T dy, const Convolution& shape, T w, T scale, T dx)> grouped_convolution_backward_input;
+    Entry<void(Arg x, const Convolution& shape, Arg w, Arg scale, Arg bias, Arg y)> grouped_convolution;
+    Entry<void(Arg dy, const Convolution& shape, Arg w, Arg scale, Arg dx)>
+        grouped_convolution_backward_input;
     // dw (O, 9) of M
-    Entry<void(T dy, const Convolution& shape, T x, T scale, T dw)> grouped_convolution_backward_weight;
+    Entry<void(Arg dy, const Convolution& shape, Arg x, Arg scale, Arg dw)>
+        grouped_convolution_backward_weight;
 
     // --- quantizers (specification section 1): a = max(alpha, 1e-4); v = (x - o) / a; q = round(clamp(v))
     // alpha (1), beta (1)?: y = q a + o
-    Entry<void(T x, T alpha, T beta, CodeRange range, T y)> lsq;
+    Entry<void(Arg x, Arg alpha, Arg beta, CodeRange range, Arg y)> lsq;
     // in = (Qn <= v <= Qp): dx = dy in; dalpha (1) = g sum dy (q - in v); dbeta (1)? = sum dy (1 - in); g (1)
-    Entry<void(T dy, T x, T alpha, T beta, CodeRange range, T g, T dx, T dalpha, T dbeta)> lsq_backward;
+    Entry<void(Arg dy, Arg x, Arg alpha, Arg beta, CodeRange range, Arg g, Arg dx, Arg dalpha, Arg dbeta)>
+        lsq_backward;
     // q in its own dtype: any floating one, or i32
-    Entry<void(T x, T alpha, T beta, CodeRange range, T q)> lsq_codes;
+    Entry<void(Arg x, Arg alpha, Arg beta, CodeRange range, Arg q)> lsq_codes;
     Entry<void(const std::vector<Tensor>& alphas)>
         raise_steps;  // alpha = max(alpha, 1e-4) where finite, in place; each (1)
     // g (1) = 1 / sqrt(sum |w| Qp)
-    Entry<void(T w, CodeRange range, T g)> lsq_weight_grad_scale;
+    Entry<void(Arg w, CodeRange range, Arg g)> lsq_weight_grad_scale;
     // q taken at step a and offset o: sums (3) f64 = {sum (x - o) q, sum q q, sum (x - a q)}
-    Entry<void(T x, double a, double o, CodeRange range, T sums)> lsq_fit_sums;
+    Entry<void(Arg x, double a, double o, CodeRange range, Arg sums)> lsq_fit_sums;
     // x (B, R, D); s (B) is the mean over R and D, s (B, D) the mean over R, of |x|
-    Entry<void(T x, T s)> binary_scale;
-    Entry<void(T x, T s, T y)> binary;             // y = s sign(x), sign(0) = 0
-    Entry<void(T dy, T x, T dx)> binary_backward;  // dx = dy where |x| <= 1
+    Entry<void(Arg x, Arg s)> binary_scale;
+    Entry<void(Arg x, Arg s, Arg y)> binary;             // y = s sign(x), sign(0) = 0
+    Entry<void(Arg dy, Arg x, Arg dx)> binary_backward;  // dx = dy where |x| <= 1
     // specification section 5, of one weight: loss (1); stats (bins, 3) f64, of d = u - y in
     // each bin: {count, mean, sum (d - mean)^2}; within a bin u and d differ by a constant
-    Entry<void(T w, T alpha, CodeRange range, T loss, T stats)> bin_regularizer;
+    Entry<void(Arg w, Arg alpha, CodeRange range, Arg loss, Arg stats)> bin_regularizer;
     // dy (1); dw like w; dalpha (1) through clipped weights, times g (1)
-    Entry<void(T dy, T w, T alpha, CodeRange range, T stats, T g, T dw, T dalpha)> bin_regularizer_backward;
+    Entry<void(Arg dy, Arg w, Arg alpha, CodeRange range, Arg stats, Arg g, Arg dw, Arg dalpha)>
+        bin_regularizer_backward;
 
     // --- fused passes; engine/composed.h builds each from the kernels above
     // y = x + keep f (y? and f? together; keep (B)?); n = layer_norm(y); q = codes of n, n itself without a
     // step
-    Entry<void(T x, T f, T keep, T gamma, T beta, double eps, const LsqStep& step, T y, T q, T mean, T rstd)>
+    Entry<void(Arg x, Arg f, Arg keep, Arg gamma, Arg beta, double eps, const LsqStep& step, Arg y, Arg q,
+               Arg mean, Arg rstd)>
         residual_norm;
     // dq is the gradient of a q; y as stored. dx = dy? + layer_norm'(dq in(n)); df? = keep dx (given where
     // keep is); dalpha? (1) = g sum dq (q - in v)
-    Entry<void(T dq, T dy, T y, T keep, T gamma, T beta, T mean, T rstd, const LsqStep& step, T dx, T df,
-               T dgamma, T dbeta, T dalpha)>
+    Entry<void(Arg dq, Arg dy, Arg y, Arg keep, Arg gamma, Arg beta, Arg mean, Arg rstd, const LsqStep& step,
+               Arg dx, Arg df, Arg dgamma, Arg dbeta, Arg dalpha)>
         residual_norm_backward;
     // z (R, C), h = gelu(z); q = codes of h, h itself without a step
-    Entry<void(T z, const LsqStep& step, T q)> gelu_quantize;
+    Entry<void(Arg z, const LsqStep& step, Arg q)> gelu_quantize;
     // dq is the gradient of a q + o. dz = dq in(h) gelu'(z); q again; dalpha?, dbeta? (1);
     // dbias (C) = sum_r dz_rc
-    Entry<void(T dq, T z, const LsqStep& step, T dz, T q, T dalpha, T dbeta, T dbias)> gelu_quantize_backward;
+    Entry<void(Arg dq, Arg z, const LsqStep& step, Arg dz, Arg q, Arg dalpha, Arg dbeta, Arg dbias)>
+        gelu_quantize_backward;
     // y_t = quantize(a_x a_t z_t + bias_t) for t = q, k, v; p = quantize(softmax(scale y_q y_k^T
     // + score_bias + mask)) per group and head; o (B, N, C) = p y_v; codes? like o: those of the output
     // quantizer; lse (B groups, H, n)? of M: log of the row sums of the softmax's exponentials
-    Entry<void(T z, const AttentionSteps& steps, T o, T codes, T lse)> attention;
+    Entry<void(Arg z, const AttentionSteps& steps, Arg o, Arg codes, Arg lse)> attention;
     // dy is the gradient of the quantized output. dz_t = a_t times the gradient of a_x a_t z_t + bias_t;
     // dbias (3C) = column sums of that gradient; dalphas (5): q, k, v, probability, output; 0 without a step;
     // dscore_bias (H, n, n)? of M, where the steps have one
-    Entry<void(T dy, T z, const AttentionSteps& steps, T o, T lse, T dz, T dbias, T dalphas, T dscore_bias)>
+    Entry<void(Arg dy, Arg z, const AttentionSteps& steps, Arg o, Arg lse, Arg dz, Arg dbias, Arg dalphas,
+               Arg dscore_bias)>
         attention_backward;
     // all weights of a model at once
     Entry<void(const std::vector<WeightItem>& items)> quantize_weights;
     // dw = dy in(w) + dreg d reg / dw; dalpha likewise; dreg (1)?: the gradient of the sum of all `reg`
-    Entry<void(const std::vector<WeightGradientItem>& items, T dreg)> quantize_weights_backward;
+    Entry<void(const std::vector<WeightGradientItem>& items, Arg dreg)> quantize_weights_backward;
 
     // --- training
     // key (1) i64, rates (R) f64 -> keep (R, B): 0 with probability rate_r, else 1 / (1 - rate_r); element
     // (r, b) from Random(mix_key({key, r, b})).uniform() < rate_r
-    Entry<void(T key, T rates, T keep)> stochastic_depth;
+    Entry<void(Arg key, Arg rates, Arg keep)> stochastic_depth;
     // schedule (4) f64: learning rate, 1 - beta1^step, 1 - beta2^step, gradient scale. Sets the last one to
     // min(1, most / norm), 1 where the norm is not finite; norm the l2 norm of all gradients
-    Entry<void(const std::vector<AdamwItem>& items, double most, T schedule)> clip_gradients;
+    Entry<void(const std::vector<AdamwItem>& items, double most, Arg schedule)> clip_gradients;
     // halt (1) i32: bit 0 is set where x has values that are not finite
-    Entry<void(T x, T halt)> halt_unless_finite;
+    Entry<void(Arg x, Arg halt)> halt_unless_finite;
     // g = scale g; m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  p *= 1 - lr weight_decay
     // (where decay); p -= lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps). Nothing changes where
     // halt is not 0; bit 1 of halt is set where a p of one element (a step, an offset) is not finite
     // afterwards
-    Entry<void(const std::vector<AdamwItem>& items, const AdamwRates& rates, T schedule, T halt)> adamw;
+    Entry<void(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg schedule, Arg halt)> adamw;
+
+    // --- what suits the device
+    bool recompute;     // backward computes codes anew instead of keeping them
+    int64_t row_bytes;  // products are fast where rows of activations are a multiple of this
 };
 
 /// The table of a device. Throws Error(Fault::input) where this build or machine has no such device.

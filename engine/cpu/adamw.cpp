@@ -34,7 +34,7 @@ void update(const Chunk& chunk, const AdamwRates& step, const double* schedule) 
 
 }  // namespace
 
-void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, In schedule, In halt) {
+void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg schedule, Arg halt) {
     check_size(schedule, 4, DType::f64);
     check_size(halt, 1, DType::i32);
     if (*halt.data<int32_t>() != 0) return;

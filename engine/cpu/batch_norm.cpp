@@ -28,7 +28,7 @@ Tensor two_column_sums(int64_t rows, int64_t cols, F&& f) {
 /// Sizes of x (R, C), and parameters that fit.
 struct Columns {
     int64_t rows, cols;
-    Columns(In x, std::initializer_list<const Tensor*> parameters)
+    Columns(Arg x, std::initializer_list<const Tensor*> parameters)
         : rows(x.shape().rows()), cols(x.shape().cols()) {
         for (const Tensor* p : parameters) check_size(*p, cols, x.dtype());
     }
@@ -42,7 +42,7 @@ T inverse_of(T variance, double eps) {
 
 }  // namespace
 
-void column_moments(In x, In mean, In variance) {
+void column_moments(Arg x, Arg mean, Arg variance) {
     const Columns size(x, {&mean, &variance});
     VVTQ_CHECK(size.rows > 0, "moments of no rows");
     with_floating(x.dtype(), [&]<typename T>() {
@@ -60,8 +60,8 @@ void column_moments(In x, In mean, In variance) {
     });
 }
 
-void track_moments(In mean, In variance, int64_t rows, double momentum, In running_mean, In running_variance,
-                   In count) {
+void track_moments(Arg mean, Arg variance, int64_t rows, double momentum, Arg running_mean,
+                   Arg running_variance, Arg count) {
     check_like(mean, running_mean);
     check_like(variance, running_variance);
     check_size(count, 1, mean.dtype());
@@ -78,7 +78,7 @@ void track_moments(In mean, In variance, int64_t rows, double momentum, In runni
     });
 }
 
-void batch_norm_relu(In x, In mean, In variance, In gamma, In beta, double eps, In y) {
+void batch_norm_relu(Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, Arg y) {
     check_like(x, y);
     const Columns size(x, {&mean, &variance, &gamma, &beta});
     with_floating(x.dtype(), [&]<typename T>() {
@@ -97,8 +97,8 @@ void batch_norm_relu(In x, In mean, In variance, In gamma, In beta, double eps, 
     });
 }
 
-void batch_norm_relu_backward(In dy, In x, In mean, In variance, In gamma, In beta, double eps, bool batch,
-                              In dx, In dgamma, In dbeta) {
+void batch_norm_relu_backward(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps,
+                              bool batch, Arg dx, Arg dgamma, Arg dbeta) {
     check_like(dy, x);
     check_like(dx, x);
     const Columns size(x, {&mean, &variance, &gamma, &beta, &dgamma, &dbeta});

@@ -40,7 +40,7 @@ double backward_chunk(const T* w, Step<T> step, const T* slope, const T* shift, 
 
 }  // namespace
 
-void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats) {
+void bin_regularizer(Arg w, Arg alpha, CodeRange range, Arg loss, Arg stats) {
     check_size(alpha, 1, w.dtype());
     check_size(loss, 1, w.dtype());
     check_size(stats, int64_t{3} * range.count(), DType::f64);
@@ -88,7 +88,8 @@ void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats) {
     });
 }
 
-void bin_regularizer_backward(In dy, In w, In alpha, CodeRange range, In stats, In g, In dw, In dalpha) {
+void bin_regularizer_backward(Arg dy, Arg w, Arg alpha, CodeRange range, Arg stats, Arg g, Arg dw,
+                              Arg dalpha) {
     check_like(w, dw);
     check_size(dy, 1, w.dtype());
     check_size(g, 1, w.dtype());

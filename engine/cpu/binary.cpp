@@ -12,7 +12,7 @@ struct BinaryShape {
     int64_t batch, rows, cols;
     bool per_column;
 
-    BinaryShape(In x, In s) {
+    BinaryShape(Arg x, Arg s) {
         const Shape& shape = x.shape();
         VVTQ_CHECK(shape.rank() == 3 && s.dtype() == x.dtype(), "(B, R, D) wanted, not ", shape.str());
         batch = shape[0];
@@ -26,7 +26,7 @@ struct BinaryShape {
 
 }  // namespace
 
-void binary_scale(In x, In s) {
+void binary_scale(Arg x, Arg s) {
     const BinaryShape shape(x, s);
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
@@ -53,7 +53,7 @@ void binary_scale(In x, In s) {
     });
 }
 
-void binary(In x, In s, In y) {
+void binary(Arg x, Arg s, Arg y) {
     check_like(x, y);
     const BinaryShape shape(x, s);
     with_floating(x.dtype(), [&]<typename T>() {
@@ -75,7 +75,7 @@ void binary(In x, In s, In y) {
     });
 }
 
-void binary_backward(In dy, In x, In dx) {
+void binary_backward(Arg dy, Arg x, Arg dx) {
     check_like(dy, x);
     check_like(x, dx);
     with_floating(x.dtype(), [&]<typename T>() {

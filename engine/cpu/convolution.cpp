@@ -21,7 +21,7 @@ struct Windows {
         VVTQ_CHECK(s.channels > 0 && s.height > 0 && s.width > 0 && s.stride > 0, "pictures of ", s.channels,
                    " x ", s.height, " x ", s.width, ", stride ", s.stride);
     }
-    int64_t batch(In x) const {
+    int64_t batch(Arg x) const {
         VVTQ_CHECK(x.numel() % picture == 0, x.shape().str(), " in pictures of ", picture, " elements");
         return x.numel() / picture;
     }
@@ -44,13 +44,13 @@ void for_each_picture(int64_t batch, F&& f) {
 }
 
 template <typename T>
-T factor_of(In scale) {
+T factor_of(Arg scale) {
     return scale.defined() ? *scale.data<T>() : T{1};
 }
 
 }  // namespace
 
-void unfold(In x, const Convolution& shape, In u) {
+void unfold(Arg x, const Convolution& shape, Arg u) {
     const Windows windows(shape);
     const int64_t batch = windows.batch(x), size = shape.positions() * shape.channels * kTaps;
     check_size(u, batch * size, x.dtype());
@@ -72,7 +72,7 @@ void unfold(In x, const Convolution& shape, In u) {
     });
 }
 
-void fold(In u, const Convolution& shape, In x) {
+void fold(Arg u, const Convolution& shape, Arg x) {
     const Windows windows(shape);
     const int64_t batch = windows.batch(x), size = shape.positions() * shape.channels * kTaps;
     check_size(u, batch * size, x.dtype());
@@ -97,7 +97,7 @@ void fold(In u, const Convolution& shape, In x) {
 namespace {
 
 /// Outputs of a grouped convolution, checked.
-int64_t grouped_outputs(const Convolution& shape, In w) {
+int64_t grouped_outputs(const Convolution& shape, Arg w) {
     const int64_t outputs = w.shape().rows();
     VVTQ_CHECK(shape.channels_last && w.shape().cols() == kTaps && outputs % shape.channels == 0, "w ",
                w.shape().str(), " for ", shape.channels, " groups, channels last");
@@ -106,7 +106,7 @@ int64_t grouped_outputs(const Convolution& shape, In w) {
 
 }  // namespace
 
-void grouped_convolution(In x, const Convolution& shape, In w, In scale, In bias, In y) {
+void grouped_convolution(Arg x, const Convolution& shape, Arg w, Arg scale, Arg bias, Arg y) {
     const Windows windows(shape);
     const int64_t batch = windows.batch(x), outputs = grouped_outputs(shape, w);
     const int64_t each = outputs / shape.channels, size = shape.positions() * outputs;
@@ -133,7 +133,7 @@ void grouped_convolution(In x, const Convolution& shape, In w, In scale, In bias
     });
 }
 
-void grouped_convolution_backward_input(In dy, const Convolution& shape, In w, In scale, In dx) {
+void grouped_convolution_backward_input(Arg dy, const Convolution& shape, Arg w, Arg scale, Arg dx) {
     const Windows windows(shape);
     const int64_t batch = windows.batch(dx), outputs = grouped_outputs(shape, w);
     const int64_t each = outputs / shape.channels, size = shape.positions() * outputs;
@@ -157,7 +157,7 @@ void grouped_convolution_backward_input(In dy, const Convolution& shape, In w, I
     });
 }
 
-void grouped_convolution_backward_weight(In dy, const Convolution& shape, In x, In scale, In dw) {
+void grouped_convolution_backward_weight(Arg dy, const Convolution& shape, Arg x, Arg scale, Arg dw) {
     const Windows windows(shape);
     const int64_t batch = windows.batch(x), outputs = grouped_outputs(shape, dw);
     const int64_t each = outputs / shape.channels, size = shape.positions() * outputs;

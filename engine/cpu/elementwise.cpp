@@ -18,7 +18,7 @@ void for_each(int64_t n, F&& f) {
 }
 
 template <typename From, typename To>
-void convert(In x, In y) {
+void convert(Arg x, Arg y) {
     const From* from = x.data<From>();
     To* to = y.data<To>();
     for_each(x.numel(), [=](int64_t i) { to[i] = static_cast<To>(from[i]); });
@@ -26,7 +26,7 @@ void convert(In x, In y) {
 
 }  // namespace
 
-void fill(double value, In y) {
+void fill(double value, Arg y) {
     with_floating(y.dtype(), [&]<typename T>() {
         T* to = y.data<T>();
         const T v = static_cast<T>(value);
@@ -34,7 +34,7 @@ void fill(double value, In y) {
     });
 }
 
-void copy(In x, In y) {
+void copy(Arg x, Arg y) {
     check_like(x, y);
     const size_t size = size_of(x.dtype());
     parallel_chunks(x.numel(), kChunk, [&](int64_t, int64_t begin, int64_t end) {
@@ -44,7 +44,7 @@ void copy(In x, In y) {
     });
 }
 
-void cast(In x, In y) {
+void cast(Arg x, Arg y) {
     VVTQ_CHECK(x.numel() == y.numel(), x.shape().str(), " to ", y.shape().str());
     with_floating(y.dtype(), [&]<typename To>() {
         switch (x.dtype()) {
@@ -72,7 +72,7 @@ void cast(In x, In y) {
     });
 }
 
-void add(In a, In b, In y) {
+void add(Arg a, Arg b, Arg y) {
     check_like(a, y);
     check_like(b, y);
     with_floating(y.dtype(), [&]<typename T>() {
@@ -82,7 +82,7 @@ void add(In a, In b, In y) {
     });
 }
 
-void accumulate_add(In x, In y) {
+void accumulate_add(Arg x, Arg y) {
     check_like(x, y);
     with_floating(y.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
@@ -91,7 +91,7 @@ void accumulate_add(In x, In y) {
     });
 }
 
-void scale(In x, double s, In y) {
+void scale(Arg x, double s, Arg y) {
     check_like(x, y);
     with_floating(y.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
@@ -101,12 +101,12 @@ void scale(In x, double s, In y) {
     });
 }
 
-void scale_by(In x, In s, In y) {
+void scale_by(Arg x, Arg s, Arg y) {
     check_size(s, 1, x.dtype());
     with_floating(y.dtype(), [&]<typename T>() { scale(x, static_cast<double>(*s.data<T>()), y); });
 }
 
-void add_broadcast(In x, In p, In y) {
+void add_broadcast(Arg x, Arg p, Arg y) {
     check_like(x, y);
     const int64_t cols = p.numel();
     VVTQ_CHECK(cols > 0 && x.numel() % cols == 0, x.shape().str(), " + ", p.shape().str());
@@ -146,7 +146,7 @@ void for_each_sample(int64_t n, int64_t samples, G&& g) {
 
 }  // namespace
 
-void residual(In x, In f, In keep, In y) {
+void residual(Arg x, Arg f, Arg keep, Arg y) {
     check_like(x, y);
     check_like(f, y);
     if (!keep.defined()) return add(x, f, y);
@@ -161,7 +161,7 @@ void residual(In x, In f, In keep, In y) {
     });
 }
 
-void scale_samples(In x, In s, In y) {
+void scale_samples(Arg x, Arg s, Arg y) {
     check_like(x, y);
     with_floating(y.dtype(), [&]<typename T>() {
         const T *px = x.data<T>(), *ps = s.data<T>();
@@ -174,7 +174,7 @@ void scale_samples(In x, In s, In y) {
     });
 }
 
-void take_columns(In z, int64_t first, In s, In t, In bias, In y) {
+void take_columns(Arg z, int64_t first, Arg s, Arg t, Arg bias, Arg y) {
     const int64_t rows = y.shape().rows(), cols = y.shape().cols(), width = z.shape().cols();
     VVTQ_CHECK(z.shape().rows() == rows && z.dtype() == y.dtype() && first >= 0 && first + cols <= width,
                "columns ", first, "..", first + cols, " of ", z.shape().str());
@@ -195,7 +195,7 @@ void take_columns(In z, int64_t first, In s, In t, In bias, In y) {
     });
 }
 
-void put_columns(In x, In s, int64_t first, In z) {
+void put_columns(Arg x, Arg s, int64_t first, Arg z) {
     const int64_t rows = x.shape().rows(), cols = x.shape().cols(), width = z.shape().cols();
     VVTQ_CHECK(z.shape().rows() == rows && z.dtype() == x.dtype() && first >= 0 && first + cols <= width,
                "columns ", first, "..", first + cols, " of ", z.shape().str());
@@ -212,7 +212,7 @@ void put_columns(In x, In s, int64_t first, In z) {
     });
 }
 
-void accumulate_outer(In u, In s, In y) {
+void accumulate_outer(Arg u, Arg s, Arg y) {
     const int64_t rows = u.numel(), cols = y.numel() / std::max<int64_t>(1, rows);
     check_size(y, rows * cols, u.dtype());
     check_size(s, 1, u.dtype());
@@ -229,7 +229,7 @@ void accumulate_outer(In u, In s, In y) {
     });
 }
 
-void gelu(In x, In y) {
+void gelu(Arg x, Arg y) {
     check_like(x, y);
     with_floating(y.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
@@ -238,7 +238,7 @@ void gelu(In x, In y) {
     });
 }
 
-void gelu_backward(In dy, In x, In dx) {
+void gelu_backward(Arg dy, Arg x, Arg dx) {
     check_like(dy, dx);
     check_like(x, dx);
     with_floating(dx.dtype(), [&]<typename T>() {

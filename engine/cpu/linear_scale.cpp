@@ -6,13 +6,13 @@ namespace vvtq::engine::cpu {
 namespace {
 
 template <typename T>
-T value_or(In t, double otherwise) {
+T value_or(Arg t, double otherwise) {
     return t.defined() ? *t.data<T>() : static_cast<T>(otherwise);
 }
 
 }  // namespace
 
-void linear_scale(const LsqStep& x, In w, In w_alpha, In bias, In scale, In shifted) {
+void linear_scale(const LsqStep& x, Arg w, Arg w_alpha, Arg bias, Arg scale, Arg shifted) {
     const int64_t outputs = w.shape().rows(), inputs = w.shape().cols();
     check_size(scale, 1, w.dtype());
     check_size(shifted, outputs, w.dtype());

@@ -8,7 +8,7 @@
 
 namespace vvtq::engine::cpu {
 
-void soft_cross_entropy(In z, In p, In loss, In dz) {
+void soft_cross_entropy(Arg z, Arg p, Arg loss, Arg dz) {
     check_like(z, p);
     check_like(z, dz);
     check_size(loss, 1, z.dtype());
@@ -48,7 +48,7 @@ void soft_cross_entropy(In z, In p, In loss, In dz) {
     });
 }
 
-void smooth_targets(In labels, double s, In p) {
+void smooth_targets(Arg labels, double s, Arg p) {
     const int64_t rows = p.shape().rows(), cols = p.shape().cols();
     check_size(labels, rows, DType::i32);
     fill(s / static_cast<double>(cols), p);
@@ -61,7 +61,7 @@ void smooth_targets(In labels, double s, In p) {
     });
 }
 
-void count_top(In z, In labels, In counts) {
+void count_top(Arg z, Arg labels, Arg counts) {
     constexpr int64_t kMany = 5;
     const int64_t rows = z.shape().rows(), cols = z.shape().cols();
     check_size(labels, rows, DType::i32);

@@ -8,7 +8,7 @@
 namespace vvtq::engine::cpu {
 namespace {
 
-void check_step(In x, In alpha, In beta) {
+void check_step(Arg x, Arg alpha, Arg beta) {
     check_size(alpha, 1, x.dtype());
     if (beta.defined()) check_size(beta, 1, x.dtype());
 }
@@ -54,7 +54,7 @@ void fit_chunk(const T* x, double a, double o, double low, double high, int64_t 
 
 }  // namespace
 
-void lsq(In x, In alpha, In beta, CodeRange range, In y) {
+void lsq(Arg x, Arg alpha, Arg beta, CodeRange range, Arg y) {
     check_like(x, y);
     check_step(x, alpha, beta);
     with_floating(x.dtype(), [&]<typename T>() {
@@ -68,7 +68,7 @@ void lsq(In x, In alpha, In beta, CodeRange range, In y) {
     });
 }
 
-void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, In dalpha, In dbeta) {
+void lsq_backward(Arg dy, Arg x, Arg alpha, Arg beta, CodeRange range, Arg g, Arg dx, Arg dalpha, Arg dbeta) {
     check_like(dy, x);
     check_like(x, dx);
     check_step(x, alpha, beta);
@@ -95,7 +95,7 @@ void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, 
     });
 }
 
-void lsq_codes(In x, In alpha, In beta, CodeRange range, In q) {
+void lsq_codes(Arg x, Arg alpha, Arg beta, CodeRange range, Arg q) {
     check_step(x, alpha, beta);
     VVTQ_CHECK(q.numel() == x.numel(), q.shape().str(), " codes for ", x.shape().str());
     with_floating(x.dtype(), [&]<typename T>() {
@@ -129,14 +129,14 @@ void raise_steps(const std::vector<Tensor>& alphas) {
     }
 }
 
-void lsq_weight_grad_scale(In w, CodeRange range, In g) {
+void lsq_weight_grad_scale(Arg w, CodeRange range, Arg g) {
     check_size(g, 1, w.dtype());
     const Tensor total(Shape{1}, DType::f64);
     sum_abs(w, total);
     fill(1.0 / std::sqrt(*total.data<double>() * range.high), g);
 }
 
-void lsq_fit_sums(In x, double a, double o, CodeRange range, In sums) {
+void lsq_fit_sums(Arg x, double a, double o, CodeRange range, Arg sums) {
     check_size(sums, 3, DType::f64);
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();

@@ -105,13 +105,13 @@ void tiled_product(Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, 
 
 /// The value of a scale, 1 where there is none.
 template <typename T>
-T factor_of(In scale) {
+T factor_of(Arg scale) {
     return scale.defined() ? *scale.data<T>() : T{1};
 }
 
 }  // namespace
 
-void linear(In x, In w, In scale, In bias, In y) {
+void linear(Arg x, Arg w, Arg scale, Arg bias, Arg y) {
     const int64_t m = x.shape().rows(), k = x.shape().cols(), n = w.shape().rows();
     VVTQ_CHECK(w.shape().cols() == k && w.dtype() == x.dtype(), x.shape().str(), " . ", w.shape().str(),
                "^T");
@@ -123,7 +123,7 @@ void linear(In x, In w, In scale, In bias, In y) {
     });
 }
 
-void linear_backward_input(In dy, In w, In scale, In dx) {
+void linear_backward_input(Arg dy, Arg w, Arg scale, Arg dx) {
     const int64_t m = dy.shape().rows(), n = dy.shape().cols(), k = w.shape().cols();
     VVTQ_CHECK(w.shape().rows() == n && w.dtype() == dy.dtype(), dy.shape().str(), " . ", w.shape().str());
     check_size(dx, m * k, dy.dtype());
@@ -133,7 +133,7 @@ void linear_backward_input(In dy, In w, In scale, In dx) {
     });
 }
 
-void linear_backward_weight(In dy, In x, In scale, In dw) {
+void linear_backward_weight(Arg dy, Arg x, Arg scale, Arg dw) {
     const int64_t m = dy.shape().rows(), n = dy.shape().cols(), k = x.shape().cols();
     VVTQ_CHECK(x.shape().rows() == m && x.dtype() == dy.dtype(), dy.shape().str(), "^T . ", x.shape().str());
     check_size(dw, n * k, dy.dtype());
@@ -157,7 +157,7 @@ void check_layout(const Tensor& t, const MatrixLayout& layout, const BatchedShap
 
 }  // namespace
 
-void batched_matmul(const BatchedShape& shape, In a, In b, In y) {
+void batched_matmul(const BatchedShape& shape, Arg a, Arg b, Arg y) {
     const int64_t count = shape.outer * shape.inner;
     if (count == 0 || shape.m == 0 || shape.n == 0) return;
     VVTQ_CHECK(a.dtype() == y.dtype() && b.dtype() == y.dtype() && !shape.y.transposed && shape.k > 0,

@@ -35,7 +35,7 @@ void normalize_exponentials(T* y, int64_t n) {
 
 }  // namespace
 
-void layer_norm(In x, In gamma, In beta, double eps, In y, In mean, In rstd) {
+void layer_norm(Arg x, Arg gamma, Arg beta, double eps, Arg y, Arg mean, Arg rstd) {
     check_like(x, y);
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     check_size(gamma, cols, x.dtype());
@@ -63,7 +63,7 @@ void layer_norm(In x, In gamma, In beta, double eps, In y, In mean, In rstd) {
     });
 }
 
-void layer_norm_apply(In x, In mean, In rstd, In gamma, In beta, In y) {
+void layer_norm_apply(Arg x, Arg mean, Arg rstd, Arg gamma, Arg beta, Arg y) {
     check_like(x, y);
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     check_size(mean, rows, x.dtype());
@@ -86,7 +86,7 @@ void layer_norm_apply(In x, In mean, In rstd, In gamma, In beta, In y) {
     });
 }
 
-void layer_norm_backward(In dy, In x, In gamma, In mean, In rstd, In dx, In dgamma, In dbeta) {
+void layer_norm_backward(Arg dy, Arg x, Arg gamma, Arg mean, Arg rstd, Arg dx, Arg dgamma, Arg dbeta) {
     check_like(dy, dx);
     check_like(x, dx);
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
@@ -131,7 +131,7 @@ void layer_norm_backward(In dy, In x, In gamma, In mean, In rstd, In dx, In dgam
     });
 }
 
-void softmax(In x, double s, In y) {
+void softmax(Arg x, double s, Arg y) {
     check_like(x, y);
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     with_floating(x.dtype(), [&]<typename T>() {
@@ -150,7 +150,7 @@ void softmax(In x, double s, In y) {
     });
 }
 
-void biased_softmax(In x, double s, In bias, In mask, In y) {
+void biased_softmax(Arg x, double s, Arg bias, Arg mask, Arg y) {
     check_like(x, y);
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 4, "scores (B, H, N, N) wanted, not ", shape.str());
@@ -179,7 +179,7 @@ void biased_softmax(In x, double s, In bias, In mask, In y) {
     });
 }
 
-void softmax_backward(In dy, In y, double s, In dx) {
+void softmax_backward(Arg dy, Arg y, double s, Arg dx) {
     check_like(dy, dx);
     check_like(y, dx);
     const int64_t rows = y.shape().rows(), cols = y.shape().cols();

@@ -8,7 +8,7 @@
 
 namespace vvtq::engine::cpu {
 
-void gather_tokens(In x, In index, In y) {
+void gather_tokens(Arg x, Arg index, Arg y) {
     check_like(x, y);
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 3, "tokens (B, N, C) wanted, not ", shape.str());
@@ -29,7 +29,7 @@ void gather_tokens(In x, In index, In y) {
     });
 }
 
-void random_permutation(In key, int64_t salt, In index, In inverse) {
+void random_permutation(Arg key, int64_t salt, Arg index, Arg inverse) {
     check_size(key, 1, DType::i64);
     const int64_t n = index.numel();
     check_size(index, n, DType::i32);
@@ -47,7 +47,7 @@ void random_permutation(In key, int64_t salt, In index, In inverse) {
     for (int64_t i = 0; i < n; ++i) inverse.data<int32_t>()[order[i]] = static_cast<int32_t>(i);
 }
 
-void mean_tokens(In x, In y) {
+void mean_tokens(Arg x, Arg y) {
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 3 && shape[1] > 0, "tokens (B, N, C) wanted, not ", shape.str());
     const int64_t tokens = shape[1], cols = shape[2];
@@ -68,7 +68,7 @@ void mean_tokens(In x, In y) {
     });
 }
 
-void spread_token(In x, In y) {
+void spread_token(Arg x, Arg y) {
     const Shape& shape = y.shape();
     VVTQ_CHECK(shape.rank() == 3, "tokens (B, N, C) wanted, not ", shape.str());
     const int64_t tokens = shape[1], cols = shape[2];
@@ -86,7 +86,7 @@ void spread_token(In x, In y) {
     });
 }
 
-void transpose(In x, In y) {
+void transpose(Arg x, Arg y) {
     check_like(x, y);
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     with_floating(x.dtype(), [&]<typename T>() {
@@ -103,7 +103,7 @@ void transpose(In x, In y) {
 namespace {
 
 /// Throws where an entry of the index is not below `entries`.
-void check_index(In index, int64_t entries) {
+void check_index(Arg index, int64_t entries) {
     const int32_t* p = index.data<int32_t>();
     const bool within = std::all_of(p, p + index.numel(), [=](int32_t e) { return e >= 0 && e < entries; });
     VVTQ_CHECK(within, "index ", index.shape().str(), " reaches beyond ", entries, " entries");
@@ -111,7 +111,7 @@ void check_index(In index, int64_t entries) {
 
 }  // namespace
 
-void table_bias(In t, In index, In y) {
+void table_bias(Arg t, Arg index, Arg y) {
     const int64_t entries = t.shape().rows(), heads = t.shape().cols(), n = index.numel();
     check_size(y, heads * n, t.dtype());
     check_index(index, entries);
@@ -124,7 +124,7 @@ void table_bias(In t, In index, In y) {
     });
 }
 
-void table_bias_backward(In dy, In index, In dt) {
+void table_bias_backward(Arg dy, Arg index, Arg dt) {
     const int64_t entries = dt.shape().rows(), heads = dt.shape().cols(), n = index.numel();
     check_size(dy, heads * n, dt.dtype());
     check_index(index, entries);

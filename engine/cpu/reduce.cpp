@@ -12,7 +12,7 @@ constexpr int64_t kRowChunks = 32;  // at most this many partial sums a column
 
 /// out (1) = sum f(x_i), in x's dtype within a chunk and in double across chunks.
 template <typename T, typename F>
-double sum_of(In x, F&& f) {
+double sum_of(Arg x, F&& f) {
     const T* px = x.data<T>();
     return parallel_sum(x.numel(), [&](int64_t begin, int64_t end) {
         T total = 0;
@@ -24,7 +24,7 @@ double sum_of(In x, F&& f) {
 
 }  // namespace
 
-void sum_rows(In x, In y) {
+void sum_rows(Arg x, Arg y) {
     const int64_t cols = y.numel();
     VVTQ_CHECK(cols > 0 && x.numel() % cols == 0 && x.dtype() == y.dtype(), x.shape().str(), " to ",
                y.shape().str());
@@ -59,25 +59,25 @@ void sum_rows(In x, In y) {
     });
 }
 
-void sum(In x, In y) {
+void sum(Arg x, Arg y) {
     check_size(y, 1, x.dtype());
     with_floating(x.dtype(),
                   [&]<typename T>() { *y.data<T>() = static_cast<T>(sum_of<T>(x, [](T v) { return v; })); });
 }
 
-void sum_abs(In x, In y) {
+void sum_abs(Arg x, Arg y) {
     check_size(y, 1, DType::f64);
     with_floating(x.dtype(),
                   [&]<typename T>() { *y.data<double>() = sum_of<T>(x, [](T v) { return std::fabs(v); }); });
 }
 
-void sum_squares(In x, In y) {
+void sum_squares(Arg x, Arg y) {
     check_size(y, 1, DType::f64);
     with_floating(x.dtype(),
                   [&]<typename T>() { *y.data<double>() = sum_of<T>(x, [](T v) { return v * v; }); });
 }
 
-void count_not_finite(In x, In y) {
+void count_not_finite(Arg x, Arg y) {
     check_size(y, 1, DType::i64);
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();

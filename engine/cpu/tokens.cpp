@@ -44,7 +44,7 @@ void for_each_picture(int64_t batch, F&& f) {
 
 }  // namespace
 
-void normalize_pixels(In x, const float* mean, const float* deviation, In y) {
+void normalize_pixels(Arg x, const float* mean, const float* deviation, Arg y) {
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 4 && shape[1] == 3 && x.dtype() == DType::u8,
                "pixels (B, 3, S, S) of u8 wanted, not ", shape.str());
@@ -64,7 +64,7 @@ void normalize_pixels(In x, const float* mean, const float* deviation, In y) {
     });
 }
 
-void patchify(In x, int64_t patch, In y) {
+void patchify(Arg x, int64_t patch, Arg y) {
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
         T* py = y.data<T>();
@@ -73,7 +73,7 @@ void patchify(In x, int64_t patch, In y) {
     });
 }
 
-void unpatchify(In y, int64_t patch, In x) {
+void unpatchify(Arg y, int64_t patch, Arg x) {
     with_floating(x.dtype(), [&]<typename T>() {
         const T* py = y.data<T>();
         T* px = x.data<T>();
@@ -82,7 +82,7 @@ void unpatchify(In y, int64_t patch, In x) {
     });
 }
 
-void prepend_token(In token, In x, In y) {
+void prepend_token(Arg token, Arg x, Arg y) {
     check_tokens(x);
     const int64_t batch = x.shape()[0], size = x.shape()[1] * x.shape()[2], cols = x.shape()[2];
     check_size(token, cols, x.dtype());
@@ -98,7 +98,7 @@ void prepend_token(In token, In x, In y) {
     });
 }
 
-void drop_first_token(In x, In y) {
+void drop_first_token(Arg x, Arg y) {
     check_tokens(x);
     const int64_t batch = x.shape()[0], size = x.shape()[1] * x.shape()[2], cols = x.shape()[2];
     check_size(y, batch * (size - cols), x.dtype());
@@ -111,7 +111,7 @@ void drop_first_token(In x, In y) {
     });
 }
 
-void select_token(In x, int64_t index, In y) {
+void select_token(Arg x, int64_t index, Arg y) {
     check_tokens(x);
     const int64_t batch = x.shape()[0], tokens = x.shape()[1], cols = x.shape()[2];
     VVTQ_CHECK(index >= 0 && index < tokens, "token ", index, " of ", tokens);
@@ -124,7 +124,7 @@ void select_token(In x, int64_t index, In y) {
     });
 }
 
-void scatter_token(In x, int64_t index, In y) {
+void scatter_token(Arg x, int64_t index, Arg y) {
     check_tokens(y);
     const int64_t batch = y.shape()[0], tokens = y.shape()[1], cols = y.shape()[2];
     VVTQ_CHECK(index >= 0 && index < tokens, "token ", index, " of ", tokens);

@@ -7,7 +7,7 @@
 
 namespace vvtq::engine::cpu {
 
-void stochastic_depth(In key, In rates, In keep) {
+void stochastic_depth(Arg key, Arg rates, Arg keep) {
     check_size(key, 1, DType::i64);
     const int64_t rows = rates.numel(), samples = keep.shape().cols();
     check_size(keep, rows * samples, keep.dtype());
@@ -24,7 +24,7 @@ void stochastic_depth(In key, In rates, In keep) {
     });
 }
 
-void clip_gradients(const std::vector<AdamwItem>& items, double most, In schedule) {
+void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedule) {
     check_size(schedule, 4, DType::f64);
     double total = 0;
     for (const AdamwItem& item : items) {
@@ -36,7 +36,7 @@ void clip_gradients(const std::vector<AdamwItem>& items, double most, In schedul
     schedule.data<double>()[3] = std::isfinite(norm) && norm > most ? most / norm : 1.0;
 }
 
-void halt_unless_finite(In x, In halt) {
+void halt_unless_finite(Arg x, Arg halt) {
     check_size(halt, 1, DType::i32);
     const Tensor bad(Shape{1}, DType::i64);
     count_not_finite(x, bad);

@@ -6,7 +6,7 @@ namespace vvtq::engine::cpu {
 namespace {
 
 /// Elements of one sample, where there are factors of samples.
-int64_t sample_size(In x, In keep) {
+int64_t sample_size(Arg x, Arg keep) {
     if (!keep.defined()) return std::max<int64_t>(1, x.numel());
     VVTQ_CHECK(keep.numel() > 0 && x.numel() % keep.numel() == 0 && keep.dtype() == x.dtype(), "keep ",
                keep.shape().str(), " for ", x.shape().str());
@@ -25,7 +25,7 @@ void for_each_kept(const T* keep, int64_t size, int64_t begin, int64_t end, F&& 
 
 }  // namespace
 
-void weighted_sum(In x, In f, In keep, In k1, In k2, In y) {
+void weighted_sum(Arg x, Arg f, Arg keep, Arg k1, Arg k2, Arg y) {
     check_like(x, y);
     check_like(f, y);
     check_size(k1, 1, x.dtype());
@@ -44,7 +44,7 @@ void weighted_sum(In x, In f, In keep, In k1, In k2, In y) {
     });
 }
 
-void weighted_sum_backward(In dy, In x, In f, In keep, In k1, In k2, In dx, In df, In dk1, In dk2) {
+void weighted_sum_backward(Arg dy, Arg x, Arg f, Arg keep, Arg k1, Arg k2, Arg dx, Arg df, Arg dk1, Arg dk2) {
     check_like(dy, x);
     check_like(f, x);
     check_like(dx, x);

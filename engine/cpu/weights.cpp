@@ -12,7 +12,7 @@ void quantize_weights(const std::vector<WeightItem>& items) {
     }
 }
 
-void quantize_weights_backward(const std::vector<WeightGradientItem>& items, In dreg) {
+void quantize_weights_backward(const std::vector<WeightGradientItem>& items, Arg dreg) {
     for (const WeightGradientItem& item : items) {
         const bool regularized = item.stats.defined() && dreg.defined();
         if (item.dy.defined()) {

@@ -204,8 +204,8 @@ bool has_attention_kernel(const Tensor& z, const AttentionSteps& steps) {
     return fits;
 }
 
-void attention_backward(In dy, In z, const AttentionSteps& steps, In o, In lse, In dz, In dbias, In dalphas,
-                        In dscore_bias) {
+void attention_backward(Arg dy, Arg z, const AttentionSteps& steps, Arg o, Arg lse, Arg dz, Arg dbias,
+                        Arg dalphas, Arg dscore_bias) {
     VVTQ_CHECK(!dscore_bias.defined() || steps.score_bias.defined(), "a gradient of no bias");
     if (!has_attention_kernel(z, steps)) {
         composed::attention_backward(dy, z, steps, o, lse, dz, dbias, dalphas, dscore_bias);

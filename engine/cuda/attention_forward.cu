@@ -282,7 +282,7 @@ Tensor score_terms(const AttentionSteps& steps, int64_t tokens, bool by_key) {
     return terms;
 }
 
-void attention(In z, const AttentionSteps& steps, In o, In codes, In lse) {
+void attention(Arg z, const AttentionSteps& steps, Arg o, Arg codes, Arg lse) {
     if (!has_attention_kernel(z, steps)) {
         composed::attention(z, steps, o, codes, lse);
         return;

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kPassThreads)
 
 /// first, second? (cols) = factor times the two sums of f over the rows
 template <typename F>
-void moment_sums(F f, In x, In dy, const Columns& columns, double factor, In first, In second) {
+void moment_sums(F f, Arg x, Arg dy, const Columns& columns, double factor, Arg first, Arg second) {
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     const int64_t tiles = ceil_div(cols, 32);
     const int64_t chunk = std::max<int64_t>(4 * kLines, ceil_div(rows, ceil_div(8 * kPartials, tiles)));
@@ -123,7 +123,7 @@ __global__ void backward_kernel(const T* dy, const T* x, Columns columns, const 
     }
 }
 
-Columns columns_of(In x, In mean, In variance, In gamma, In beta, double eps) {
+Columns columns_of(Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps) {
     for (const Tensor* p : {&mean, &variance, &gamma, &beta}) check_size(*p, x.shape().cols(), DType::f32);
     return {pointer<float>(mean), pointer<float>(variance), pointer<float>(gamma), pointer<float>(beta),
             static_cast<float>(eps)};
@@ -131,7 +131,7 @@ Columns columns_of(In x, In mean, In variance, In gamma, In beta, double eps) {
 
 }  // namespace
 
-void column_moments(In x, In mean, In variance) {
+void column_moments(Arg x, Arg mean, Arg variance) {
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     VVTQ_CHECK(rows > 0, "moments of no rows");
     check_size(mean, cols, DType::f32);
@@ -142,8 +142,8 @@ void column_moments(In x, In mean, In variance) {
     moment_sums(CenteredSquare{}, x, {}, columns, share, variance, {});
 }
 
-void track_moments(In mean, In variance, int64_t rows, double momentum, In running_mean, In running_variance,
-                   In count) {
+void track_moments(Arg mean, Arg variance, int64_t rows, double momentum, Arg running_mean,
+                   Arg running_variance, Arg count) {
     check_like(mean, running_mean);
     check_like(variance, running_variance);
     check_size(count, 1, DType::f32);
@@ -154,7 +154,7 @@ void track_moments(In mean, In variance, int64_t rows, double momentum, In runni
            pointer<float>(running_variance), pointer<float>(count));
 }
 
-void batch_norm_relu(In x, In mean, In variance, In gamma, In beta, double eps, In y) {
+void batch_norm_relu(Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, Arg y) {
     check_like(x, y);
     const Columns columns = columns_of(x, mean, variance, gamma, beta, eps);
     const int64_t cols = x.shape().cols();
@@ -167,8 +167,8 @@ void batch_norm_relu(In x, In mean, In variance, In gamma, In beta, double eps, 
     });
 }
 
-void batch_norm_relu_backward(In dy, In x, In mean, In variance, In gamma, In beta, double eps, bool batch,
-                              In dx, In dgamma, In dbeta) {
+void batch_norm_relu_backward(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps,
+                              bool batch, Arg dx, Arg dgamma, Arg dbeta) {
     check_like(dy, x);
     check_like(dx, x);
     const Columns columns = columns_of(x, mean, variance, gamma, beta, eps);

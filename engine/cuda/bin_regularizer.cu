@@ -5,7 +5,7 @@
 
 namespace vvtq::engine::cuda {
 
-void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats) {
+void bin_regularizer(Arg w, Arg alpha, CodeRange range, Arg loss, Arg stats) {
     check_size(loss, 1, DType::f32);
     WeightItem item;
     item.w = w;
@@ -16,7 +16,8 @@ void bin_regularizer(In w, In alpha, CodeRange range, In loss, In stats) {
     quantize_weights({item});
 }
 
-void bin_regularizer_backward(In dy, In w, In alpha, CodeRange range, In stats, In g, In dw, In dalpha) {
+void bin_regularizer_backward(Arg dy, Arg w, Arg alpha, CodeRange range, Arg stats, Arg g, Arg dw,
+                              Arg dalpha) {
     VVTQ_CHECK(stats.defined() && dy.defined(), "nothing to differentiate");
     WeightGradientItem item = {};
     item.w = w;

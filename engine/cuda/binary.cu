@@ -11,7 +11,7 @@ struct BinaryShape {
     int64_t batch, rows, cols;
     bool per_column;
 
-    BinaryShape(In x, In s) {
+    BinaryShape(Arg x, Arg s) {
         const Shape& shape = x.shape();
         VVTQ_CHECK(shape.rank() == 3, "(B, R, D) wanted, not ", shape.str());
         batch = shape[0];
@@ -70,7 +70,7 @@ struct BinaryBackward {
 
 }  // namespace
 
-void binary_scale(In x, In s) {
+void binary_scale(Arg x, Arg s) {
     const BinaryShape shape(x, s);
     const double rows = static_cast<double>(shape.rows), cols = static_cast<double>(shape.cols);
     if (shape.per_column) {
@@ -82,7 +82,7 @@ void binary_scale(In x, In s) {
            1.0 / (rows * cols), pointer<float>(s));
 }
 
-void binary(In x, In s, In y) {
+void binary(Arg x, Arg s, Arg y) {
     check_like(x, y);
     const BinaryShape shape(x, s);
     const int64_t size = shape.rows * shape.cols;
@@ -97,7 +97,7 @@ void binary(In x, In s, In y) {
     });
 }
 
-void binary_backward(In dy, In x, In dx) {
+void binary_backward(Arg dy, Arg x, Arg dx) {
     check_like(dy, x);
     check_like(x, dx);
     with_activation(x.dtype(), [&]<typename T>() { map<T>(BinaryBackward{}, dx, dy, x); });

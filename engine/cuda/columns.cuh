@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(1024)
 
 /// y (batch, cols) f32 = factor sum_r f(x), x (batch, rows, cols)
 template <typename F>
-void column_sums(F f, In x, int64_t batch, int64_t rows, int64_t cols, double factor, In y) {
+void column_sums(F f, Arg x, int64_t batch, int64_t rows, int64_t cols, double factor, Arg y) {
     if (x.numel() == 0) return fill(0.0, y);
     with_activation(x.dtype(), [&]<typename T>() {
         const bool vector = cols % kPack<T> == 0 && aligned(16, x);

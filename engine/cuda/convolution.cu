@@ -28,7 +28,7 @@ struct Windows {
                        s.channels * s.height * s.width < (int64_t{1} << 31),
                    "pictures of ", s.channels, " x ", s.height, " x ", s.width, ", stride ", s.stride);
     }
-    int64_t batch(In x) const {
+    int64_t batch(Arg x) const {
         VVTQ_CHECK(x.numel() % picture == 0, x.shape().str(), " in pictures of ", picture, " elements");
         return x.numel() / picture;
     }
@@ -176,7 +176,7 @@ __global__ void grouped_weight_kernel(const T* dy, Windows windows, const T* x, 
 }
 
 /// Outputs of a grouped convolution, checked.
-int64_t grouped_outputs(const Convolution& shape, In w) {
+int64_t grouped_outputs(const Convolution& shape, Arg w) {
     const int64_t outputs = w.shape().rows();
     VVTQ_CHECK(shape.channels_last && w.shape().cols() == kTaps && outputs % shape.channels == 0, "w ",
                w.shape().str(), " for ", shape.channels, " groups, channels last");
@@ -185,7 +185,7 @@ int64_t grouped_outputs(const Convolution& shape, In w) {
 
 /// Whether unfold and fold can move 16 bytes of neighbouring channels.
 template <typename T>
-bool in_packs(const Convolution& shape, In x, In u) {
+bool in_packs(const Convolution& shape, Arg x, Arg u) {
     return shape.channels_last && shape.channels % kPack<T> == 0 && aligned(16, x, u);
 }
 /// Blocks for so many threads a picture, and for enough pictures at a time.
@@ -196,7 +196,7 @@ dim3 picture_blocks(int64_t threads, int64_t batch) {
                                                ceil_div(kBlocks, blocks), 1, std::max<int64_t>(batch, 1)))};
 }
 /// Batch of u and x, checked.
-int checked_batch(In x, const Windows& windows, In u) {
+int checked_batch(Arg x, const Windows& windows, Arg u) {
     const int64_t batch = windows.batch(x), line = int64_t{windows.channels} * kTaps;
     VVTQ_CHECK(batch < (int64_t{1} << 31) && line * windows.positions() < (int64_t{1} << 31), "windows of ",
                batch, " pictures of ", windows.picture, " elements");
@@ -206,7 +206,7 @@ int checked_batch(In x, const Windows& windows, In u) {
 
 }  // namespace
 
-void unfold(In x, const Convolution& shape, In u) {
+void unfold(Arg x, const Convolution& shape, Arg u) {
     const Windows windows(shape);
     const int batch = checked_batch(x, windows, u);
     with_activation(x.dtype(), [&]<typename T>() {
@@ -217,7 +217,7 @@ void unfold(In x, const Convolution& shape, In u) {
     });
 }
 
-void fold(In u, const Convolution& shape, In x) {
+void fold(Arg u, const Convolution& shape, Arg x) {
     const Windows windows(shape);
     const int batch = checked_batch(x, windows, u);
     with_activation(x.dtype(), [&]<typename T>() {
@@ -228,7 +228,7 @@ void fold(In u, const Convolution& shape, In x) {
     });
 }
 
-void grouped_convolution(In x, const Convolution& shape, In w, In scale, In bias, In y) {
+void grouped_convolution(Arg x, const Convolution& shape, Arg w, Arg scale, Arg bias, Arg y) {
     const Windows windows(shape);
     const int64_t outputs = grouped_outputs(shape, w), n = windows.batch(x) * shape.positions() * outputs;
     check_size(y, n, x.dtype());
@@ -239,7 +239,7 @@ void grouped_convolution(In x, const Convolution& shape, In w, In scale, In bias
     });
 }
 
-void grouped_convolution_backward_input(In dy, const Convolution& shape, In w, In scale, In dx) {
+void grouped_convolution_backward_input(Arg dy, const Convolution& shape, Arg w, Arg scale, Arg dx) {
     const Windows windows(shape);
     const int64_t outputs = grouped_outputs(shape, w);
     check_size(dy, windows.batch(dx) * shape.positions() * outputs, dx.dtype());
@@ -249,7 +249,7 @@ void grouped_convolution_backward_input(In dy, const Convolution& shape, In w, I
     });
 }
 
-void grouped_convolution_backward_weight(In dy, const Convolution& shape, In x, In scale, In dw) {
+void grouped_convolution_backward_weight(Arg dy, const Convolution& shape, Arg x, Arg scale, Arg dw) {
     constexpr int64_t kThreads = 128;
     const Windows windows(shape);
     const int64_t outputs = grouped_outputs(shape, dw), lines = windows.batch(x) * shape.positions();

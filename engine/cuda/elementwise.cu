@@ -23,7 +23,7 @@ __global__ void fill_kernel(Word value, int64_t n, Word* y) {
 }
 
 template <typename Word, typename T>
-void fill_with(T value, In y) {
+void fill_with(T value, Arg y) {
     launch(fill_kernel<Word>, pass_blocks(ceil_div(y.numel(), kPack<Word>)), kPassThreads, 0,
            std::bit_cast<Word>(value), y.numel(), static_cast<Word*>(y.raw()));
 }
@@ -57,7 +57,7 @@ __global__ void cast_kernel(int64_t n, const From* x, To* y) {
 }
 
 template <typename From, typename To>
-void cast_from(In x, In y) {
+void cast_from(Arg x, Arg y) {
     constexpr int N = std::min(kPack<From>, kPack<To>);
     const int64_t n = x.numel();
     const From* from = pointer<From>(x);
@@ -70,7 +70,7 @@ void cast_from(In x, In y) {
 }
 
 template <typename To>
-void cast_to(In x, In y) {
+void cast_to(Arg x, Arg y) {
     switch (x.dtype()) {
         case DType::f32:
             return cast_from<float, To>(x, y);
@@ -178,7 +178,8 @@ __global__ void columns_kernel(int64_t packs, int64_t packs_per_row, const T* fr
 
 /// Columns from `from_first` on of `from` to those from `to_first` on of `to`, `cols` of them.
 template <typename T>
-void move_columns(int64_t cols, In from, int64_t from_first, In to, int64_t to_first, In s, In t, In bias) {
+void move_columns(int64_t cols, Arg from, int64_t from_first, Arg to, int64_t to_first, Arg s, Arg t,
+                  Arg bias) {
     constexpr int N = kPack<T>;
     if (s.defined()) check_size(s, 1, DType::f32);
     if (t.defined()) check_size(t, 1, DType::f32);
@@ -199,7 +200,7 @@ void move_columns(int64_t cols, In from, int64_t from_first, In to, int64_t to_f
 }
 
 /// Throws unless `part` (R, C) fits into the columns of `whole` (R, W) from `first` on.
-void check_columns(In whole, int64_t first, In part) {
+void check_columns(Arg whole, int64_t first, Arg part) {
     VVTQ_CHECK(whole.dtype() == part.dtype() && whole.shape().rows() == part.shape().rows() && first >= 0 &&
                    first + part.shape().cols() <= whole.shape().cols(),
                part.shape().str(), " at column ", first, " of ", whole.shape().str());
@@ -212,7 +213,7 @@ cudaError_t has_kernels() {
     return cudaFuncGetAttributes(&attributes, fill_kernel<uint32_t>);
 }
 
-void fill(double value, In y) {
+void fill(double value, Arg y) {
     if (y.numel() == 0) return;
     VVTQ_CHECK(y.device() == Device::cuda, "a tensor on ", name_of(y.device()));
     switch (y.dtype()) {
@@ -233,7 +234,7 @@ void fill(double value, In y) {
     }
 }
 
-void copy(In x, In y) {
+void copy(Arg x, Arg y) {
     check_like(x, y);
     if (x.numel() == 0) return;
     VVTQ_CHECK(x.device() == Device::cuda && y.device() == Device::cuda, "from ", name_of(x.device()), " to ",
@@ -241,7 +242,7 @@ void copy(In x, In y) {
     VVTQ_CUDA(cudaMemcpyAsync(y.raw(), x.raw(), x.bytes(), cudaMemcpyDeviceToDevice, gpu().stream));
 }
 
-void cast(In x, In y) {
+void cast(Arg x, Arg y) {
     VVTQ_CHECK(x.numel() == y.numel(), x.shape().str(), " to ", y.shape().str());
     switch (y.dtype()) {
         case DType::f32:
@@ -255,29 +256,29 @@ void cast(In x, In y) {
     }
 }
 
-void add(In a, In b, In y) {
+void add(Arg a, Arg b, Arg y) {
     check_like(a, y);
     check_like(b, y);
     with_activation(y.dtype(), [&]<typename T>() { map<T>(Add{}, y, a, b); });
 }
 
-void accumulate_add(In x, In y) {
+void accumulate_add(Arg x, Arg y) {
     check_like(x, y);
     with_activation(y.dtype(), [&]<typename T>() { map<T>(Add{}, y, y, x); });
 }
 
-void scale(In x, double s, In y) {
+void scale(Arg x, double s, Arg y) {
     check_like(x, y);
     with_activation(y.dtype(), [&]<typename T>() { map<T>(Scale{static_cast<float>(s)}, y, x); });
 }
 
-void scale_by(In x, In s, In y) {
+void scale_by(Arg x, Arg s, Arg y) {
     check_like(x, y);
     check_size(s, 1, DType::f32);
     with_activation(y.dtype(), [&]<typename T>() { map<T>(ScaleBy{pointer<float>(s)}, y, x); });
 }
 
-void add_broadcast(In x, In p, In y) {
+void add_broadcast(Arg x, Arg p, Arg y) {
     check_like(x, y);
     const int64_t cols = p.numel();
     VVTQ_CHECK(cols > 0 && x.numel() % cols == 0, x.shape().str(), " + ", p.shape().str());
@@ -286,7 +287,7 @@ void add_broadcast(In x, In p, In y) {
                     [&]<typename T>() { map_rows<T>(AddBroadcast{pp}, cols, aligned(16, p), y, x); });
 }
 
-void residual(In x, In f, In keep, In y) {
+void residual(Arg x, Arg f, Arg keep, Arg y) {
     check_like(x, y);
     check_like(f, y);
     if (!keep.defined()) return add(x, f, y);
@@ -295,37 +296,37 @@ void residual(In x, In f, In keep, In y) {
                     [&]<typename T>() { map_rows<T>(ScaleRow{pointer<float>(keep)}, size, true, y, x, f); });
 }
 
-void scale_samples(In x, In s, In y) {
+void scale_samples(Arg x, Arg s, Arg y) {
     check_like(x, y);
     const int64_t size = row_size(y.numel(), s.numel());
     with_activation(y.dtype(),
                     [&]<typename T>() { map_rows<T>(ScaleRow{pointer<float>(s)}, size, true, y, x); });
 }
 
-void take_columns(In z, int64_t first, In s, In t, In bias, In y) {
+void take_columns(Arg z, int64_t first, Arg s, Arg t, Arg bias, Arg y) {
     check_columns(z, first, y);
     with_activation(y.dtype(),
                     [&]<typename T>() { move_columns<T>(y.shape().cols(), z, first, y, 0, s, t, bias); });
 }
 
-void put_columns(In x, In s, int64_t first, In z) {
+void put_columns(Arg x, Arg s, int64_t first, Arg z) {
     check_columns(z, first, x);
     with_activation(x.dtype(),
                     [&]<typename T>() { move_columns<T>(x.shape().cols(), x, 0, z, first, s, {}, {}); });
 }
 
-void accumulate_outer(In u, In s, In y) {
+void accumulate_outer(Arg u, Arg s, Arg y) {
     check_size(s, 1, DType::f32);
     const int64_t cols = row_size(y.numel(), u.numel());
     map_rows<float>(AddOuter{pointer<float>(u), pointer<float>(s)}, cols, true, y, y);
 }
 
-void gelu(In x, In y) {
+void gelu(Arg x, Arg y) {
     check_like(x, y);
     with_activation(y.dtype(), [&]<typename T>() { map<T>(Gelu{}, y, x); });
 }
 
-void gelu_backward(In dy, In x, In dx) {
+void gelu_backward(Arg dy, Arg x, Arg dx) {
     check_like(dy, dx);
     check_like(x, dx);
     with_activation(dx.dtype(), [&]<typename T>() { map<T>(GeluBackward{}, dx, dy, x); });

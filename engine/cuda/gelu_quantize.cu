@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kFinishThreads)
 
 }  // namespace
 
-void gelu_quantize(In z, const LsqStep& step, In q) {
+void gelu_quantize(Arg z, const LsqStep& step, Arg q) {
     check_like(z, q);
     const int64_t n = z.numel();
     with_activation(z.dtype(), [&]<typename T>() {
@@ -188,7 +188,8 @@ void gelu_quantize(In z, const LsqStep& step, In q) {
     });
 }
 
-void gelu_quantize_backward(In dq, In z, const LsqStep& step, In dz, In q, In dalpha, In dbeta, In dbias) {
+void gelu_quantize_backward(Arg dq, Arg z, const LsqStep& step, Arg dz, Arg q, Arg dalpha, Arg dbeta,
+                            Arg dbias) {
     check_like(dq, z);
     check_like(z, dz);
     check_like(z, q);

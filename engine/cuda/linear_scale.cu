@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kWarps * 32)
 
 }  // namespace
 
-void linear_scale(const LsqStep& x, In w, In w_alpha, In bias, In scale, In shifted) {
+void linear_scale(const LsqStep& x, Arg w, Arg w_alpha, Arg bias, Arg scale, Arg shifted) {
     const int64_t rows = w.shape().rows(), cols = w.shape().cols();
     check_size(scale, 1, DType::f32);
     check_size(shifted, rows, w.dtype());

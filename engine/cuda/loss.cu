@@ -85,7 +85,7 @@ __global__ void count_top_kernel(const float* z, const int32_t* labels, int64_t 
 
 }  // namespace
 
-void soft_cross_entropy(In z, In p, In loss, In dz) {
+void soft_cross_entropy(Arg z, Arg p, Arg loss, Arg dz) {
     check_like(z, p);
     check_like(z, dz);
     check_size(loss, 1, DType::f32);
@@ -97,7 +97,7 @@ void soft_cross_entropy(In z, In p, In loss, In dz) {
            1.0 / static_cast<double>(rows), pointer<float>(loss));
 }
 
-void smooth_targets(In labels, double s, In p) {
+void smooth_targets(Arg labels, double s, Arg p) {
     const int64_t rows = p.shape().rows(), cols = p.shape().cols();
     check_size(labels, rows, DType::i32);
     const double off = s / static_cast<double>(cols);
@@ -106,7 +106,7 @@ void smooth_targets(In labels, double s, In p) {
     map_rows<float>(targets, cols, true, p);
 }
 
-void count_top(In z, In labels, In counts) {
+void count_top(Arg z, Arg labels, Arg counts) {
     const int64_t rows = z.shape().rows(), cols = z.shape().cols();
     check_size(labels, rows, DType::i32);
     check_size(counts, 2, DType::i64);

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kThreads) quantize(const T* x, StepArgument ar
 }
 
 template <bool Dequantize, typename T, typename Q>
-void quantize_all(In x, const StepArgument& step, Q* q) {
+void quantize_all(Arg x, const StepArgument& step, Q* q) {
     const int64_t n = x.numel();
     const bool wide = n % kWidth == 0 && aligned(16, x) && reinterpret_cast<uintptr_t>(q) % 16 == 0;
     launch(wide ? quantize<T, Q, kWidth, Dequantize> : quantize<T, Q, 1, Dequantize>,
@@ -146,7 +146,7 @@ __global__ void finish_fit(const double* partial, int64_t blocks, double* sums) 
     }
 }
 
-StepArgument checked_step(In alpha, In beta, CodeRange range) {
+StepArgument checked_step(Arg alpha, Arg beta, CodeRange range) {
     check_size(alpha, 1, DType::f32);
     if (beta.defined()) check_size(beta, 1, DType::f32);
     return {pointer<float>(alpha), pointer<float>(beta), range.low, range.high};
@@ -159,13 +159,13 @@ int64_t summing_blocks(int64_t n, int64_t each) {
 
 }  // namespace
 
-void lsq(In x, In alpha, In beta, CodeRange range, In y) {
+void lsq(Arg x, Arg alpha, Arg beta, CodeRange range, Arg y) {
     check_like(x, y);
     const StepArgument step = checked_step(alpha, beta, range);
     with_activation(x.dtype(), [&]<typename T>() { quantize_all<true, T>(x, step, pointer<T>(y)); });
 }
 
-void lsq_codes(In x, In alpha, In beta, CodeRange range, In q) {
+void lsq_codes(Arg x, Arg alpha, Arg beta, CodeRange range, Arg q) {
     check_size(q, x.numel(), q.dtype());
     const StepArgument step = checked_step(alpha, beta, range);
     with_activation(x.dtype(), [&]<typename T>() {
@@ -174,7 +174,7 @@ void lsq_codes(In x, In alpha, In beta, CodeRange range, In q) {
     });
 }
 
-void lsq_backward(In dy, In x, In alpha, In beta, CodeRange range, In g, In dx, In dalpha, In dbeta) {
+void lsq_backward(Arg dy, Arg x, Arg alpha, Arg beta, CodeRange range, Arg g, Arg dx, Arg dalpha, Arg dbeta) {
     check_like(dy, x);
     check_like(x, dx);
     const StepArgument step = checked_step(alpha, beta, range);
@@ -205,7 +205,7 @@ void raise_steps(const std::vector<Tensor>& alphas) {
     }
 }
 
-void lsq_weight_grad_scale(In w, CodeRange range, In g) {
+void lsq_weight_grad_scale(Arg w, CodeRange range, Arg g) {
     check_size(g, 1, DType::f32);
     const int64_t n = w.numel(), blocks = summing_blocks(n, kPiece);
     const Tensor partial(Shape{blocks}, DType::f64, Device::cuda);
@@ -215,7 +215,7 @@ void lsq_weight_grad_scale(In w, CodeRange range, In g) {
            pointer<float>(g));
 }
 
-void lsq_fit_sums(In x, double a, double o, CodeRange range, In sums) {
+void lsq_fit_sums(Arg x, double a, double o, CodeRange range, Arg sums) {
     check_size(sums, 3, DType::f64);
     const int64_t n = x.numel(), blocks = summing_blocks(n, kThreads * 8);
     const Tensor partial(Shape{blocks, 3}, DType::f64, Device::cuda);

@@ -197,16 +197,16 @@ Multiplier& multiplier() {
     return *instance;
 }
 
-Operand operand(In t, int64_t ld, bool transposed) { return {t.raw(), t.dtype(), ld, transposed}; }
+Operand operand(Arg t, int64_t ld, bool transposed) { return {t.raw(), t.dtype(), ld, transposed}; }
 
-const float* scale_of(In scale) {
+const float* scale_of(Arg scale) {
     if (scale.defined()) check_size(scale, 1, DType::f32);
     return pointer<float>(scale);
 }
 
 }  // namespace
 
-void linear(In x, In w, In scale, In bias, In y) {
+void linear(Arg x, Arg w, Arg scale, Arg bias, Arg y) {
     const int64_t m = x.shape().rows(), k = x.shape().cols(), n = w.shape().rows();
     VVTQ_CHECK(w.shape().cols() == k && w.dtype() == x.dtype() && y.numel() == m * n, x.shape().str(), " . ",
                w.shape().str(), "^T to ", y.shape().str());
@@ -217,7 +217,7 @@ void linear(In x, In w, In scale, In bias, In y) {
     multiplier().run(p);
 }
 
-void linear_backward_input(In dy, In w, In scale, In dx) {
+void linear_backward_input(Arg dy, Arg w, Arg scale, Arg dx) {
     const int64_t m = dy.shape().rows(), n = dy.shape().cols(), k = w.shape().cols();
     VVTQ_CHECK(w.shape().rows() == n && w.dtype() == dy.dtype() && dx.numel() == m * k, dy.shape().str(),
                " . ", w.shape().str(), " to ", dx.shape().str());
@@ -226,7 +226,7 @@ void linear_backward_input(In dy, In w, In scale, In dx) {
     multiplier().run(p);
 }
 
-void linear_backward_weight(In dy, In x, In scale, In dw) {
+void linear_backward_weight(Arg dy, Arg x, Arg scale, Arg dw) {
     const int64_t m = dy.shape().rows(), n = dy.shape().cols(), k = x.shape().cols();
     VVTQ_CHECK(x.shape().rows() == m && x.dtype() == dy.dtype(), dy.shape().str(), "^T . ", x.shape().str());
     check_size(dw, n * k, DType::f32);
@@ -235,10 +235,10 @@ void linear_backward_weight(In dy, In x, In scale, In dw) {
     multiplier().run(p);
 }
 
-void batched_matmul(const BatchedShape& shape, In a, In b, In y) {
+void batched_matmul(const BatchedShape& shape, Arg a, Arg b, Arg y) {
     VVTQ_CHECK(a.dtype() == y.dtype() && b.dtype() == y.dtype() && !shape.y.transposed && shape.k > 0,
                "mixed dtypes or a transposed output");
-    const auto at = [](In t, const MatrixLayout& layout, int64_t inner) {
+    const auto at = [](Arg t, const MatrixLayout& layout, int64_t inner) {
         char* start =
             static_cast<char*>(t.raw()) + static_cast<size_t>(inner * layout.inner) * size_of(t.dtype());
         return Operand{start, t.dtype(), layout.ld, layout.transposed, layout.outer};

@@ -129,11 +129,11 @@ unsigned grid_of(int64_t blocks) {
 
 }  // namespace
 
-void layer_norm(In x, In gamma, In beta, double eps, In y, In mean, In rstd) {
+void layer_norm(Arg x, Arg gamma, Arg beta, double eps, Arg y, Arg mean, Arg rstd) {
     residual_norm(x, {}, {}, gamma, beta, eps, {}, {}, y, mean, rstd);
 }
 
-void layer_norm_apply(In x, In mean, In rstd, In gamma, In beta, In y) {
+void layer_norm_apply(Arg x, Arg mean, Arg rstd, Arg gamma, Arg beta, Arg y) {
     check_like(x, y);
     const int64_t rows = x.shape().rows(), cols = x.shape().cols(), n = x.numel();
     check_size(gamma, cols, DType::f32);
@@ -146,11 +146,11 @@ void layer_norm_apply(In x, In mean, In rstd, In gamma, In beta, In y) {
     });
 }
 
-void layer_norm_backward(In dy, In x, In gamma, In mean, In rstd, In dx, In dgamma, In dbeta) {
+void layer_norm_backward(Arg dy, Arg x, Arg gamma, Arg mean, Arg rstd, Arg dx, Arg dgamma, Arg dbeta) {
     residual_norm_backward(dy, {}, x, {}, gamma, {}, mean, rstd, {}, dx, {}, dgamma, dbeta, {});
 }
 
-void softmax(In x, double s, In y) {
+void softmax(Arg x, double s, Arg y) {
     check_like(x, y);
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     with_activation(x.dtype(), [&]<typename T>() {
@@ -159,7 +159,7 @@ void softmax(In x, double s, In y) {
     });
 }
 
-void biased_softmax(In x, double s, In bias, In mask, In y) {
+void biased_softmax(Arg x, double s, Arg bias, Arg mask, Arg y) {
     check_like(x, y);
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 4, "scores (B, H, N, N) wanted, not ", shape.str());
@@ -174,7 +174,7 @@ void biased_softmax(In x, double s, In bias, In mask, In y) {
     });
 }
 
-void softmax_backward(In dy, In y, double s, In dx) {
+void softmax_backward(Arg dy, Arg y, double s, Arg dx) {
     check_like(dy, dx);
     check_like(y, dx);
     const int64_t rows = y.shape().rows(), cols = y.shape().cols();

@@ -101,7 +101,7 @@ __global__ void table_backward_kernel(const float* dy, const int32_t* index, int
 
 }  // namespace
 
-void gather_tokens(In x, In index, In y) {
+void gather_tokens(Arg x, Arg index, Arg y) {
     check_tokens(x);
     check_like(x, y);
     const int64_t tokens = x.shape()[1], cols = x.shape()[2];
@@ -115,7 +115,7 @@ void gather_tokens(In x, In index, In y) {
     });
 }
 
-void random_permutation(In key, int64_t salt, In index, In inverse) {
+void random_permutation(Arg key, int64_t salt, Arg index, Arg inverse) {
     check_size(key, 1, DType::i64);
     const int64_t n = index.numel();
     check_size(index, n, DType::i32);
@@ -127,7 +127,7 @@ void random_permutation(In key, int64_t salt, In index, In inverse) {
            pointer<int32_t>(inverse));
 }
 
-void mean_tokens(In x, In y) {
+void mean_tokens(Arg x, Arg y) {
     check_tokens(x);
     const int64_t tokens = x.shape()[1], cols = x.shape()[2], n = x.shape()[0] * cols;
     check_size(y, n, x.dtype());
@@ -137,7 +137,7 @@ void mean_tokens(In x, In y) {
     });
 }
 
-void spread_token(In x, In y) {
+void spread_token(Arg x, Arg y) {
     check_tokens(y);
     const int64_t tokens = y.shape()[1], cols = y.shape()[2];
     check_size(x, y.shape()[0] * cols, y.dtype());
@@ -150,7 +150,7 @@ void spread_token(In x, In y) {
     });
 }
 
-void transpose(In x, In y) {
+void transpose(Arg x, Arg y) {
     check_like(x, y);
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     const dim3 grid(static_cast<unsigned>(ceil_div(cols, kTile)),
@@ -160,7 +160,7 @@ void transpose(In x, In y) {
     });
 }
 
-void table_bias(In t, In index, In y) {
+void table_bias(Arg t, Arg index, Arg y) {
     const int64_t heads = t.shape().cols(), n = index.numel();
     check_size(y, heads * n, DType::f32);
     check_size(index, n, DType::i32);
@@ -168,7 +168,7 @@ void table_bias(In t, In index, In y) {
            n, heads, pointer<float>(y));
 }
 
-void table_bias_backward(In dy, In index, In dt) {
+void table_bias_backward(Arg dy, Arg index, Arg dt) {
     const int64_t entries = dt.shape().rows(), heads = dt.shape().cols(), n = index.numel();
     check_size(dy, heads * n, DType::f32);
     check_size(index, n, DType::i32);

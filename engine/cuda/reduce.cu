@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kPassThreads) partial_sums(F f, int64_t n, con
 }
 
 template <typename T, typename Y, typename F>
-void sum_of(F f, In x, In y) {
+void sum_of(F f, Arg x, Arg y) {
     constexpr int64_t kLeast = int64_t{4} * kPassThreads;  // accesses of a block
     const bool vector = aligned(16, x);
     const int64_t n = x.numel(), accesses = vector ? ceil_div(n, kPack<T>) : n;
@@ -56,28 +56,28 @@ void sum_of(F f, In x, In y) {
 
 }  // namespace
 
-void sum_rows(In x, In y) {
+void sum_rows(Arg x, Arg y) {
     const int64_t cols = y.numel();
     VVTQ_CHECK(cols > 0 && x.numel() % cols == 0, x.shape().str(), " to ", y.shape().str());
     column_sums(Value{}, x, 1, x.numel() / cols, cols, 1.0, y);
 }
 
-void sum(In x, In y) {
+void sum(Arg x, Arg y) {
     check_size(y, 1, DType::f32);
     with_activation(x.dtype(), [&]<typename T>() { sum_of<T, float>(Value{}, x, y); });
 }
 
-void sum_abs(In x, In y) {
+void sum_abs(Arg x, Arg y) {
     check_size(y, 1, DType::f64);
     with_activation(x.dtype(), [&]<typename T>() { sum_of<T, double>(Magnitude{}, x, y); });
 }
 
-void sum_squares(In x, In y) {
+void sum_squares(Arg x, Arg y) {
     check_size(y, 1, DType::f64);
     with_activation(x.dtype(), [&]<typename T>() { sum_of<T, double>(Square{}, x, y); });
 }
 
-void count_not_finite(In x, In y) {
+void count_not_finite(Arg x, Arg y) {
     check_size(y, 1, DType::i64);
     if (x.dtype() == DType::f64) return sum_of<double, int64_t>(NotFinite{}, x, y);
     with_activation(x.dtype(), [&]<typename T>() { sum_of<T, int64_t>(NotFinite{}, x, y); });

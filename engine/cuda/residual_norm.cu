@@ -144,8 +144,8 @@ __global__ void __launch_bounds__(kThreads) forward_any(const Forward<T> p) {
 
 }  // namespace
 
-void residual_norm(In x, In f, In keep, In gamma, In beta, double eps, const LsqStep& step, In y, In q,
-                   In mean, In rstd) {
+void residual_norm(Arg x, Arg f, Arg keep, Arg gamma, Arg beta, double eps, const LsqStep& step, Arg y, Arg q,
+                   Arg mean, Arg rstd) {
     const int64_t rows = x.shape().rows(), cols = x.shape().cols();
     check_like(x, q);
     VVTQ_CHECK(f.defined() == y.defined(), "a branch and its sum go together");

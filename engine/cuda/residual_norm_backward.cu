@@ -239,8 +239,8 @@ __global__ void __launch_bounds__(kFinishThreads)
 
 }  // namespace
 
-void residual_norm_backward(In dq, In dy, In y, In keep, In gamma, In beta, In mean, In rstd,
-                            const LsqStep& step, In dx, In df, In dgamma, In dbeta, In dalpha) {
+void residual_norm_backward(Arg dq, Arg dy, Arg y, Arg keep, Arg gamma, Arg beta, Arg mean, Arg rstd,
+                            const LsqStep& step, Arg dx, Arg df, Arg dgamma, Arg dbeta, Arg dalpha) {
     const int64_t rows = y.shape().rows(), cols = y.shape().cols();
     check_like(y, dq);
     check_like(y, dx);

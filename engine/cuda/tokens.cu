@@ -67,7 +67,7 @@ __global__ void patch_kernel(Patches patches, int64_t n, const Word* from, Word*
 
 /// In the widest words that a row of a patch consists of.
 template <bool kToPatches>
-void move_patches(In pictures, In patches, int64_t patch, In from, In to) {
+void move_patches(Arg pictures, Arg patches, int64_t patch, Arg from, Arg to) {
     const Shape& shape = pictures.shape();
     VVTQ_CHECK(shape.rank() == 4 && patch > 0 && shape[2] % patch == 0 && shape[3] % patch == 0,
                "patches of ", patch, " in ", shape.str());
@@ -140,7 +140,7 @@ struct TokenFirst {
 
 }  // namespace
 
-void normalize_pixels(In x, const float* mean, const float* deviation, In y) {
+void normalize_pixels(Arg x, const float* mean, const float* deviation, Arg y) {
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 4 && shape[1] == 3 && x.numel() == y.numel(), "pictures ", shape.str(), " to ",
                y.shape().str());
@@ -158,11 +158,11 @@ void normalize_pixels(In x, const float* mean, const float* deviation, In y) {
     });
 }
 
-void patchify(In x, int64_t patch, In y) { move_patches<true>(x, y, patch, x, y); }
+void patchify(Arg x, int64_t patch, Arg y) { move_patches<true>(x, y, patch, x, y); }
 
-void unpatchify(In y, int64_t patch, In x) { move_patches<false>(x, y, patch, y, x); }
+void unpatchify(Arg y, int64_t patch, Arg x) { move_patches<false>(x, y, patch, y, x); }
 
-void prepend_token(In token, In x, In y) {
+void prepend_token(Arg token, Arg x, Arg y) {
     check_tokens(x);
     const int64_t batch = x.shape()[0], size = x.shape()[1] * x.shape()[2], cols = x.shape()[2];
     check_size(token, cols, DType::f32);
@@ -173,7 +173,7 @@ void prepend_token(In token, In x, In y) {
     });
 }
 
-void drop_first_token(In x, In y) {
+void drop_first_token(Arg x, Arg y) {
     check_tokens(x);
     const int64_t batch = x.shape()[0], size = x.shape()[1] * x.shape()[2], cols = x.shape()[2];
     check_size(y, batch * (size - cols), x.dtype());
@@ -183,7 +183,7 @@ void drop_first_token(In x, In y) {
     });
 }
 
-void select_token(In x, int64_t index, In y) {
+void select_token(Arg x, int64_t index, Arg y) {
     check_tokens(x);
     const int64_t batch = x.shape()[0], count = x.shape()[1], cols = x.shape()[2];
     VVTQ_CHECK(index >= 0 && index < count, "token ", index, " of ", count);
@@ -194,7 +194,7 @@ void select_token(In x, int64_t index, In y) {
     });
 }
 
-void scatter_token(In x, int64_t index, In y) {
+void scatter_token(Arg x, int64_t index, Arg y) {
     check_tokens(y);
     const int64_t batch = y.shape()[0], count = y.shape()[1], cols = y.shape()[2];
     VVTQ_CHECK(index >= 0 && index < count, "token ", index, " of ", count);

@@ -168,7 +168,7 @@ __global__ void singles_kernel(const __grid_constant__ Singles singles, int32_t*
 
 }  // namespace
 
-void stochastic_depth(In key, In rates, In keep) {
+void stochastic_depth(Arg key, Arg rates, Arg keep) {
     check_size(key, 1, DType::i64);
     const int64_t n = keep.numel(), rows = rates.numel();
     VVTQ_CHECK(rows > 0 && n % rows == 0, "rates ", rates.shape().str(), " for ", keep.shape().str());
@@ -176,7 +176,7 @@ void stochastic_depth(In key, In rates, In keep) {
            pointer<double>(rates), n / rows, n, pointer<float>(keep));
 }
 
-void clip_gradients(const std::vector<AdamwItem>& items, double most, In schedule) {
+void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedule) {
     check_size(schedule, 4, DType::f64);
     int64_t parts = 0;
     for (const AdamwItem& item : items) parts += ceil_div(item.p.numel(), kChunk);
@@ -189,7 +189,7 @@ void clip_gradients(const std::vector<AdamwItem>& items, double most, In schedul
     launch(clip_kernel, 1, kPassThreads, 0, pointer<double>(partial), parts, most, pointer<double>(schedule));
 }
 
-void halt_unless_finite(In x, In halt) {
+void halt_unless_finite(Arg x, Arg halt) {
     check_size(halt, 1, DType::i32);
     with_activation(x.dtype(), [&]<typename T>() {
         launch(halt_kernel<T>, pass_blocks(x.numel()), kPassThreads, 0, pointer<T>(x), x.numel(),
@@ -197,7 +197,7 @@ void halt_unless_finite(In x, In halt) {
     });
 }
 
-void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, In schedule, In halt) {
+void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg schedule, Arg halt) {
     check_size(schedule, 4, DType::f64);
     check_size(halt, 1, DType::i32);
     const auto narrow = [](double x) { return static_cast<float>(x); };

@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(kThreads)
     if (threadIdx.x % 32 == 0) *item.dalpha = static_cast<float>(static_cast<double>(*item.g) * sum);
 }
 
-void check_item(In w, In alpha, CodeRange range, In stats) {
+void check_item(Arg w, Arg alpha, CodeRange range, Arg stats) {
     check_size(alpha, 1, DType::f32);
     VVTQ_CHECK(range.count() >= 1 && range.count() <= kSlots, range.count(), " bins");
     VVTQ_CHECK(w.numel() <= (int64_t{1} << 40), w.shape().str());
@@ -333,7 +333,7 @@ void quantize_weights(const std::vector<WeightItem>& items) {
     });
 }
 
-void quantize_weights_backward(const std::vector<WeightGradientItem>& items, In dreg) {
+void quantize_weights_backward(const std::vector<WeightGradientItem>& items, Arg dreg) {
     if (dreg.defined()) check_size(dreg, 1, DType::f32);
     in_launches(items.size(), [&](size_t begin, size_t count) {
         Table<Gradient> table = {};
