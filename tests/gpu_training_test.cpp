@@ -21,6 +21,7 @@ using engine::Tensor;
 namespace {
 
 constexpr int64_t kBatch = 24, kSide = 28, kClasses = 10;
+constexpr double kLr = 1e-3;
 
 /// Pictures of class c are brighter in rows that belong to c, so that there is something to learn.
 data::Batch batch_of(uint64_t step, int64_t size, bool soft) {
@@ -42,6 +43,7 @@ data::Batch batch_of(uint64_t step, int64_t size, bool soft) {
 }
 
 struct RunOptions {
+    int64_t batch = kBatch;
     Device device = kGpu;
     DType dtype = DType::bf16;
     bool graph = true;
@@ -77,12 +79,12 @@ nn::ModelConfig config_of(const std::string& family) {
 class Run {
   public:
     explicit Run(const RunOptions& options)
-        : options_(options), place_(options.device, kBatch, kSide, kClasses, options.soft) {
+        : options_(options), place_(options.device, options.batch, kSide, kClasses, options.soft) {
         model_ = nn::make_model(config_of(options.family), engine::master_of(options.dtype), 7);
         model_->to(options.device);
         if (options.quantized) {
             quant::attach(*model_, {4, 4});
-            place_.load(batch_of(1000, kBatch, options.soft));
+            place_.load(batch_of(1000, options.batch, options.soft));
             quant::calibrate_weights(*model_);
             quant::calibrate_activations(*model_, place_.pictures(options.dtype));
         }
@@ -92,9 +94,9 @@ class Run {
     }
 
     /// One step on the next batch, or on `batch`.
-    apps::StepResult step(bool regularize = false, const data::Batch* batch = nullptr) {
-        place_.load(batch != nullptr ? *batch : batch_of(steps_, kBatch, options_.soft));
-        rates_ = {1e-3, regularize, regularize ? 0.05 : 0.0, 31 + steps_};
+    apps::StepResult step(bool regularize = false, const data::Batch* batch = nullptr, double lr = kLr) {
+        place_.load(batch != nullptr ? *batch : batch_of(steps_, options_.batch, options_.soft));
+        rates_ = {lr, regularize, regularize ? 0.05 : 0.0, 31 + steps_};
         ++steps_;
         step_->submit(rates_);
         return step_->take();
@@ -127,6 +129,24 @@ class Run {
         for (const nn::NamedParameter& p : model_->parameters()) add(p.parameter.value());
         for (const auto& [name, moment] : optimizer_->state()) add(moment);
         return all;
+    }
+    /// Copies parameters, buffers, moments and the place in the data from another run of the same model,
+    /// perhaps on another device. Tensors stay at their addresses, which a recorded step has noted.
+    void take_over(const Run& other) {
+        const auto copy = [](const Tensor& from, const Tensor& to) {
+            engine::kernels(to.device()).copy(from.to(to.dtype()).to(to.device()), to);
+        };
+        const auto my_buffers = model_->buffers(), their_buffers = other.model_->buffers();
+        REQUIRE(my_buffers.size() == their_buffers.size());
+        for (size_t i = 0; i < my_buffers.size(); ++i) copy(their_buffers[i].second, my_buffers[i].second);
+        const auto mine = model_->parameters(), theirs = other.model_->parameters();
+        REQUIRE(mine.size() == theirs.size());
+        for (size_t i = 0; i < mine.size(); ++i) {
+            REQUIRE(mine[i].name == theirs[i].name);
+            copy(theirs[i].parameter.value(), mine[i].parameter.value());
+        }
+        optimizer_->load_state(other.optimizer_->state(), other.optimizer_->steps_done());
+        steps_ = other.steps_;
     }
     Tensor parameter(const std::string& name) const {
         for (const nn::NamedParameter& p : model_->parameters()) {
@@ -166,6 +186,49 @@ Trace trace_of(const RunOptions& options, const std::vector<bool>& regularize) {
     }
     trace.state = run.state();
     return trace;
+}
+
+/// How far a step's results are from another's, relative; of tensors in the l2 norm.
+struct StepErrors {
+    double loss = 0, moments = 0, update = 0;
+};
+
+constexpr int kComparedSteps = 24;
+
+/// Takes steps of `reference`, and each step also by a run of `tested` from the same state. Returns how many
+/// steps differ by more than rounding; `worst` gets the largest errors of the others. Where two devices round
+/// differently, a value beside a tie may get another code, and this one code changes the whole step. Such
+/// steps are few, and because every step starts from a common state, they do not change the next ones.
+int moved_steps(const RunOptions& tested, double lr, const RunOptions& reference, StepErrors& worst) {
+    Run run(tested), expected(reference);
+    int moved = 0;
+    worst = {};
+    for (int i = 0; i < kComparedSteps; ++i) {
+        run.take_over(expected);
+        const std::vector<double> before = expected.state();
+        const double loss = run.step(true, nullptr, lr).loss, expected_loss = expected.step(true).loss;
+        const std::vector<double> after = run.state(), expected_after = expected.state();
+        const auto parameters = static_cast<std::ptrdiff_t>(before.size() / 3);  // the moments follow them
+        const auto update = [&](std::vector<double> state) {
+            state.resize(before.size() / 3);
+            for (size_t j = 0; j < state.size(); ++j) state[j] -= before[j];
+            return state;
+        };
+        const auto moments = [&](const std::vector<double>& state) {
+            return std::vector<double>(state.begin() + parameters, state.end());
+        };
+        const StepErrors errors{std::abs(loss / expected_loss - 1),
+                                l2_error(moments(after), moments(expected_after)),
+                                l2_error(update(after), update(expected_after))};
+        // measured, f32 against f64 on the CPU: 3e-7, 3e-6 and 5e-4
+        if (!(errors.loss <= 1e-5 && errors.moments <= 1e-4 && errors.update <= 1e-2)) {
+            ++moved;
+            continue;
+        }
+        worst = {std::max(worst.loss, errors.loss), std::max(worst.moments, errors.moments),
+                 std::max(worst.update, errors.update)};
+    }
+    return moved;
 }
 
 std::vector<double> losses_of(const RunOptions& options, int count) {
@@ -226,17 +289,21 @@ TEST_CASE("gpu training: the regularizer switched on and off again on the way", 
     }
 }
 
-TEST_CASE("gpu training: f32 losses are the CPU's", "[gpu]") {
+TEST_CASE("gpu training: each step of f32 is the CPU's", "[gpu]") {
     if (gpu_missing()) return;
-    const std::vector<double> gpu = losses_of({.dtype = DType::f32}, 5);
-    const std::vector<double> cpu = losses_of({.device = Device::cpu, .dtype = DType::f32}, 5);
-    double worst = 0;
-    for (size_t i = 0; i < gpu.size(); ++i) {
-        INFO("step " << i << ": " << gpu[i] << ", CPU " << cpu[i]);
-        worst = std::max(worst, std::abs(gpu[i] / cpu[i] - 1));
-        CHECK(std::abs(gpu[i] / cpu[i] - 1) <= 1e-3);  // H200: 8.9e-4; f32 against f64 on the CPU: 7.1e-4
+    for (const char* family : {"deit", "swin", "sret"}) {
+        INFO(family);
+        const RunOptions cpu{.batch = 1, .device = Device::cpu, .dtype = DType::f32, .family = family};
+        RunOptions gpu = cpu;
+        gpu.device = kGpu;
+        StepErrors worst;
+        const int moved = moved_steps(gpu, kLr, cpu, worst);
+        WARN(family << ", steps in f32: " << moved << " of " << kComparedSteps
+                    << " with a code on the other side of a tie; worst of the others: loss " << worst.loss
+                    << ", moments " << worst.moments << ", update " << worst.update);
+        CHECK(moved <= kComparedSteps / 2);
+        CHECK(moved_steps(gpu, 1.05 * kLr, cpu, worst) == kComparedSteps);  // the comparison sees 5 %
     }
-    WARN("losses of 5 steps, f32: worst " << worst);
 }
 
 TEST_CASE("gpu training: f32 losses of windows and slices are the CPU's", "[gpu]") {  // no codes, no ties
@@ -247,10 +314,7 @@ TEST_CASE("gpu training: f32 losses of windows and slices are the CPU's", "[gpu]
                              5);
         };
         const std::vector<double> gpu = losses(kGpu), cpu = losses(Device::cpu);
-        double worst = 0;
-        for (size_t i = 0; i < gpu.size(); ++i) worst = std::max(worst, std::abs(gpu[i] / cpu[i] - 1));
-        WARN(family << ", losses of 5 steps, f32: worst " << worst);
-        CHECK(worst <= 1e-4);                                  // H200: 1.1e-7
+        for (size_t i = 0; i < gpu.size(); ++i) CHECK(std::abs(gpu[i] / cpu[i] - 1) <= 1e-4);  // H200: 1.1e-7
         CHECK(std::abs(gpu.back() / gpu.front() - 1) > 1e-3);  // H200: 1.9e-3 and more
     }
 }
@@ -278,10 +342,12 @@ TEST_CASE("gpu training: evaluation between steps does not disturb them", "[gpu]
     }
     const std::vector<double> seven = disturbed.logits(7), more = disturbed.logits(2 * kBatch);
     CHECK(all_finite(seven));
-    // a picture's logits do not depend on the others' number, but for the order of sums
-    const std::vector<double> same(more.begin(), more.begin() + static_cast<std::ptrdiff_t>(seven.size()));
-    INFO("error of logits " << l2_error(seven, same));
-    CHECK(l2_error(seven, same) <= 5e-2);
+    {  // the same logits where no graph was recorded
+        Run eager({.graph = false});
+        for (int i = 0; i < 3; ++i) eager.step();
+        CHECK(eager.logits(7) == seven);
+        CHECK(eager.logits(2 * kBatch) == more);
+    }
     for (int i = 0; i < 3; ++i) {
         const apps::StepResult a = plain.step(), b = disturbed.step();
         CHECK(a.loss == b.loss);

@@ -6,6 +6,7 @@
 #include "quant/calibrate.h"
 #include "tests/catch.h"
 #include "tests/command_support.h"
+#include "tests/golden_inputs.h"
 #include "tests/unit/data_support.h"
 
 using namespace vvtq;
@@ -28,8 +29,8 @@ data::Batch small_batch() {
     batch.size = 2;
     batch.image_size = 8;
     batch.targets = {1, 7};
-    for (uint64_t i = 0; i < 2 * 3 * 8 * 8; ++i)
-        batch.pixels.push_back(static_cast<uint8_t>(256 * golden_uniform("pixels", i)));
+    for (const double u : uniform01("pixels", 2 * 3 * 8 * 8))
+        batch.pixels.push_back(static_cast<uint8_t>(256 * u));
     return batch;
 }
 

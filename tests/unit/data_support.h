@@ -16,11 +16,9 @@
 
 namespace vvtq::tests {
 
-/// A file of the environment's VVTQ_FIXTURES, by default tests/fixtures.
-inline std::string fixture_path(const std::string& name) {
-    const char* directory = std::getenv("VVTQ_FIXTURES");
-    return std::string(directory != nullptr ? directory : VVTQ_SOURCE_DIR "/tests/fixtures") + "/" + name;
-}
+/// A file of the environment's VVTQ_FIXTURES, or of tests/fixtures where that directory has none of this
+/// name.
+std::string fixture_path(const std::string& name);
 inline data::Bytes fixture(const std::string& name) {
     return data::read_file(fixture_path(name), "check out again");
 }
@@ -87,33 +85,8 @@ class NamedDataset : public data::Dataset {
     uint64_t fingerprint_;
 };
 
-/// u(name, i) of the goldens: splitmix64(fnv1a64(name) + i) >> 40, over 2^24.
-inline double golden_uniform(const std::string& name, uint64_t i) {
-    data::Fnv hash;
-    hash.add(std::span(reinterpret_cast<const uint8_t*>(name.data()), name.size()));
-    uint64_t z = hash.value() + i + 0x9E3779B97F4A7C15ULL;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    z ^= z >> 31;
-    return static_cast<double>(z >> 40) / double{1 << 24};
-}
-
-/// The 150 x 200 picture of goldens/image.json: left half noise, right half ramps.
-inline data::Image golden_picture() {
-    constexpr int kHeight = 150, kWidth = 200;
-    data::Image image{kHeight, kWidth, data::Bytes(size_t{kHeight} * kWidth * 3)};
-    size_t i = 0;
-    for (int y = 0; y < kHeight; ++y) {
-        for (int x = 0; x < kWidth; ++x) {
-            const int ramps[3] = {x * 255 / (kWidth - 1), y * 255 / (kHeight - 1),
-                                  (x + y) * 255 / (kHeight + kWidth - 2)};
-            for (int ramp : ramps) {
-                const int noise = static_cast<int>(256 * golden_uniform("picture", i));
-                image.rgb[i++] = static_cast<uint8_t>(x < kWidth / 2 ? noise : ramp);
-            }
-        }
-    }
-    return image;
-}
+/// The picture that goldens/image.json describes, drawn from its `tag` and size: left half noise, right half
+/// ramps. fixtures/picture.png holds the same one.
+data::Image golden_picture();
 
 }  // namespace vvtq::tests

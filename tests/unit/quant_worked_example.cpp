@@ -37,6 +37,8 @@ TEST_CASE("worked example: the weights") {
     CHECK(seen.codes == std::vector<int>{-1, 0, 0, 0, 1, 1});
     CHECK(seen.occupancy == std::vector<int64_t>{0, 1, 3, 2});
     check_near({seen.clipped_share, seen.signal_to_noise_db}, {1.0 / 6, 8.077}, 5e-4);
+    CHECK(occupancy_chart(seen, q.range(), 12) ==
+          "  -2         0\n  -1         1  ####\n   0         3  ############\n   1         2  ########\n");
 }
 
 TEST_CASE("worked example: the regularizer") {
