@@ -12,7 +12,6 @@
 
 #include <array>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "engine/tensor.h"
@@ -121,8 +120,6 @@ struct BatchedShape {
 struct AdamwItem {
     Tensor p, g, m, v;
     bool decay;  // whether weight decay applies
-    double least =
-        -std::numeric_limits<double>::infinity();  // p is raised to this after the update, if finite
 };
 
 /// What AdamW keeps through a run.
@@ -274,6 +271,8 @@ struct Kernels {
     Entry<void(Arg dy, Arg x, const QuantParams& quantizer, Arg dx, Arg dscale, Arg doffset)> lsq_backward;
     // q in its own dtype: any floating one, or i32
     Entry<void(Arg x, const QuantParams& quantizer, Arg q)> lsq_codes;
+    // scale = max(scale, 1e-4) where finite, in place, of each
+    Entry<void(const std::vector<Tensor>& scales)> clamp_steps;
     // g (1) = 1 / sqrt(sum |w| / G Qp), w of M
     Entry<void(Arg w, const QuantParams& quantizer, Arg g)> lsq_weight_grad_scale;
     // q taken at step a and offset o: sums (3) f64 = {sum (x - o) q, sum q q, sum (x - a q)}

@@ -16,7 +16,7 @@ std::vector<NamedParameter> Module::parameters(const std::string& prefix) const 
     std::vector<NamedParameter> found;
     for (const Slot& slot : slots_) {
         const std::string path = join(prefix, slot.name);
-        if (slot.parameter.defined()) found.push_back({path, slot.parameter, slot.least});
+        if (slot.parameter.defined()) found.push_back({path, slot.parameter});
         if (slot.child == nullptr) continue;
         for (NamedParameter& below : slot.child->parameters(path)) found.push_back(std::move(below));
     }
@@ -58,17 +58,17 @@ void Module::train(bool on) {
     }
 }
 
-Variable& Module::add_parameter(const std::string& name, Tensor value, double least) {
+Variable& Module::add_parameter(const std::string& name, Tensor value) {
     VVTQ_CHECK(!name.empty(), "a parameter needs a name");
     for (const Slot& slot : slots_) VVTQ_CHECK(slot.name != name, "\"", name, "\" exists already");
-    slots_.push_back({name, Variable(std::move(value), true), least, {}, nullptr});
+    slots_.push_back({name, Variable(std::move(value), true), {}, nullptr});
     return slots_.back().parameter;
 }
 
 Tensor& Module::add_buffer(const std::string& name, Tensor value) {
     VVTQ_CHECK(!name.empty() && value.defined(), "a buffer needs a name and a value");
     for (const Slot& slot : slots_) VVTQ_CHECK(slot.name != name, "\"", name, "\" exists already");
-    slots_.push_back({name, {}, 0, std::move(value), nullptr});
+    slots_.push_back({name, {}, std::move(value), nullptr});
     return slots_.back().buffer;
 }
 
@@ -79,7 +79,7 @@ void Module::add_module(const std::string& name, Module& child) {
     }
     child.name_ = name;
     child.train(training_);
-    slots_.push_back({name, {}, 0, {}, &child});
+    slots_.push_back({name, {}, {}, &child});
 }
 
 }  // namespace vvtq::nn

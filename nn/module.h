@@ -5,7 +5,6 @@
 #pragma once
 
 #include <deque>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,7 +19,6 @@ using autograd::Variable;
 struct NamedParameter {
     std::string name;    // path in the tree: "blocks.0.attn.proj_q.weight"
     Variable parameter;  // shared handle
-    double least = -std::numeric_limits<double>::infinity();  // the optimizer raises values to this
 };
 
 /// Non-copyable, non-movable node of the tree: members register themselves in the constructor, in the order
@@ -49,9 +47,8 @@ class Module {
     const std::string& name() const { return name_; }
 
   protected:
-    /// A leaf that requires a gradient. After an update no value of it is below `least`.
-    Variable& add_parameter(const std::string& name, Tensor value,
-                            double least = -std::numeric_limits<double>::infinity());
+    /// A leaf that requires a gradient.
+    Variable& add_parameter(const std::string& name, Tensor value);
     /// Values beside the parameters, in the state files under this name.
     Tensor& add_buffer(const std::string& name, Tensor value);
     /// `child` must live as long as this module. An empty name adds the child's parameters under this
@@ -62,7 +59,6 @@ class Module {
     struct Slot {
         std::string name;
         Variable parameter;       // defined for a parameter
-        double least = 0;         // of the parameter
         Tensor buffer;            // defined for a buffer
         Module* child = nullptr;  // set for a module
     };

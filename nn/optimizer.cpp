@@ -57,8 +57,8 @@ void Adamw::update() {
     for (size_t i = 0; i < parameters_.size(); ++i) {
         const NamedParameter& p = parameters_[i];
         if (!p.parameter.grad().defined()) continue;
-        items.push_back({p.parameter.value(), p.parameter.grad(), exp_avg_[i], exp_avg_sq_[i],
-                         has_weight_decay(p), p.least});
+        items.push_back(
+            {p.parameter.value(), p.parameter.grad(), exp_avg_[i], exp_avg_sq_[i], has_weight_decay(p)});
     }
     if (items.empty()) return;
     const auto& kernel = engine::kernels(items[0].p.device());

@@ -40,6 +40,8 @@ class Quantizer : public Module {
     virtual void reset() {}
     /// The names of its parameters in state files, below the slot's path: "alpha".
     virtual std::vector<std::string> state_names() const { return {}; }
+    /// Its steps, which a model raises to engine::kLeastStep before each forward pass.
+    virtual std::vector<Tensor> steps() const { return {}; }
     /// Called after its parameters were read from a file.
     virtual void state_loaded() {}
     /// The parameters with which another op can quantize a tensor of `numel` elements itself; none where the

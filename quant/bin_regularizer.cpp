@@ -19,7 +19,7 @@ void regularize(nn::Model& model, bool on) {
 
 BinRegularizer bin_regularizer(const nn::Model& model) {
     const WeightPass* pass = pass_of(model);
-    if (pass == nullptr || pass->layers().empty()) {
+    if (pass == nullptr || pass->has_no_weights()) {
         const nn::Tensor& first = model.parameters().front().parameter.value();
         return {nn::Variable(nn::Tensor::zeros(engine::Shape{1}, first.dtype(), first.device())), {}};
     }

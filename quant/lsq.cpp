@@ -32,13 +32,13 @@ Lsq::Lsq(const QuantizerOptions& options)
       groups_(std::max<int64_t>(1, options.step_heads)),
       range_tensor_(engine::range_tensor(range_, options.device)) {
     VVTQ_CHECK(groups_ == 1 || !options.offset, groups_, " heads with an offset");
-    const auto parameter = [&](const char* name, double least) {
-        Variable& added = add_parameter(name, Tensor::zeros({groups_}, options.dtype, options.device), least);
+    const auto parameter = [&](const char* name) {
+        Variable& added = add_parameter(name, Tensor::zeros({groups_}, options.dtype, options.device));
         if (options.fixed) added = Variable(added.value(), false);
         return &added;
     };
-    alpha_ = parameter("alpha", engine::kLeastStep);
-    if (options.offset) beta_ = parameter("beta", -std::numeric_limits<double>::infinity());
+    alpha_ = parameter("alpha");
+    if (options.offset) beta_ = parameter("beta");
 }
 
 std::vector<std::string> Lsq::state_names() const {
@@ -75,6 +75,8 @@ Variable Lsq::operator()(const Variable& x) {
                engine::name_of(x.value().dtype()), " for a quantizer of ", engine::name_of(options_.dtype),
                "; see QuantizerOptions::dtype");
     if (!ready_) calibrate(x.value());
+    // Into the parameter itself: an optimizer then starts its next update from here, not from far below.
+    kernels(x.value().device()).clamp_steps({alpha_->value()});
     return autograd::lsq(x, params_with(grad_scale(x.value()), inner(x.shape())));
 }
 

@@ -39,6 +39,7 @@ class Lsq : public nn::Quantizer {
     void calibrate(const nn::Tensor& x) override;
     void reset() override { ready_ = false; }
     std::vector<std::string> state_names() const override;
+    std::vector<nn::Tensor> steps() const override { return {alpha_->value()}; }
     void state_loaded() override;
     /// None before the step has its start value, and none with heads, whose gradient scale is of the values.
     std::optional<autograd::QuantParams> params(int64_t numel) override;

@@ -6,7 +6,9 @@ namespace vvtq::quant {
 
 WeightPass::WeightPass(nn::Module& model) {
     for (const auto& [path, slot] : slots(model)) {
-        if (slot->get() == nullptr || slot->values() != nn::Values::weight) continue;
+        if (slot->get() == nullptr) continue;
+        quantizers_.push_back(slot->get());
+        if (slot->values() != nn::Values::weight) continue;
         slots_.push_back(slot);
         paths_.push_back(path);
         bins_.push_back(slot->get()->describe().range.count());
@@ -18,6 +20,7 @@ void WeightPass::prepare(engine::DType dtype) {
     regularizer_ = {};
     terms_.clear();
     layers_.clear();
+    prepared_once_ = true;
     std::vector<autograd::WeightParameters> weights;
     for (size_t i = 0; i < slots_.size(); ++i) {
         nn::QuantizerSlot& slot = *slots_[i];
@@ -31,6 +34,12 @@ void WeightPass::prepare(engine::DType dtype) {
         prepared_.push_back(&slot);
         layers_.push_back(paths_[i]);
     }
+    std::vector<nn::Tensor> steps;
+    for (const nn::Quantizer* quantizer : quantizers_) {
+        if (!quantizer->ready()) continue;
+        for (nn::Tensor& step : quantizer->steps()) steps.push_back(std::move(step));
+    }
+    if (!steps.empty()) engine::kernels(steps[0].device()).clamp_steps(steps);
     if (weights.empty()) return;
     autograd::QuantizedWeights quantized = autograd::quantize_weights(weights, dtype, regularize_);
     for (size_t i = 0; i < prepared_.size(); ++i) {

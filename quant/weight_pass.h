@@ -22,6 +22,8 @@ class WeightPass : public nn::WeightPass {
 
     /// Whether `prepare` computes the bin regularizer too.
     void regularize(bool on) { regularize_ = on; }
+    /// Whether a `prepare` found no weight to quantize, or would: the regularizer is 0.
+    bool has_no_weights() const { return slots_.empty() || (prepared_once_ && layers_.empty()); }
     /// Of the latest `prepare`: the sum (1), and the term of each layer by its path; undefined and empty
     /// without.
     const nn::Variable& regularizer() const { return regularizer_; }
@@ -29,12 +31,13 @@ class WeightPass : public nn::WeightPass {
     const std::vector<std::string>& layers() const { return layers_; }
 
   private:
+    std::vector<nn::Quantizer*> quantizers_;    // of weights and activations
     std::vector<nn::QuantizerSlot*> slots_;     // of weights with a quantizer
     std::vector<std::string> paths_;            // of the slots
     std::vector<int64_t> bins_;                 // codes of their quantizers
     std::vector<nn::QuantizerSlot*> prepared_;  // by the latest `prepare`
     std::vector<std::string> layers_;           // paths of those
-    bool regularize_ = false;
+    bool regularize_ = false, prepared_once_ = false;
     nn::Variable regularizer_;
     std::vector<nn::Tensor> terms_;
 };

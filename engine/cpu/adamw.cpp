@@ -51,16 +51,9 @@ void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg sch
         with_floating(chunk.item->p.dtype(), [&]<typename T>() { update<T>(chunk, rates, times); });
     });
     for (const AdamwItem& item : items) {
-        if (item.p.numel() != 1 && !std::isfinite(item.least)) continue;
+        if (item.p.numel() != 1) continue;
         with_floating(item.p.dtype(), [&]<typename T>() {
-            T* p = item.p.data<T>();
-            for (int64_t i = 0; i < item.p.numel(); ++i) {
-                if (!std::isfinite(p[i])) {
-                    *found_inf.data<int32_t>() |= 2;
-                } else if (static_cast<double>(p[i]) < item.least) {
-                    p[i] = static_cast<T>(item.least);
-                }
-            }
+            if (!std::isfinite(*item.p.data<T>())) *found_inf.data<int32_t>() |= 2;
         });
     }
 }

@@ -154,6 +154,17 @@ void lsq_codes(Arg x, const QuantParams& quantizer, Arg q) {
     });
 }
 
+void clamp_steps(const std::vector<Tensor>& scales) {
+    for (const Tensor& scale : scales) {
+        with_floating(scale.dtype(), [&]<typename T>() {
+            T* a = scale.data<T>();
+            for (int64_t i = 0; i < scale.numel(); ++i) {
+                if (std::isfinite(a[i])) a[i] = used_step(a[i]);
+            }
+        });
+    }
+}
+
 void lsq_weight_grad_scale(Arg w, const QuantParams& quantizer, Arg g) {
     check_size(g, 1, w.dtype());
     const Tensor total(Shape{1}, DType::f64);

@@ -12,6 +12,7 @@ constexpr int kThreads = 256;
 constexpr int kWidth = 8;              // activations of one vector
 constexpr int kPiece = 4096;           // elements that a block sums in f32
 constexpr int64_t kMostBlocks = 1024;  // of a pass that sums
+constexpr size_t kTable = 1024;        // steps of one launch
 
 /// Codes, or with Dequantize the values that they stand for.
 template <typename T, typename Q, int Width, bool Dequantize, bool Grouped>
@@ -103,6 +104,15 @@ __global__ void finish_backward(const float* partial, int64_t blocks, const floa
     if (threadIdx.x > 0) return;
     dscale[blockIdx.x] = static_cast<float>(static_cast<double>(*g) * sum_scale);
     if (doffset != nullptr) doffset[blockIdx.x] = static_cast<float>(sum_offset);
+}
+
+struct Steps {
+    float* at[kTable];
+};
+
+__global__ void clamp(const __grid_constant__ Steps steps, int count) {
+    const int i = static_cast<int>(blockIdx.x) * kThreads + threadIdx.x;
+    if (i < count && isfinite(*steps.at[i])) *steps.at[i] = fmaxf(*steps.at[i], Step::kLeast);
 }
 
 /// partial (grid) = sum |w| of a block's pieces.
@@ -204,6 +214,20 @@ void lsq_backward(Arg dy, Arg x, const QuantParams& quantizer, Arg dx, Arg dscal
         launch(finish_backward, static_cast<unsigned>(groups), kThreads, 0, pointer<float>(partial), blocks,
                pointer<float>(quantizer.grad_scale), pointer<float>(dscale), pointer<float>(doffset));
     });
+}
+
+void clamp_steps(const std::vector<Tensor>& scales) {
+    std::vector<float*> all;
+    for (const Tensor& scale : scales) {
+        for (int64_t i = 0; i < scale.numel(); ++i) all.push_back(pointer<float>(scale) + i);
+    }
+    for (size_t begin = 0; begin < all.size(); begin += kTable) {
+        const size_t count = std::min(kTable, all.size() - begin);
+        Steps steps = {};
+        std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(begin), count, steps.at);
+        launch(clamp, static_cast<unsigned>(ceil_div(static_cast<int64_t>(count), kThreads)), kThreads, 0,
+               steps, count);
+    }
 }
 
 void lsq_weight_grad_scale(Arg w, const QuantParams& quantizer, Arg g) {

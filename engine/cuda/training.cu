@@ -155,22 +155,16 @@ __global__ void __launch_bounds__(kPassThreads)
 
 constexpr int kMostSingles = 2048;
 
-/// Steps and other parameters of few elements.
+/// Parameters of one element.
 struct Singles {
     int count = 0;
-    float* p[kMostSingles];
-    float least[kMostSingles];
+    const float* p[kMostSingles];
 };
 
 /// After all of adamw_kernel, so that a step is taken as a whole or not at all.
 __global__ void singles_kernel(const __grid_constant__ Singles singles, int32_t* found_inf) {
     const int i = static_cast<int>(first_index());
-    if (i >= singles.count) return;
-    if (!isfinite(*singles.p[i])) {
-        atomicOr(found_inf, 2);
-    } else if (*singles.p[i] < singles.least[i]) {
-        *singles.p[i] = singles.least[i];
-    }
+    if (i < singles.count && !isfinite(*singles.p[i])) atomicOr(found_inf, 2);
 }
 
 }  // namespace
@@ -221,12 +215,9 @@ void adamw(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg sch
         singles.count = 0;
     };
     for (const AdamwItem& item : items) {
-        if (item.p.numel() != 1 && !std::isfinite(item.least)) continue;
-        for (int64_t i = 0; i < item.p.numel(); ++i) {
-            singles.least[singles.count] = narrow(item.least);
-            singles.p[singles.count++] = pointer<float>(item.p) + i;
-            if (singles.count == kMostSingles) flush();
-        }
+        if (item.p.numel() != 1) continue;
+        singles.p[singles.count++] = pointer<float>(item.p);
+        if (singles.count == kMostSingles) flush();
     }
     flush();
 }

@@ -107,23 +107,18 @@ TEST_CASE("kernels: normalize_pixels", "[kernels]") {
     CHECK_THROWS_AS(cpu().normalize_pixels(x, mean, deviation, Tensor({2, 3, 16, 15}, DType::f32)), Error);
 }
 
-TEST_CASE("kernels: adamw raises values to their bound", "[kernels]") {
+TEST_CASE("kernels: clamp_steps lifts what is below 1e-4 and leaves the rest", "[kernels]") {
     for (const DType dtype : {DType::f32, DType::f64}) {
-        AdamwItem bounded = item_of({-3, 1e-5, 0.5}, {0, 0, 0}, dtype);
-        bounded.least = 1e-4;
-        AdamwItem free = item_of({-3, 1e-5, 0.5}, {0, 0, 0}, dtype);
-        bounded.decay = free.decay = false;
-        const std::vector<double> before = free.p.to_vector();
-        const Tensor found_inf = flag_of(0);
-        cpu().adamw({bounded, free}, kRates, schedule_of(), found_inf);
-        CHECK(relative_error(bounded.p.to_vector(), {1e-4, 1e-4, 0.5}) <= 1e-6);
-        CHECK(free.p.to_vector() == before);
-        const AdamwItem broken = item_of({kNaN, 0.5}, {0, 0}, dtype);
-        AdamwItem step = broken;
-        step.least = 1e-4;
-        cpu().adamw({step}, kRates, schedule_of(), found_inf);
-        CHECK(found_inf.item() == 2);
-        CHECK(std::isnan(step.p.to_vector()[0]));  // not hidden by the bound
+        const std::vector<Tensor> scales = {vector_of({-3, 1e-5, 0.5}, dtype), vector_of({0}, dtype),
+                                            vector_of({2e-4}, dtype), vector_of({kNaN, kInfinity}, dtype)};
+        const std::vector<double> kept = scales[2].to_vector();
+        cpu().clamp_steps(scales);
+        const double least = vector_of({1e-4}, dtype).to_vector()[0];
+        CHECK(scales[0].to_vector() == std::vector<double>{least, least, 0.5});
+        CHECK(scales[1].to_vector() == std::vector<double>{least});
+        CHECK(scales[2].to_vector() == kept);
+        CHECK(std::isnan(scales[3].to_vector()[0]));  // not hidden
+        CHECK(scales[3].to_vector()[1] == kInfinity);
     }
 }
 
