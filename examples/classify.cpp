@@ -22,8 +22,8 @@ std::unique_ptr<nn::Model> open_model(const std::string& path) {
     if (!info) engine::input_error(path, ": not a checkpoint of vvtq");
     std::unique_ptr<nn::Model> model = nn::make_model(info->model, engine::DType::f32, 0);
     if (info->quantized) {
-        quant::attach(*model, {.weights = std::stoi(info->course.at("wbits")),
-                               .activations = std::stoi(info->course.at("abits"))});
+        quant::attach(*model, {.weights = std::stoi(info->recipe.at("wbits")),
+                               .activations = std::stoi(info->recipe.at("abits"))});
     }
     checkpoint.load_parameters(*model, false);
     model->train(false);
@@ -46,7 +46,7 @@ Tensor load_picture(const std::string& path, int size) {
     std::vector<double> pixels(3 * plane);
     for (size_t i = 0; i < pixels.size(); ++i) {
         const size_t c = i / plane;
-        pixels[i] = (rgb[3 * (i % plane) + c] / 255.0 - normalization.mean[c]) / normalization.deviation[c];
+        pixels[i] = (rgb[3 * (i % plane) + c] / 255.0 - normalization.mean[c]) / normalization.std[c];
     }
     return Tensor::from(pixels, {1, 3, size, size}, engine::DType::f32);
 }
