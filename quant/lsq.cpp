@@ -119,12 +119,9 @@ void Lsq::set_step(double alpha, double beta) {
 }
 
 void Lsq::state_loaded() {
-    std::vector<double> steps = alpha_->value().to_vector();
+    const std::vector<double> steps = alpha_->value().to_vector();
     // a step of 0 was saved before the quantizer saw a tensor: Swin's picture quantizer never does
     ready_ = std::none_of(steps.begin(), steps.end(), [](double step) { return step == 0; });
-    if (!ready_) return;
-    std::transform(steps.begin(), steps.end(), steps.begin(), raised);
-    alpha_->set_value(Tensor::from(steps, alpha_->shape(), options_.dtype, alpha_->value().device()));
 }
 
 Tensor Lsq::grad_scale(const Tensor& x) const {

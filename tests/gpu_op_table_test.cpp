@@ -40,7 +40,7 @@ const std::map<std::string, std::set<size_t>> kActivations = {
     {"add", {0, 1}},
     {"add_broadcast", {0}},
     {"attention", {0}},
-    {"attention_mix", {0, 1}},
+    {"attention_apply", {0, 1}},
     {"binary", {0}},
     {"attention_scores", {0, 1}},
     {"cast", {0}},

@@ -208,7 +208,9 @@ TEST_CASE("gpu quantizers: gradients of all weights at once", "[gpu]") {
         std::vector<WeightGradientItem> gpu, cpu;
         for (size_t k = 0; k < weights.gpu.size(); ++k) {
             const WeightItem &item = weights.gpu[k], &exact = weights.cpu[k];
-            const auto values = exact_fill(DType::f32, engine::concat("dy", k), item.w.numel(), 1.0, 0.1);
+            const double size_of_dy = k % 2 == 0 ? 1.0 : 1.0 / item.params.scale.item();
+            const auto values =
+                exact_fill(DType::f32, engine::concat("dy", k), item.w.numel(), size_of_dy, 0.1 * size_of_dy);
             const bool used = k % 11 != 5;
             const Tensor dy = used ? Tensor::from(values, item.w.shape(), DType::f32, kGpu) : Tensor();
             gpu.push_back({item.w, item.params, item.stats, dy, item.w.like(), item.params.scale.like()});

@@ -136,7 +136,7 @@ TEST_CASE("the gradients that reach x, step and offset are the specification's")
     CHECK(parameters[1].parameter.grad().item() == Approx(10001.0).epsilon(1e-12));
 }
 
-TEST_CASE("a step is at least the least one: set, started, read from a file, or trained") {
+TEST_CASE("a step is at least the least one when it is used: set, started, read from a file, or trained") {
     Lsq q({.bits = 4, .dtype = DType::f64});
     q.set_step(-0.3);
     CHECK(q.step() == engine::kLeastStep);
@@ -151,6 +151,8 @@ TEST_CASE("a step is at least the least one: set, started, read from a file, or 
     read.parameters()[0].parameter.set_value(Tensor::full({1}, 1e-9, DType::f64));
     read.state_loaded();
     CHECK(read.ready());
+    CHECK(read.step() == 1e-9);  // a file that is read and written again stays as it is
+    read(Variable(filled("least", {8}, 1.0)));
     CHECK(read.step() == engine::kLeastStep);
     read.parameters()[0].parameter.set_value(Tensor::zeros({1}, DType::f64));
     read.state_loaded();
