@@ -2,7 +2,11 @@
 // twice: once to declare its functions, once to fill its table. Without include guard on purpose.
 //
 //   VVTQ_KERNEL(name)        every backend has its own
-//   VVTQ_FUSED_KERNEL(name)  built from the others in engine/composed.h; a backend may have its own
+//   VVTQ_FUSED_KERNEL(name)  built from the others in engine/composed.h; a backend may have its own, as it is where
+//                            the includer does not define this
+#ifndef VVTQ_FUSED_KERNEL
+#define VVTQ_FUSED_KERNEL(name) VVTQ_KERNEL(name)
+#endif
 VVTQ_KERNEL(fill)
 VVTQ_KERNEL(copy)
 VVTQ_KERNEL(cast)
@@ -86,3 +90,5 @@ VVTQ_KERNEL(stochastic_depth)
 VVTQ_KERNEL(clip_gradients)
 VVTQ_KERNEL(find_not_finite)
 VVTQ_KERNEL(adamw)
+#undef VVTQ_KERNEL
+#undef VVTQ_FUSED_KERNEL

@@ -132,15 +132,6 @@ Tensor Tensor::slice(int64_t begin, int64_t end) const {
     return y;
 }
 
-Tensor Tensor::extended(const Shape& shape) const {
-    VVTQ_CHECK(
-        defined() && static_cast<size_t>(offset_ + shape.numel()) * size_of(dtype_) <= storage_->bytes(),
-        shape_.str(), " as ", shape.str());
-    Tensor y = *this;
-    y.shape_ = shape;
-    return y;
-}
-
 void* Tensor::raw() const {
     VVTQ_CHECK(defined(), "undefined tensor");
     VVTQ_CHECK(storage_->data() != nullptr || numel() == 0, shape_.str(), " was made under ShapesOnly");

@@ -38,11 +38,6 @@ class Tensor {
     Tensor reshape(const Shape& shape) const;
     /// Same memory, rows begin..end of the first dimension.
     Tensor slice(int64_t begin, int64_t end) const;
-    /// Same memory and begin, a shape with other numel. Throws where it would reach beyond the memory.
-    Tensor extended(const Shape& shape) const;
-    bool shares_storage(const Tensor& other) const {
-        return storage_ != nullptr && storage_ == other.storage_;
-    }
     /// Equal for tensors that share memory, also for those that were made under ShapesOnly and have none.
     const void* memory_id() const { return storage_.get(); }
     /// True where no other Tensor handle shares the memory.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string_view>
 #include <tuple>
 
 namespace vvtq::engine {
@@ -77,7 +76,7 @@ struct Arguments {
             return (backward ? 10.0 : 4.0) * size(z) / 3 * tokens;
         }
         // (m k) (k n) (m n) = (m k n)^2
-        if (is_product(std::string(kernel)))
+        if (is_product(kernel))
             return 2.0 * std::sqrt(size(tensors[0]) * size(tensors[1]) * size(tensors.back()));
         return 0.0;
     }
@@ -143,10 +142,7 @@ const Kernels& traced(const Kernels& untraced) {
     static const Kernels table{
 #define VVTQ_KERNEL(name) \
     .name = TraceAccess::Call<SignatureOf<decltype(Kernels::name)>::type>::call<Name(#name), &Kernels::name>,
-#define VVTQ_FUSED_KERNEL(name) VVTQ_KERNEL(name)
 #include "engine/kernel_list.h"
-#undef VVTQ_KERNEL
-#undef VVTQ_FUSED_KERNEL
         .recompute = untraced.recompute,
         .row_bytes = untraced.row_bytes,
     };
@@ -160,7 +156,7 @@ const Kernels* KernelTrace::table(Device device, const Kernels& untraced) {
     return device == Device::cpu ? &traced<Device::cpu>(untraced) : &traced<Device::cuda>(untraced);
 }
 
-bool is_product(const std::string& kernel) {
+bool is_product(std::string_view kernel) {
     return kernel == "linear" || kernel == "linear_backward_input" || kernel == "linear_backward_weight" ||
            kernel == "batched_matmul";
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/kernels.h"
@@ -50,6 +51,6 @@ class KernelTrace {
 };
 
 /// linear, its gradients, or batched_matmul.
-bool is_product(const std::string& kernel);
+bool is_product(std::string_view kernel);
 
 }  // namespace vvtq::engine

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <string_view>
 
 #include "engine/check.h"
@@ -36,8 +37,11 @@ std::string plain_name(const std::string& name) {
 
 /// The shortest text that reads back to the same value.
 std::string number_text(double value) {
+    constexpr double kWhole = 1e15;  // below it whole numbers have all their digits, not an exponent
+    if (std::floor(value) == value && std::abs(value) < kWhole)
+        return std::to_string(static_cast<int64_t>(value));
     char text[40];
-    return {text, std::to_chars(text, text + sizeof text, value, std::chars_format::general, 17).ptr};
+    return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ struct QuantizerDescription {
     engine::CodeRange range;  // of its codes
     std::vector<double> scale,
         offset;  // y = scale code + offset, one for each group; empty where they depend on x
-    bool is_signed = true, weight = false, trained = false;
+    bool is_signed = true, weight = false;
 };
 
 /// Maps a tensor to its quantized values. Implementations: quant::Lsq, quant::Binary, and yours: see

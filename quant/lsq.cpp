@@ -52,7 +52,6 @@ nn::QuantizerDescription Lsq::describe() const {
     if (ready_ && beta_ != nullptr) description.offset = beta_->value().to_vector();
     description.is_signed = options_.is_signed;
     description.weight = options_.weight;
-    description.trained = !options_.fixed;
     return description;
 }
 

@@ -200,29 +200,25 @@ void define_softlabel(FlagTable& flags, Options& o) {
     add_run(flags, o.run);
 }
 
-void define_bench_step(FlagTable& flags, Options& o) {
+/// What `bench step` and `bench op` share.
+void add_bench_model(FlagTable& flags, Options& o, const char* steps_help) {
     o.data.batch_size = 16;
     o.model.name = "deit_tiny_patch16_224_quant";
     add_model(flags, o.model, false);
     flags.add("-b,--batch-size", o.data.batch_size, "pictures in a step");
     add_quantizer(flags, o.quantizer);
     flags.group("Run");
-    flags.add("--steps", o.bench.steps, "timed steps, after three that are not");
-    flags.add_switch("-e,--evaluate", o.run.evaluate, "time the forward pass of an evaluation instead");
+    flags.add("--steps", o.bench.steps, steps_help);
     add_run(flags, o.run);
 }
 
+void define_bench_step(FlagTable& flags, Options& o) {
+    add_bench_model(flags, o, "timed steps, after three that are not");
+    flags.add_switch("-e,--evaluate", o.run.evaluate, "time the forward pass of an evaluation instead");
+}
+
 void define_bench_op(FlagTable& flags, Options& o) {
-    o.data.batch_size = 16;
-    o.model.name = "deit_tiny_patch16_224_quant";
-    add_model(flags, o.model, false);
-    flags.add("-b,--batch-size", o.data.batch_size, "pictures in a step");
-    flags.group("Quantizers");
-    flags.add("--wbits", o.quantizer.wbits, "bits of weights: 1..8, or -1 or 32 for float", true);
-    flags.add("--abits", o.quantizer.abits, "bits of activations: 1..8, or -1 or 32 for float", true);
-    flags.group("Run");
-    flags.add("--steps", o.bench.steps, "timed runs of each kernel, after three that are not");
-    add_run(flags, o.run);
+    add_bench_model(flags, o, "timed runs of each kernel, after three that are not");
 }
 
 void define_bench_loader(FlagTable& flags, Options& o) {

@@ -9,7 +9,5 @@ namespace vvtq::engine::cpu {
 #define VVTQ_KERNEL(name) SignatureOf<decltype(Kernels::name)>::type name;
 #define VVTQ_FUSED_KERNEL(name) using composed::name;
 #include "engine/kernel_list.h"
-#undef VVTQ_KERNEL
-#undef VVTQ_FUSED_KERNEL
 
 }  // namespace vvtq::engine::cpu

@@ -7,10 +7,7 @@ namespace vvtq::engine::cpu {
 const Kernels& kernels() {
     static const Kernels table{
 #define VVTQ_KERNEL(name) .name = name,
-#define VVTQ_FUSED_KERNEL(name) VVTQ_KERNEL(name)
 #include "engine/kernel_list.h"
-#undef VVTQ_KERNEL
-#undef VVTQ_FUSED_KERNEL
         .recompute = false,
         .row_bytes = 1,
     };

@@ -9,10 +9,7 @@ const Kernels& kernels() {
     gpu();
     static const Kernels table{
 #define VVTQ_KERNEL(name) .name = name,
-#define VVTQ_FUSED_KERNEL(name) VVTQ_KERNEL(name)
 #include "engine/kernel_list.h"
-#undef VVTQ_KERNEL
-#undef VVTQ_FUSED_KERNEL
         .recompute = true,
         .row_bytes = 16,
     };

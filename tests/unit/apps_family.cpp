@@ -224,6 +224,14 @@ TEST_CASE("a family of a test file is built from flags and refuses what does not
     CHECK(refuses("--token-dim", [] { parsed({"--token-dim", "-1"}); }));
 }
 
+TEST_CASE("sizes are written as people write them") {
+    CHECK(nn::size_text(3.6) == "3.6");
+    CHECK(nn::size_text(4.0) == "4");
+    CHECK(nn::size_text(std::vector<int64_t>{3, 6, 12}) == "3 6 12");
+    CHECK(nn::Bounds{1, 1'000'000}.text() == "1 to 1000000");
+    CHECK(nn::Bounds{0, 64, true}.text() == "above 0 and at most 64");
+}
+
 TEST_CASE("a family of a test file is trained, saved, and goes on to the same bits") {
     const Scratch scratch;
     write_idx_dataset(scratch / "data", 32, 16);

@@ -78,30 +78,6 @@ TEST_CASE("engine: reshape and slice share memory, clone does not", "[engine]") 
     CHECK_THROWS_AS(Tensor::from({1, 2}, {3}, DType::f32), Error);
 }
 
-TEST_CASE("engine: extended shows more of the memory, and no more than there is", "[engine]") {
-    const Tensor x = Tensor::from({0, 1, 2, 3, 4, 5, 6, 7}, {4, 2}, DType::f32);
-    const Tensor row = x.slice(1, 2);
-    CHECK(row.extended({3, 2}).to_vector() == std::vector<double>{2, 3, 4, 5, 6, 7});
-    CHECK(row.extended({1}).to_vector() == std::vector<double>{2});
-    CHECK(row.extended({6}).raw() == row.raw());
-    kernels(Device::cpu).fill(9.0, row.extended({3}));
-    CHECK(x.to_vector() == std::vector<double>{0, 1, 9, 9, 9, 5, 6, 7});
-    CHECK_THROWS_AS(row.extended({7}), Error);
-    CHECK_THROWS_AS(x.slice(4, 4).extended({1}), Error);
-    CHECK_THROWS_AS(Tensor().extended({1}), Error);
-}
-
-TEST_CASE("engine: shares_storage", "[engine]") {
-    const Tensor x = Tensor::zeros({4, 2}, DType::f32), copy = x.clone();
-    CHECK(x.shares_storage(x));
-    CHECK(x.slice(0, 1).shares_storage(x.slice(3, 4)));
-    CHECK(x.reshape({8}).shares_storage(x.extended({2})));
-    CHECK_FALSE(x.shares_storage(copy));
-    CHECK_FALSE(x.shares_storage(x.to(DType::f64)));
-    CHECK_FALSE(Tensor().shares_storage(Tensor()));
-    CHECK_FALSE(x.shares_storage(Tensor()));
-}
-
 TEST_CASE("engine: a tensor on its own device is the same handle", "[engine]") {
     const Tensor x = Tensor::from({1, 2}, {2}, DType::f64);
     CHECK(x.to(Device::cpu).raw() == x.raw());
@@ -233,4 +209,12 @@ TEST_CASE("engine: a device that is not there is the user's fault, in one line",
         CHECK(std::string(error.what()).find("`device`") != std::string::npos);
         CHECK(std::string(error.what()).find('\n') == std::string::npos);
     }
+}
+
+TEST_CASE("engine: memory_id is that of the memory", "[engine]") {
+    const Tensor x = Tensor::zeros({4, 2}, DType::f32);
+    CHECK(x.slice(0, 1).memory_id() == x.slice(3, 4).memory_id());
+    CHECK(x.reshape({8}).memory_id() == x.memory_id());
+    CHECK(x.clone().memory_id() != x.memory_id());
+    CHECK(x.to(DType::f64).memory_id() != x.memory_id());
 }
