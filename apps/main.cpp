@@ -1,6 +1,7 @@
 // The `vvtq` program. Exit status: 0 done; 1 the run failed or was stopped by a signal; 2 bad usage or input.
 #include <exception>
 #include <iostream>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -11,41 +12,30 @@
 
 namespace {
 
-using vvtq::apps::Command;
+using namespace vvtq::apps;
 
-int run(vvtq::apps::Options& options) {
+const std::map<std::string, int (*)(Options&)> kCommands = {
+    {"pretrain", command_train},      {"train", command_train},
+    {"softlabel", command_softlabel}, {"bench step", command_bench_step},
+    {"bench op", command_bench_op},   {"bench loader", command_bench_loader}};
+
+int run(Options& options) {
     vvtq::engine::set_threads(options.run.threads);
-    switch (options.command) {
-        case Command::help:
-            std::cout << options.help;
-            return 0;
-        case Command::pretrain:
-        case Command::train:
-            return vvtq::apps::command_train(options);
-        case Command::softlabel:
-            return vvtq::apps::command_softlabel(options);
-        case Command::bench_step:
-            return vvtq::apps::command_bench_step(options);
-        case Command::bench_op:
-            return vvtq::apps::command_bench_op(options);
-        case Command::bench_loader:
-            return vvtq::apps::command_bench_loader(options);
-    }
-    return 1;
+    if (!options.command.empty()) return kCommands.at(options.command)(options);
+    std::cout << options.help;
+    return 0;
 }
 
 /// "vvtq train", for messages about command lines that cannot be parsed too.
 std::string command_of(const std::vector<std::string>& arguments) {
-    std::string command = "vvtq";
+    std::string command;
     for (const std::string& word : arguments) {
-        if (word != "pretrain" && word != "softlabel" && word != "train" && word != "bench" &&
-            word != "step" && word != "op" && word != "loader") {
-            break;
-        }
-        command += " ";
-        command += word;
+        const std::string longer = command + (command.empty() ? "" : " ") + word;
+        const auto next = kCommands.lower_bound(longer);
+        if (next == kCommands.end() || !(next->first + " ").starts_with(longer + " ")) break;
+        command = longer;
     }
-    return command;
+    return command.empty() ? "vvtq" : "vvtq " + command;
 }
 
 }  // namespace
@@ -54,7 +44,7 @@ int main(int argc, char** argv) {
     const std::vector<std::string> arguments(argv + 1, argv + argc);
     const std::string command = command_of(arguments);
     try {
-        const auto options = vvtq::apps::parse_options(arguments);
+        const auto options = parse_options(arguments);
         int status = 1;
         options->with_flags_in_errors([&] { status = run(*options); });
         return status;

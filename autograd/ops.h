@@ -83,9 +83,6 @@ Variable lsq(const Variable& x, const QuantParams& quantizer);
 Quantized quantize(const Variable& x, const QuantParams& quantizer);
 /// y = s sign(x), dx = dy where |x| <= 1. x (B, R, D) with s (B) or (B, D), the mean of |x|.
 Variable binary(const Variable& x, const engine::Shape& scale_shape);
-/// mean((y - u)^2) + sum over bins of var(u in bin), of one weight; G = 1. Gradient to the scale through
-/// clipped weights, times g.
-Variable bin_regularizer(const Variable& w, const QuantParams& quantizer);
 
 struct WeightParameters {
     Variable w;  // (O, ...)
@@ -99,8 +96,8 @@ struct QuantizedWeights {
     Variable regularizer;  // (1) sum of the bin regularizer over all weights; undefined where not asked for
     std::vector<Tensor> terms;  // (1) of each weight
 };
-/// All weights of a model in one pass, each quantized as by `lsq` with g = 1 / sqrt(sum |w| Qp); with
-/// `regularize` also their bin regularizer.
+/// All weights of a model in one pass, each quantized as by `lsq` with g = 1 / sqrt(sum |w| Qp), G = 1; with
+/// `regularize` also their bin regularizer, of each mean((y - u)^2) + sum over bins of var(u in bin).
 QuantizedWeights quantize_weights(const std::vector<WeightParameters>& weights, engine::DType dtype,
                                   bool regularize);
 

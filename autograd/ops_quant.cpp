@@ -149,21 +149,4 @@ Variable binary(const Variable& x, const Shape& scale_shape) {
     });
 }
 
-Variable bin_regularizer(const Variable& w, const QuantParams& quantizer) {
-    const engine::QuantParams params = quantizer.values();
-    VVTQ_CHECK(params.defined() && params.groups() == 1, "one step is needed");
-    const Tensor& value = w.value();
-    const auto range = params.range.to_vector();
-    const Tensor loss({1}, value.dtype(), value.device());
-    const Tensor stats({static_cast<int64_t>(range[1] - range[0]) + 1, 3}, DType::f64, value.device());
-    kernels(loss.device()).bin_regularizer(value, params, loss, stats);
-    return record("bin_regularizer", loss, {w, quantizer.scale},
-                  [w = value, params, stats](const Tensor& dy, Gradients& dx) {
-                      const Tensor dw = w.like(), dscale = params.scale.like();
-                      kernels(dy.device()).bin_regularizer_backward(dy, w, params, stats, dw, dscale);
-                      dx.set(0, dw);
-                      dx.set(1, dscale);
-                  });
-}
-
 }  // namespace vvtq::autograd

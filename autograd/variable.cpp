@@ -144,9 +144,7 @@ class Walk {
         const Gradients gradients = std::exchange(node.gradients, Gradients({}));
         std::vector<Node::Edge> edges = std::exchange(node.edges, {});
         for (size_t i = 0; i < edges.size(); ++i) {
-            if (!edges[i].node && !edges[i].leaf) {
-                continue;
-            }
+            if (!edges[i].node && !edges[i].leaf) continue;
             const Tensor& g = gradients.at(i);
             VVTQ_CHECK(g.defined(), "backward of ", node.op, " left input ", i, " without a gradient");
             VVTQ_CHECK(g.dtype() == edges[i].dtype, "backward of ", node.op, " gave input ", i,
@@ -176,9 +174,7 @@ Node::Node(const char* name, size_t outputs, const std::vector<Variable>& inputs
     static std::atomic<uint64_t> next{0};
     id = next.fetch_add(1, std::memory_order_relaxed);
     edges.reserve(inputs.size());
-    for (const Variable& x : inputs) {
-        edges.push_back(edge_to(x));
-    }
+    for (const Variable& x : inputs) edges.push_back(edge_to(x));
 }
 
 Node::~Node() { release(std::move(edges)); }
@@ -195,9 +191,7 @@ Gradients::Gradients(const std::vector<Variable>& inputs) : values_(inputs.size(
 bool Gradients::wanted(size_t i) const { return wanted_.at(i) != 0; }
 
 void Gradients::set(size_t i, Tensor gradient) {
-    if (!wanted(i)) {
-        return;
-    }
+    if (!wanted(i)) return;
     VVTQ_CHECK(gradient.defined() && gradient.shape() == shapes_[i], "gradient of input ", i, " has shape ",
                gradient.shape().str(), ", the input ", shapes_[i].str());
     values_[i] = std::move(gradient);
@@ -319,9 +313,7 @@ FiniteCheck::~FiniteCheck() { checking_finite = before_; }
 Scope::Scope(const std::string& name) {
     ScopePath& scopes = scope_path();
     scopes.lengths.push_back(scopes.path.size());
-    if (!scopes.path.empty() && !name.empty()) {
-        scopes.path += '.';
-    }
+    if (!scopes.path.empty() && !name.empty()) scopes.path += '.';
     scopes.path += name;
 }
 

@@ -170,9 +170,7 @@ class FolderDataset : public Dataset {
 std::unique_ptr<Dataset> open_folder(const std::string& kind, const std::string& dir, Split split) {
     if (dir.empty())
         engine::input_error("`data` is missing: name the directory of the ", printable(kind), " pictures");
-    if (!is_directory(dir)) {
-        engine::input_error("`data`: no directory '", printable(dir), "'; ", kLayout);
-    }
+    if (!is_directory(dir)) engine::input_error("`data`: no directory '", printable(dir), "'; ", kLayout);
     fs::path root = fs::path(dir) / "train";
     if (split == Split::evaluation) {
         root = fs::path(dir) / "val";

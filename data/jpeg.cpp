@@ -124,9 +124,7 @@ inline int scaled(int a, int b) {
 void rgb_from_inverted_cmyk(uint8_t* pixels, size_t count) {
     for (uint8_t* pixel = pixels; pixel < pixels + 4 * count; pixel += 4) {
         const int light = pixel[3];
-        for (size_t c = 0; c < 3; ++c) {
-            pixel[c] = static_cast<uint8_t>(light - scaled(255 - pixel[c], light));
-        }
+        for (size_t c = 0; c < 3; ++c) pixel[c] = static_cast<uint8_t>(light - scaled(255 - pixel[c], light));
     }
 }
 

@@ -16,24 +16,6 @@ constexpr uint64_t kShuffle = 1, kMix = 20;
 
 }  // namespace
 
-template <typename Real>
-void normalize(const Batch& batch, const Normalization& normalization, Real* out) {
-    const auto plane = static_cast<size_t>(batch.image_size) * static_cast<size_t>(batch.image_size);
-    VVTQ_CHECK(batch.pixels.size() == static_cast<size_t>(batch.size) * 3 * plane, batch.pixels.size(),
-               " pixels");
-    for (size_t p = 0; p < static_cast<size_t>(batch.size) * 3; ++p) {
-        const Real mean = normalization.mean[p % 3];
-        const Real std_of_channel = normalization.std[p % 3];
-        const uint8_t* in = batch.pixels.data() + p * plane;
-        Real* to = out + p * plane;
-        for (size_t i = 0; i < plane; ++i)
-            to[i] = (static_cast<Real>(in[i]) / Real{255} - mean) / std_of_channel;
-    }
-}
-
-template void normalize(const Batch&, const Normalization&, float*);
-template void normalize(const Batch&, const Normalization&, double*);
-
 Loader::Loader(const Dataset& dataset, const LoaderOptions& options, const SoftLabels* labels)
     : dataset_(dataset), options_(options), labels_(labels) {
     const int64_t size = options.batch_size;

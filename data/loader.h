@@ -91,10 +91,6 @@ struct Batch {
     std::vector<std::string> skipped;  ///< what was wrong with pictures that were left out
 };
 
-/// out: (B, 3, S, S) = (pixel / 255 - mean) / deviation
-template <typename Real>
-void normalize(const Batch& batch, const Normalization& normalization, Real* out);
-
 /// Usage: for each epoch, start(epoch), then next() until it returns false. The data set and the labels must
 /// outlive the loader. It may be destroyed or started again at any moment.
 class Loader {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "data/elements.h"
 #include "data/torch_file.h"
 #include "engine/check.h"
 
@@ -37,36 +38,7 @@ json parse_header(std::span<const uint8_t> text) {
     return good && header.is_object() ? header : json();
 }
 
-float from_half(uint16_t bits) {
-    const uint32_t sign = uint32_t{bits & 0x8000U} << 16;
-    const uint32_t exponent = (bits >> 10) & 0x1F;
-    const uint32_t fraction = bits & 0x3FF;
-    if (exponent == 0) {
-        const float tiny = static_cast<float>(fraction) * 0x1p-24F;
-        return sign != 0 ? -tiny : tiny;
-    }
-    const uint32_t wide = exponent == 31 ? 255 : exponent + 112;
-    return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
-}
-
-// Reads elements of type Stored, makes To of them.
-template <typename Stored, typename To, typename Convert>
-void convert(std::span<const uint8_t> bytes, std::vector<To>& out, Convert make) {
-    for (size_t i = 0; i < out.size(); ++i) {
-        Stored element;
-        std::memcpy(&element, bytes.data() + i * sizeof element, sizeof element);
-        out[i] = static_cast<To>(make(element));
-    }
-}
-
 }  // namespace
-
-size_t safetensors_element_size(const std::string& dtype) {
-    if (dtype == "F64" || dtype == "I64") return 8;
-    if (dtype == "F32" || dtype == "I32") return 4;
-    if (dtype == "F16" || dtype == "BF16" || dtype == "I16") return 2;
-    return dtype == "I8" || dtype == "U8" || dtype == "BOOL" ? 1 : 0;
-}
 
 int64_t SafeTensors::Entry::count() const {
     int64_t count = 1;
@@ -121,7 +93,7 @@ SafeTensors SafeTensors::open(const std::string& path) {
         }
         Entry entry;
         entry.dtype = dtype.get<std::string>();
-        uint64_t size = safetensors_element_size(entry.dtype);
+        uint64_t size = element_size(entry.dtype);
         if (size == 0) wrong("of unknown type '", printable(entry.dtype), "'");
         bool fits = true;
         for (const json& dim : shape) {
@@ -172,28 +144,9 @@ template <typename To>
 std::vector<To> SafeTensors::read(const std::string& name) const {
     const Entry& found = entry(name);
     const auto from = bytes(name);
-    std::vector<To> out(from.size() / safetensors_element_size(found.dtype));
-    const auto same = [](auto element) { return element; };
-    if (found.dtype == "F64") {
-        convert<double>(from, out, same);
-    } else if (found.dtype == "F32") {
-        convert<float>(from, out, same);
-    } else if (found.dtype == "F16") {
-        convert<uint16_t>(from, out, from_half);
-    } else if (found.dtype == "BF16") {
-        convert<uint16_t>(from, out,
-                          [](uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); });
-    } else if (found.dtype == "I64") {
-        convert<int64_t>(from, out, same);
-    } else if (found.dtype == "I32") {
-        convert<int32_t>(from, out, same);
-    } else if (found.dtype == "I16") {
-        convert<int16_t>(from, out, same);
-    } else if (found.dtype == "I8") {
-        convert<int8_t>(from, out, same);
-    } else {
-        convert<uint8_t>(from, out, same);
-    }
+    const Element& element = *find_element(found.dtype);
+    std::vector<To> out(from.size() / element.size);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = read_element<To>(element, &from[i * element.size]);
     return out;
 }
 
@@ -205,17 +158,16 @@ void write_safetensors(const std::string& path, const std::vector<TensorBytes>& 
     std::vector<const TensorBytes*> order;
     for (const TensorBytes& tensor : tensors) order.push_back(&tensor);
     std::stable_sort(order.begin(), order.end(), [](const TensorBytes* a, const TensorBytes* b) {
-        return safetensors_element_size(a->dtype) > safetensors_element_size(b->dtype);
+        return element_size(a->dtype) > element_size(b->dtype);
     });
     json header = json::object();
     if (!metadata.empty()) header["__metadata__"] = metadata;
     size_t at = 0;
     for (const TensorBytes* tensor : order) {
-        size_t size = safetensors_element_size(tensor->dtype);
+        size_t size = element_size(tensor->dtype);
         for (const int64_t dim : tensor->shape) size *= static_cast<size_t>(dim);
-        VVTQ_CHECK(safetensors_element_size(tensor->dtype) != 0 && tensor->data.size() == size, "tensor '",
-                   tensor->name, "' of type ", tensor->dtype, ": ", tensor->data.size(), " bytes instead of ",
-                   size);
+        VVTQ_CHECK(element_size(tensor->dtype) != 0 && tensor->data.size() == size, "tensor '", tensor->name,
+                   "' of type ", tensor->dtype, ": ", tensor->data.size(), " bytes instead of ", size);
         VVTQ_CHECK(!header.contains(tensor->name), "tensor '", tensor->name, "' twice");
         header[tensor->name] = {
             {"dtype", tensor->dtype}, {"shape", tensor->shape}, {"data_offsets", {at, at + size}}};

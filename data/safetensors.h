@@ -12,15 +12,11 @@
 
 namespace vvtq::data {
 
-/// Bytes of an element of type "F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8" or "BOOL"; 0 for
-/// any other.
-size_t safetensors_element_size(const std::string& dtype);
-
 /// A safetensors file, mapped.
 class SafeTensors {
   public:
     struct Entry {
-        std::string dtype;
+        std::string dtype;  ///< as in data/elements.h
         std::vector<int64_t> shape;
         size_t begin = 0;  ///< bytes from the start of the tensors' part
         size_t end = 0;
@@ -41,8 +37,7 @@ class SafeTensors {
     const Entry& entry(const std::string& name) const;
     /// The tensor's bytes; not aligned.
     std::span<const uint8_t> bytes(const std::string& name) const;
-    /// The elements converted to float or double: exact, except 64-bit types and I32 into float, I64 into
-    /// double.
+    /// The elements converted to float or double (data/elements.h).
     template <typename To>
     std::vector<To> read(const std::string& name) const;
 

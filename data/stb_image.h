@@ -1,7 +1,6 @@
-// stb_image, from where the system keeps it, cut down to PNG and BMP in memory.
+// stb_image, from where the system keeps it, cut down to BMP in memory.
 #pragma once
 
-#define STBI_ONLY_PNG
 #define STBI_ONLY_BMP
 #define STBI_NO_STDIO
 #define STBI_MAX_DIMENSIONS (1 << 27)

@@ -1,11 +1,9 @@
 #include "data/torch_file.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstring>
 
-#include "data/safetensors.h"
+#include "data/elements.h"
 #include "data/zip_file.h"
 #include "engine/check.h"
 
@@ -29,34 +27,11 @@ const std::map<std::string, std::string, std::less<>> kArrays = {
     {"f4", "F32"}, {"f8", "F64"}, {"f2", "F16"}, {"i8", "I64"}, {"i4", "I32"},
     {"i2", "I16"}, {"i1", "I8"},  {"u1", "U8"},  {"b1", "BOOL"}};
 
-double half(uint16_t bits) {
-    const int exponent = bits >> 10 & 31;
-    const int mantissa = bits & 1023;
-    const double sign = (bits & 0x8000) != 0 ? -1.0 : 1.0;
-    if (exponent == 31) return mantissa != 0 ? std::nan("") : sign * HUGE_VAL;
-    if (exponent == 0) return sign * std::ldexp(mantissa, -24);
-    return sign * std::ldexp(1024 + mantissa, exponent - 25);
-}
-
 template <typename T>
 T get(const uint8_t* at) {
     T value;
     std::memcpy(&value, at, sizeof value);
     return value;
-}
-
-template <typename To>
-To element(const std::string& dtype, const uint8_t* at) {
-    if (dtype == "F32") return static_cast<To>(get<float>(at));
-    if (dtype == "F64") return static_cast<To>(get<double>(at));
-    if (dtype == "F16") return static_cast<To>(half(get<uint16_t>(at)));
-    if (dtype == "BF16") return static_cast<To>(std::bit_cast<float>(uint32_t{get<uint16_t>(at)} << 16));
-    if (dtype == "I64") return static_cast<To>(get<int64_t>(at));
-    if (dtype == "I32") return static_cast<To>(get<int32_t>(at));
-    if (dtype == "I16") return static_cast<To>(get<int16_t>(at));
-    if (dtype == "I8") return static_cast<To>(get<int8_t>(at));
-    if (dtype == "BOOL") return static_cast<To>(*at != 0);
-    return static_cast<To>(*at);
 }
 
 bool is_legacy(std::span<const uint8_t> bytes) {
@@ -75,10 +50,11 @@ template <typename To>
 std::vector<To> TorchArray::read() const {
     std::vector<To> values(static_cast<size_t>(count()));
     std::vector<int64_t> at(shape.size());
-    const auto size = static_cast<int64_t>(safetensors_element_size(dtype));
+    const Element& element = *find_element(dtype);
+    const auto size = static_cast<int64_t>(element.size);
     int64_t offset = 0;
     for (To& value : values) {
-        value = element<To>(dtype, bytes.data() + offset * size);
+        value = read_element<To>(element, bytes.data() + offset * size);
         for (size_t d = shape.size(); d-- > 0;) {  // count up, last dimension first
             offset += strides[d];
             if (++at[d] < shape[d]) break;
@@ -155,9 +131,7 @@ void TorchFile::parse_legacy(std::span<const uint8_t> bytes) {
         const Node& id = pickle_->at(node.items[0]);
         if (id.kind != Kind::tuple || id.items.size() < 5) continue;
         const auto type = kStorages.find(pickle_->at(id.items[1]).name);
-        if (type != kStorages.end()) {
-            sizes[pickle_->at(id.items[2]).text] = safetensors_element_size(type->second);
-        }
+        if (type != kStorages.end()) sizes[pickle_->at(id.items[2]).text] = element_size(type->second);
     }
     if (keys->root().kind != Kind::list) refuse("is damaged: it has no list of storages; fetch it again");
     for (const Pickle::Ref ref : keys->root().items) {
@@ -206,7 +180,7 @@ std::span<const uint8_t> TorchFile::storage(const Node& id, std::string& dtype,
 // Cuts array.bytes, a whole storage, to begin at element `offset`, after checking that all elements lie
 // inside.
 void TorchFile::check_reach(TorchArray& array, int64_t offset, const std::string& what) const {
-    const auto size = static_cast<int64_t>(safetensors_element_size(array.dtype));
+    const auto size = static_cast<int64_t>(element_size(array.dtype));
     const int64_t held = static_cast<int64_t>(array.bytes.size()) / size;
     int64_t last = offset;
     bool empty = false, good = offset >= 0 && offset <= held && array.strides.size() == array.shape.size();

@@ -18,13 +18,13 @@ namespace vvtq::data {
 
 /// A tensor's or array's place in its file; elements may lie with strides.
 struct TorchArray {
-    std::string dtype;  ///< by safetensors' names: "F32", "F16", "BF16", "F64", "I64", ..., "U8", "BOOL"
+    std::string dtype;  ///< as in data/elements.h
     std::vector<int64_t> shape;
     std::vector<int64_t> strides;    ///< in elements
     std::span<const uint8_t> bytes;  ///< from the first element on; checked to hold all of them
     Bytes own;                       ///< the bytes where they had to be decoded
     int64_t count() const;
-    /// All elements in row-major order: exact for floats of up to To's precision and integers within it.
+    /// All elements in row-major order.
     template <typename To>
     std::vector<To> read() const;
 };
@@ -63,7 +63,7 @@ class TorchFile {
     std::map<std::string, std::span<const uint8_t>> storages_;
 };
 
-/// A tensor to be written: contiguous, row-major elements of the named safetensors type.
+/// A tensor to be written: contiguous, row-major elements.
 struct TorchTensor {
     std::string dtype;  ///< "F32", "F16", "I64" or "BOOL"
     std::vector<int64_t> shape;

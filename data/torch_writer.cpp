@@ -1,5 +1,5 @@
 // Files of torch.save, zip container, as torch.load reads them with weights_only too.
-#include "data/safetensors.h"
+#include "data/elements.h"
 #include "data/torch_file.h"
 #include "data/zip_file.h"
 #include "engine/check.h"
@@ -59,7 +59,7 @@ void write_tensor(PickleWriter& out, const TorchTensor& tensor, const std::strin
         strides[d] = count;
         count *= tensor.shape[d];
     }
-    VVTQ_CHECK(tensor.data.size() == static_cast<size_t>(count) * safetensors_element_size(tensor.dtype),
+    VVTQ_CHECK(tensor.data.size() == static_cast<size_t>(count) * element_size(tensor.dtype),
                tensor.data.size(), " bytes for ", count, " elements");
     constexpr char kFalse = static_cast<char>(0x89);
     out.global("torch._utils", "_rebuild_tensor_v2");

@@ -2,7 +2,8 @@
 // twice: once to declare its functions, once to fill its table. Without include guard on purpose.
 //
 //   VVTQ_KERNEL(name)        every backend has its own
-//   VVTQ_FUSED_KERNEL(name)  built from the others in engine/composed.h; a backend may have its own, as it is where
+//   VVTQ_FUSED_KERNEL(name)  built from the others in engine/composed.h; a backend may have its own, as it is
+//   where
 //                            the includer does not define this
 #ifndef VVTQ_FUSED_KERNEL
 #define VVTQ_FUSED_KERNEL(name) VVTQ_KERNEL(name)
@@ -76,8 +77,6 @@ VVTQ_KERNEL(lsq_fit_sums)
 VVTQ_KERNEL(binary_scale)
 VVTQ_KERNEL(binary)
 VVTQ_KERNEL(binary_backward)
-VVTQ_KERNEL(bin_regularizer)
-VVTQ_KERNEL(bin_regularizer_backward)
 VVTQ_FUSED_KERNEL(residual_norm)
 VVTQ_FUSED_KERNEL(residual_norm_backward)
 VVTQ_FUSED_KERNEL(gelu_quantize)

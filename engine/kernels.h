@@ -88,7 +88,7 @@ struct WeightItem {
     QuantParams params;  // G = 1, no offset; grad_scale (1) is an output: 1 / sqrt(sum |w| Qp)
     Tensor codes;        // like w, of T: round(clamp(w / a))
     Tensor reg;          // (1)? the bin regularizer (specification section 5); with `stats`
-    Tensor stats;        // (bins, 3)? f64, as of `bin_regularizer`
+    Tensor stats;        // (bins, 3)? f64, of each bin {count, mean of d = u - y, sum (d - mean)^2}
 };
 
 /// One weight of `quantize_weights_backward`.
@@ -281,12 +281,6 @@ struct Kernels {
     Entry<void(Arg x, Arg s)> binary_scale;
     Entry<void(Arg x, Arg s, Arg y)> binary;             // y = s sign(x), sign(0) = 0
     Entry<void(Arg dy, Arg x, Arg dx)> binary_backward;  // dx = dy where |x| <= 1
-    // specification section 5, of one weight: loss (1); stats (bins, 3) f64, of d = u - y in
-    // each bin: {count, mean, sum (d - mean)^2}; within a bin u and d differ by a constant
-    Entry<void(Arg w, const QuantParams& quantizer, Arg loss, Arg stats)> bin_regularizer;
-    // dy (1); dw like w; dscale (1) through clipped weights, times g
-    Entry<void(Arg dy, Arg w, const QuantParams& quantizer, Arg stats, Arg dw, Arg dscale)>
-        bin_regularizer_backward;
 
     // --- fused passes; engine/composed.h builds each from the kernels above
     // y = x + keep f (y? and f? together; keep (B)?); n = layer_norm(y); q = codes of n, n itself without a

@@ -108,9 +108,7 @@ void Field::check(const ModelConfig& config) const {
     }
     const auto* whole = std::get_if<int64_t>(&size);
     const double value = whole != nullptr ? static_cast<double>(*whole) : std::get<double>(size);
-    if (!bounds.hold(value)) {
-        engine::input_error("`", name, "` ", size_text(size), ": give ", bounds.text());
-    }
+    if (!bounds.hold(value)) engine::input_error("`", name, "` ", size_text(size), ": give ", bounds.text());
 }
 
 const Field* Family::askable(const std::string& field) const {

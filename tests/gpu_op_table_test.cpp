@@ -25,7 +25,7 @@ constexpr double kSingleTolerance = 1e-5;
 constexpr double kBf16Tolerance = 1e-2;
 
 /// Ops that exist in the master dtype alone.
-const std::set<std::string> kMasterOnly = {"soft_cross_entropy", "quantize_weights", "bin_regularizer"};
+const std::set<std::string> kMasterOnly = {"soft_cross_entropy", "quantize_weights"};
 
 /// Ops that quantize a product which they round to bf16 on the way: 2^-9 of it moves codes across ties, so
 /// that single codes, and the gradients of steps, differ from those of exact products by more than any useful
@@ -71,7 +71,6 @@ const std::map<std::string, std::set<size_t>> kActivations = {
     {"grouped_convolution", {0}},
     {"soft_cross_entropy", {}},
     {"quantize_weights", {}},
-    {"bin_regularizer", {}},
 };
 
 /// residual_norm may have no branch; then its second input is gamma.

@@ -185,10 +185,12 @@ TEST_CASE("gpu quantizers: all weights at once equal one after the other", "[gpu
                 CHECK(l2_error(item.params.grad_scale.to_vector(), exact.params.grad_scale.to_vector()) <=
                       1e-6);  // H200: 9.1e-8
                 if (!regularized) continue;
-                const Tensor one_reg = item.reg.like(), one_stats = item.stats.like();
-                on_gpu().bin_regularizer(item.w, item.params, one_reg, one_stats);
-                CHECK(l2_error(item.reg.to_vector(), one_reg.to_vector()) <= 1e-5);
-                CHECK(l2_error(item.stats.to_vector(), one_stats.to_vector()) <= 1e-5);
+                WeightItem alone = item;
+                alone.reg = item.reg.like();
+                alone.stats = item.stats.like();
+                on_gpu().quantize_weights({alone});
+                CHECK(l2_error(item.reg.to_vector(), alone.reg.to_vector()) <= 1e-5);
+                CHECK(l2_error(item.stats.to_vector(), alone.stats.to_vector()) <= 1e-5);
                 reg.note(l2_error(item.reg.to_vector(), exact.reg.to_vector()), name);
                 stats.note(l2_error(item.stats.to_vector(), exact.stats.to_vector()), name);
                 CHECK(l2_error(item.reg.to_vector(), exact.reg.to_vector()) <= 1e-5);      // 1.2e-7

@@ -86,23 +86,6 @@ OpCase binary_case(const std::string& label, const Shape& shape, bool per_column
     return row;
 }
 
-OpCase bin_case(const std::string& label, const Shape& shape, int bits) {
-    const CodeRange range = CodeRange::signed_bits(bits);
-    OpCase row;
-    row.op = "bin_regularizer";
-    row.label = label;
-    row.kernels = {"bin_regularizer", "bin_regularizer_backward"};
-    row.inputs = {{shape, 0.7}, {{1}, 0.0, 0.9 / range.count()}, {{1}, 0.0, 0.37, false}};
-    row.forward = [range](const Args& in) {
-        return autograd::bin_regularizer(in[0], quant_params(in[1], {}, range, in[2].value()));
-    };
-    row.place = [](Values& in) { clear_of_ties(in[0], in[1][0], 0.0); };
-    row.frozen = [range](const Values& base, const Values& at) {
-        return std::vector<double>{frozen_bin_regularizer(base[0], at[0], step_of(base, at, range, -1))};
-    };
-    return row;
-}
-
 }  // namespace
 
 std::vector<OpCase> quantizer_op_cases() {
@@ -119,10 +102,6 @@ std::vector<OpCase> quantizer_op_cases() {
         binary_case("weight", {1, 49, 197}, false),
         binary_case("a scale per column", {3, 31, 49}, true),
         binary_case("large", {2, 197, 49}, true),
-        bin_case("2 bits", {12, 20}, 2),
-        bin_case("3 bits", {31, 49}, 3),
-        bin_case("4 bits, large", {197, 197}, 4),
-        bin_case("8 bits, bins of one and none", {12, 20}, 8),
     };
 }
 

@@ -84,7 +84,7 @@ double decoding_rate(const data::Dataset& dataset, int workers, double seconds) 
 
 }  // namespace
 
-int command_bench_loader(const Options& options) {
+int command_bench_loader(Options& options) {
     install_interrupt_handler();
     const std::string dir = options.bench.dir.empty() ? options.data.dir : options.bench.dir;
     const auto dataset = data::open_dataset(options.data.dataset, dir, data::Split::train);

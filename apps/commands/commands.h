@@ -25,6 +25,6 @@ int command_bench_step(Options& options);
 int command_bench_op(Options& options);
 
 /// `vvtq bench loader`: prints one line of JSON.
-int command_bench_loader(const Options& options);
+int command_bench_loader(Options& options);
 
 }  // namespace vvtq::apps

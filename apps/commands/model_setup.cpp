@@ -9,9 +9,7 @@ namespace {
 
 std::string known_models() {
     std::string names;
-    for (const std::string& name : nn::model_names()) {
-        names += (names.empty() ? "" : ", ") + name;
-    }
+    for (const std::string& name : nn::model_names()) names += (names.empty() ? "" : ", ") + name;
     return names;
 }
 
@@ -99,9 +97,7 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
     };
     if (saved && !flags.name.empty()) {
         const std::string name = nn::model_config(flags.name).name;
-        if (name != saved->name) {
-            contradict("--model", name, saved->name);
-        }
+        if (name != saved->name) contradict("--model", name, saved->name);
     }
     check_asked(flags, config);
     const auto apply = [&](const std::string& flag, const nn::Field& field, const nn::Size& size) {
@@ -131,9 +127,7 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
         engine::input_error(path, " holds another model: ", contradictions, tensors.empty() ? "" : ": ",
                             tensors, "; leave these flags out or name another file");
     }
-    if (!saved && flags.num_classes == 0 && classes != 0) {
-        config.num_classes = classes;
-    }
+    if (!saved && flags.num_classes == 0 && classes != 0) config.num_classes = classes;
     if (classes != 0 && config.num_classes != classes) {
         const std::string whose = saved ? path + " has a model of " : "--num_classes: ";
         engine::input_error(whose, config.num_classes, " classes but the data set has ", classes,

@@ -124,9 +124,7 @@ int command_softlabel(Options& options) {
     if (options.labels.path.empty() && (!options.labels.pack.empty() || !options.labels.unpack.empty())) {
         engine::input_error("--softlabel_path: name what to write");
     }
-    if (!options.labels.pack.empty() || !options.labels.unpack.empty()) {
-        return repack(options);
-    }
+    if (!options.labels.pack.empty() || !options.labels.unpack.empty()) return repack(options);
     const Compute compute = pick_compute(options.run);
     if (options.labels.teacher.empty()) {
         engine::input_error("--teacher: name the checkpoint of the model that labels");
@@ -162,9 +160,7 @@ int command_softlabel(Options& options) {
                            : data::make_packed_sink(options.labels.path, header, *dataset);
     const int64_t next = sink->resume();
     RunLog log;
-    if (next > 0) {
-        log.line("=> going on after the first " + std::to_string(next) + " pictures");
-    }
+    if (next > 0) log.line("=> going on after the first " + std::to_string(next) + " pictures");
     const autograd::NoGrad off_tape;
     DeviceBatch place(compute.device, options.data.batch_size, image_size, dataset->classes(), false);
     Pending pending(header, next, *sink);

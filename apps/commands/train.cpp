@@ -16,11 +16,8 @@ namespace {
 
 /// --log, or its default in the folder.
 std::string log_path(const Options& options) {
-    if (!options.run.log.empty()) {
-        return options.run.log;
-    }
-    const std::string file = std::string(name_of(options.command)) + ".log";
-    return path_in(options.run.save_dir, file);
+    if (!options.run.log.empty()) return options.run.log;
+    return path_in(options.run.save_dir, options.command + ".log");
 }
 
 /// Makes flags and the checkpoint to resume from agree, or throws naming what does not.
@@ -30,7 +27,6 @@ void agree_with(const Checkpoint& resumed, Options& options) {
                             " was not written by vvtq; use --finetune for its weights");
     }
     const CheckpointInfo& info = *resumed.info();
-    const std::string command = name_of(options.command);
     if (options.run.evaluate) {
         if (!info.quantized && has_low_bits(options.quantizer)) {
             engine::input_error("--resume: ", resumed.path(),
@@ -40,7 +36,7 @@ void agree_with(const Checkpoint& resumed, Options& options) {
                              {"--wbits", "--abits", "--fixed-scale", "--head-wise"});
         return;
     }
-    if (info.command != command) {
+    if (info.command != options.command) {
         engine::input_error("--resume: ", resumed.path(), " was written by `vvtq ", info.command,
                             "`; use --finetune to start from its weights");
     }
@@ -57,9 +53,7 @@ void settle_crops(Options& options) {
         options.labels.num_crops = 1;
         return;
     }
-    if (!options.labels.path.empty()) {
-        return;
-    }
+    if (!options.labels.path.empty()) return;
     if (options.given("--num_crops") && options.labels.num_crops != 1) {
         engine::input_error(
             "--num_crops: needs the labels of --softlabel_path; name a file made by `vvtq softlabel`");
@@ -102,9 +96,7 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
         engine::input_error("--finetune: ", finetuned->path(), " is quantized; use --resume");
     }
     if (resumed != nullptr) {
-        if (resumed->info()->quantized) {
-            attach_quantizers(*model, options.quantizer);
-        }
+        if (resumed->info()->quantized) attach_quantizers(*model, options.quantizer);
         resumed->load_parameters(*model, false);
         return model;
     }
@@ -115,7 +107,7 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
                             " are left out: only its weights are taken");
         }
     }
-    if (options.command == Command::train) {
+    if (options.command == "train") {
         attach_quantizers(*model, options.quantizer);
         notes.push_back("=> step sizes start from the weights and from a batch of training pictures");
         quant::calibrate_weights(*model);
@@ -133,9 +125,9 @@ CheckpointInfo start_info(const Options& options, const TrainingData& data, cons
     } else {
         info.epoch = options.optimizer.start_epoch;
     }
-    info.command = name_of(options.command);
+    info.command = options.command;
     info.model = model.config();
-    info.quantized = options.command == Command::train;
+    info.quantized = options.command == "train";
     info.recipe = options.recipe();
     info.dataset = data.train->fingerprint();
     info.labels = data.labels_fingerprint();
@@ -143,16 +135,12 @@ CheckpointInfo start_info(const Options& options, const TrainingData& data, cons
 }
 
 void log_notes(RunLog& log, const std::vector<std::string>& notes) {
-    for (const std::string& note : notes) {
-        log.line(note);
-    }
+    for (const std::string& note : notes) log.line(note);
 }
 
 int measure(const Options& options, const TrainingData& data, const Compute& compute, nn::Model& model,
             const std::vector<std::string>& notes, RunLog& log) {
-    if (!options.run.log.empty()) {
-        log.open(options.run.log);
-    }
+    if (!options.run.log.empty()) log.open(options.run.log);
     log_notes(log, notes);
     const TrainingOptions training = training_options(options, data, model.config().img_size);
     const auto accuracy =
@@ -178,16 +166,12 @@ int command_train(Options& options) {
     settle_crops(options);
     const Compute compute = pick_compute(options.run);
     const TrainingData data = open_training_data(options);
-    if (resumed && !options.run.evaluate) {
-        require_same_data(*resumed, data, options);
-    }
+    if (resumed && !options.run.evaluate) require_same_data(*resumed, data, options);
     const Checkpoint* source = resumed ? &*resumed : nullptr;
     std::vector<std::string> notes;
     const auto model = build_model(options, data, compute, source, notes);
     RunLog log;
-    if (options.run.evaluate) {
-        return measure(options, data, compute, *model, notes, log);
-    }
+    if (options.run.evaluate) return measure(options, data, compute, *model, notes, log);
     const TrainingOptions training = training_options(options, data, model->config().img_size);
     Trainer trainer(training, data, compute, *model, start_info(options, data, *model, source), source, log);
     const std::string best = resumed ? best_to_bring_along(*resumed, options.run.save_dir, notes) : "";
@@ -195,11 +179,9 @@ int command_train(Options& options) {
     log.open(log_path(options));
     log_notes(log, notes);
     log.line("=> " + engine::runtime(compute.device).description() + ", " + options.run.precision);
-    if (!best.empty()) {
-        copy_file(best, path_in(options.run.save_dir, kBestCheckpoint));
-    }
+    if (!best.empty()) copy_file(best, path_in(options.run.save_dir, kBestCheckpoint));
     log.metrics({{"kind", "start"},
-                 {"command", name_of(options.command)},
+                 {"command", options.command},
                  {"model", model->config().name},
                  {"epoch", trainer.info().epoch},
                  {"step", trainer.info().step},
@@ -212,8 +194,8 @@ int command_train(Options& options) {
             log.line("=> --max-steps reached: " + trainer.checkpoint_path());
             return 0;
         case Outcome::interrupted:
-            std::cerr << "vvtq " << name_of(options.command) << ": stopped by " << interrupt_name()
-                      << " after step " << trainer.info().step << "; go on with the same flags and --resume "
+            std::cerr << "vvtq " << options.command << ": stopped by " << interrupt_name() << " after step "
+                      << trainer.info().step << "; go on with the same flags and --resume "
                       << trainer.checkpoint_path() << std::endl;
             return 1;
     }

@@ -40,9 +40,7 @@ data::LoaderOptions training_loader(const Options& options, const TrainingData& 
                    options.data.ratio[1]};
     loader.flip_probability = options.data.no_aug ? 0.0 : options.data.hflip;
     loader.num_crops = options.labels.num_crops;
-    if (options.data.train_interpolation == "bicubic") {
-        loader.filter = data::Filter::bicubic;
-    }
+    if (options.data.train_interpolation == "bicubic") loader.filter = data::Filter::bicubic;
     loader.augmentation = augmentation_of(options);
     set_bad_image(options, loader);
     return loader;
@@ -71,9 +69,7 @@ TrainingData open_training_data(const Options& options) {
     TrainingData data;
     data.evaluation = data::open_dataset(options.data.dataset, options.data.dir, data::Split::evaluation);
     const bool only_measures = options.run.evaluate;
-    if (only_measures && !options.run.resume.empty()) {
-        return data;
-    }
+    if (only_measures && !options.run.resume.empty()) return data;
     data.train = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
     data::require_same_classes(*data.train, *data.evaluation);
     if (!options.labels.path.empty() && !only_measures) {

@@ -237,9 +237,7 @@ void define_bench_loader(FlagTable& flags, Options& o) {
 
 /// CLI11's messages can have several lines.
 std::string one_line(std::string text) {
-    for (char& c : text) {
-        c = c == '\n' ? ' ' : c;
-    }
+    for (char& c : text) c = c == '\n' ? ' ' : c;
     return text;
 }
 
@@ -256,22 +254,16 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
     struct Entry {
         CLI::App* parent;
         const char* name;
-        Command command;
         Define define;
         const char* help;
     };
     const Entry entries[] = {
-        {&app, "pretrain", Command::pretrain, define_pretrain, "train a full-precision model"},
-        {&app, "softlabel", Command::softlabel, define_softlabel,
-         "let a teacher label crops of the training pictures"},
-        {&app, "train", Command::train, define_train,
-         "quantization-aware training; --evaluate only measures"},
-        {bench, "step", Command::bench_step, define_bench_step,
-         "time a training step beside its matrix products"},
-        {bench, "op", Command::bench_op, define_bench_op,
-         "time the kernels of a step one by one, beside the device's ceilings"},
-        {bench, "loader", Command::bench_loader, define_bench_loader,
-         "count the crops a second that pictures in folders give"},
+        {&app, "pretrain", define_pretrain, "train a full-precision model"},
+        {&app, "softlabel", define_softlabel, "let a teacher label crops of the training pictures"},
+        {&app, "train", define_train, "quantization-aware training; --evaluate only measures"},
+        {bench, "step", define_bench_step, "time a training step beside its matrix products"},
+        {bench, "op", define_bench_op, "time the kernels of a step one by one, beside the device's ceilings"},
+        {bench, "loader", define_bench_loader, "count the crops a second that pictures in folders give"},
     };
     // Defaults depend on the command, so only the named one gets its flags.
     std::vector<std::string> words(arguments.rbegin(), arguments.rend());  // CLI11 takes them reversed
@@ -284,7 +276,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         if (entry.parent == bench ? named(0, "bench") && named(1, entry.name) : named(0, entry.name)) {
             table = std::make_unique<FlagTable>(*sub, *options);
             entry.define(*table, *options);
-            options->command = entry.command;
+            options->command = (entry.parent == bench ? "bench " : "") + std::string(entry.name);
         }
     }
     if (table == nullptr && !arguments.empty() && !arguments[0].starts_with("-") && !named(0, "bench")) {
@@ -298,13 +290,12 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
     } catch (const CLI::Success& request) {  // --help, --version
         std::ostringstream out, unused;
         app.exit(request, out, unused);
-        options->command = Command::help;
+        options->command.clear();
         options->help = out.str();
         return options;
     } catch (const CLI::ParseError& error) {
-        engine::input_error(
-            one_line(error.what()), "; see `vvtq ",
-            options->command == Command::help ? "" : std::string(name_of(options->command)) + " ", "--help`");
+        engine::input_error(one_line(error.what()), "; see `vvtq ", options->command,
+                            options->command.empty() ? "" : " ", "--help`");
     }
     options->with_flags_in_errors([&] { check_ranges(*options); });
     return options;

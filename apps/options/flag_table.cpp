@@ -20,19 +20,13 @@ void check_config_lines(const std::string& text, const std::string& path) {
     std::istringstream in(text);
     for (std::string line; std::getline(in, line);) {
         CLI::detail::trim(line);
-        if (line.empty() || (!in_list && (line[0] == '#' || line[0] == ';'))) {
-            continue;
-        }
+        if (line.empty() || (!in_list && (line[0] == '#' || line[0] == ';'))) continue;
         if (in_list) {
             in_list = line.back() != ']';
             continue;
         }
-        if (line[0] == '[') {
-            refuse(line, "begins a section, and there are none here");
-        }
-        if (line.size() < kShortest) {
-            refuse(line, "is no flag");
-        }
+        if (line[0] == '[') refuse(line, "begins a section, and there are none here");
+        if (line.size() < kShortest) refuse(line, "is no flag");
         const std::string entry = CLI::detail::trim_copy(line.substr(0, line.find('#')));
         const size_t equals = entry.find('=');
         const std::string value =
@@ -40,9 +34,7 @@ void check_config_lines(const std::string& text, const std::string& path) {
         in_list = value.size() > 1 && value.front() == '[' && value.back() != ']';
         list = line;
     }
-    if (in_list) {
-        refuse(list, "begins a list that does not end");
-    }
+    if (in_list) refuse(list, "begins a list that does not end");
 }
 
 }  // namespace
@@ -65,9 +57,7 @@ std::vector<CLI::ConfigItem> FlagTable::config_items() const {
 }
 
 void FlagTable::read_config() {
-    if (config_.empty()) {
-        return;
-    }
+    if (config_.empty()) return;
     for (const CLI::ConfigItem& item : config_items()) {
         CLI::Option* option = item.parents.empty() ? app_.get_option_no_throw("--" + item.name) : nullptr;
         if (option == nullptr || item.name == "config" || item.name == "help") {
@@ -82,9 +72,7 @@ void FlagTable::read_config() {
             engine::input_error("--config: ", config_, ": ", item.name,
                                 " has no value; give it one or leave the line out");
         }
-        if (!option->empty()) {
-            continue;
-        }
+        if (!option->empty()) continue;
         try {
             option->add_result(item.inputs);
             option->run_callback();
@@ -97,9 +85,7 @@ void FlagTable::read_config() {
 void FlagTable::finish() {
     read_config();
     refuse_unsupported();
-    for (size_t i = 0; i < added_.size(); ++i) {
-        options_.flags[i].given = !added_[i]->empty();
-    }
+    for (size_t i = 0; i < added_.size(); ++i) options_.flags[i].given = !added_[i]->empty();
 }
 
 }  // namespace vvtq::apps

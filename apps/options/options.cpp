@@ -13,9 +13,7 @@ namespace {
 constexpr int64_t kLargestSize = 100000;
 
 void require(bool holds, const std::string& flag, const char* rule) {
-    if (!holds) {
-        engine::input_error(flag, ": must be ", rule);
-    }
+    if (!holds) engine::input_error(flag, ": must be ", rule);
 }
 
 bool in_range(double value, double low, double high) { return value >= low && value <= high; }
@@ -156,9 +154,7 @@ std::string flag_of(const std::string& field) {
 std::map<std::string, std::string> Options::recipe() const {
     std::map<std::string, std::string> values;
     for (const Flag& flag : flags) {
-        if (flag.recipe) {
-            values[flag.name.substr(2)] = flag.get();
-        }
+        if (flag.recipe) values[flag.name.substr(2)] = flag.get();
     }
     return values;
 }
@@ -169,9 +165,7 @@ void Options::adopt_recipe(const std::map<std::string, std::string>& saved, cons
     for (Flag& flag : flags) {
         const auto value = saved.find(flag.name.substr(2));
         const bool wanted = names.empty() || std::find(names.begin(), names.end(), flag.name) != names.end();
-        if (!flag.recipe || !wanted || value == saved.end()) {
-            continue;
-        }
+        if (!flag.recipe || !wanted || value == saved.end()) continue;
         if (!flag.given || (flag.name == "--precision" && flag.get() == "auto")) {
             if (!flag.set(value->second)) {
                 engine::input_error(checkpoint, ": value '", value->second, "' of ", flag.name,
@@ -187,26 +181,6 @@ void Options::adopt_recipe(const std::map<std::string, std::string>& saved, cons
         engine::input_error("--resume: ", checkpoint, " was trained with other flags: ", contradictions,
                             "; leave these flags out or start afresh");
     }
-}
-
-const char* name_of(Command command) {
-    switch (command) {
-        case Command::pretrain:
-            return "pretrain";
-        case Command::softlabel:
-            return "softlabel";
-        case Command::train:
-            return "train";
-        case Command::bench_step:
-            return "bench step";
-        case Command::bench_op:
-            return "bench op";
-        case Command::bench_loader:
-            return "bench loader";
-        case Command::help:
-            break;
-    }
-    return "help";
 }
 
 }  // namespace vvtq::apps

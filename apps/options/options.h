@@ -12,8 +12,6 @@
 
 namespace vvtq::apps {
 
-enum class Command { help, pretrain, softlabel, train, bench_step, bench_op, bench_loader };
-
 /// Sizes that are 0 or empty were not asked for: they come from a checkpoint, else from the published model.
 struct ModelFlags {
     std::string name;
@@ -122,8 +120,8 @@ struct Options {
     Options(const Options&) = delete;  // flags point into their Options
     Options& operator=(const Options&) = delete;
 
-    Command command = Command::help;
-    std::string help;  // what to print where command is `help`
+    std::string command;  // "train", "bench step", ...; empty where only `help` is to be printed
+    std::string help;
     ModelFlags model;
     DataFlags data;
     LabelFlags labels;
@@ -147,9 +145,6 @@ struct Options {
 
 /// "--embed-dim" of "embed_dim".
 std::string flag_of(const std::string& field);
-
-/// "pretrain", "bench step", ...
-const char* name_of(Command command);
 
 /// Throws Error(Fault::input) naming the flag whose value is out of its range.
 void check_ranges(const Options& options);

@@ -57,17 +57,13 @@ const Entry kEntries[] = {
 /// Whether the given words are one of the alternatives "a|b", as text or as a number.
 bool is_harmless(const std::vector<std::string>& given, const std::string& alternatives) {
     std::string text;
-    for (const std::string& word : given) {
-        text += (text.empty() ? "" : " ") + word;
-    }
+    for (const std::string& word : given) text += (text.empty() ? "" : " ") + word;
     char* end = nullptr;
     const double value = std::strtod(text.c_str(), &end);
     const bool number = !text.empty() && *end == '\0';
     std::istringstream in(alternatives);
     for (std::string harmless; std::getline(in, harmless, '|');) {
-        if (text == harmless || (number && value == std::strtod(harmless.c_str(), nullptr))) {
-            return true;
-        }
+        if (text == harmless || (number && value == std::strtod(harmless.c_str(), nullptr))) return true;
     }
     return false;
 }
@@ -84,9 +80,7 @@ void FlagTable::add_unsupported() {
         const std::string& text = help;  // CLI11 would bind the option to a std::string that is not const
         CLI::Option* option = entry.arity == Arity::none ? app_.add_flag(entry.names, text)
                                                          : app_.add_option(entry.names, text);
-        if (entry.arity != Arity::none) {
-            option->expected(1, entry.arity == Arity::many ? 64 : 1);
-        }
+        if (entry.arity != Arity::none) option->expected(1, entry.arity == Arity::many ? 64 : 1);
         option->group("Published, not honoured");
         unsupported_.push_back({option, entry.harmless, entry.reason});
     }

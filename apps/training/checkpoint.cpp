@@ -31,9 +31,7 @@ std::string list(const std::vector<std::string>& names) {
 /// "(3, 8)", of any rank.
 std::string shape_text(const std::vector<int64_t>& shape) {
     std::string text;
-    for (int64_t size : shape) {
-        text += (text.empty() ? "" : ", ") + std::to_string(size);
-    }
+    for (int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
     return "(" + text + ")";
 }
 

@@ -48,24 +48,18 @@ struct Reader {
     }
     const std::string& text(const std::string& key) const {
         const auto at = metadata.find(key);
-        if (at == metadata.end()) {
-            fail(key);
-        }
+        if (at == metadata.end()) fail(key);
         return at->second;
     }
     /// A number from 0 to 2^62.
     int64_t count(const std::string& key) const {
         int64_t value = 0;
-        if (!parse_text(text(key), value) || value < 0 || value > (int64_t{1} << 62)) {
-            fail(key);
-        }
+        if (!parse_text(text(key), value) || value < 0 || value > (int64_t{1} << 62)) fail(key);
         return value;
     }
     uint64_t number(const std::string& key) const {
         uint64_t value = 0;
-        if (!parse_text(text(key), value)) {
-            fail(key);
-        }
+        if (!parse_text(text(key), value)) fail(key);
         return value;
     }
 };
@@ -112,9 +106,7 @@ CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata,
     }
     info.quantized = in.text("quantized") == "true";
     const int64_t epoch = in.count("epoch");
-    if (epoch > 1000000) {
-        in.fail("epoch");
-    }
+    if (epoch > 1000000) in.fail("epoch");
     info.epoch = static_cast<int>(epoch);
     info.batch = in.count("batch");
     info.step = in.count("step");

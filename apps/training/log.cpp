@@ -76,9 +76,7 @@ RunLog::RunLog() : on_terminal_(isatty(STDOUT_FILENO) == 1) {}
 void RunLog::open(const std::string& log_path) {
     const fs::path path(log_path);
     std::error_code ignored;  // an impossible folder shows when the file is opened
-    if (path.has_parent_path()) {
-        fs::create_directories(path.parent_path(), ignored);
-    }
+    if (path.has_parent_path()) fs::create_directories(path.parent_path(), ignored);
     file_ = open_for_append(path);
     metrics_ = open_for_append(path.parent_path() / "metrics.jsonl");
 }
@@ -95,9 +93,7 @@ void RunLog::clear_bar() {
 void RunLog::line(const std::string& text) {
     clear_bar();
     std::cout << text << std::endl;
-    if (file_.is_open()) {
-        file_ << text << std::endl;
-    }
+    if (file_.is_open()) file_ << text << std::endl;
 }
 
 void RunLog::progress(const std::string& text, const std::string& label, int64_t done, int64_t total,
@@ -106,9 +102,7 @@ void RunLog::progress(const std::string& text, const std::string& label, int64_t
         line(text);
         return;
     }
-    if (file_.is_open()) {
-        file_ << text << std::endl;
-    }
+    if (file_.is_open()) file_ << text << std::endl;
     constexpr int64_t kWidth = 24;
     const int64_t filled = total > 0 ? kWidth * done / total : kWidth;
     std::string bar(static_cast<size_t>(kWidth), '.');

@@ -26,15 +26,11 @@ std::string best_to_bring_along(const Checkpoint& resumed, const std::string& di
     const fs::path from = fs::absolute(resumed.path()).parent_path();
     const double accuracy = resumed.info()->best_acc1;
     std::error_code missing;
-    if (accuracy < 0 || fs::equivalent(from, dir, missing)) {
-        return "";
-    }
+    if (accuracy < 0 || fs::equivalent(from, dir, missing)) return "";
     const std::string best = (from / kBestCheckpoint).string();
     if (fs::exists(best, missing)) {
         const Checkpoint checkpoint(best, "`resume`");
-        if (checkpoint.info() && checkpoint.info()->best_acc1 == accuracy) {
-            return best;
-        }
+        if (checkpoint.info() && checkpoint.info()->best_acc1 == accuracy) return best;
     }
     notes.push_back("=> the best model so far does not lie beside " + resumed.path() + ": " +
                     kBestCheckpoint + " is written once an epoch is better");

@@ -57,9 +57,7 @@ Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const
       optimizer_(model.parameters(), options.optimizer),
       passes_(
           plan_passes(options.schedule.epochs, options.schedule.warmup_epochs, options.training.num_crops)) {
-    while (next_pass_ < passes_.size() && passes_[next_pass_].epoch < info_.epoch) {
-        ++next_pass_;
-    }
+    while (next_pass_ < passes_.size() && passes_[next_pass_].epoch < info_.epoch) ++next_pass_;
     const int begins = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options.schedule.epochs;
     if (begins != info_.epoch) {
         engine::input_error("`start_epoch`: no pass over the pictures begins at epoch ", info_.epoch,
@@ -214,22 +212,16 @@ Outcome Trainer::run_pass(const Pass& pass) {
     info_.batch = 0;
     const bool best = accuracy->acc1 > info_.best_acc1;
     info_.best_acc1 = std::max(info_.best_acc1, accuracy->acc1);
-    if (best) {
-        save(kBestCheckpoint);
-    }
+    if (best) save(kBestCheckpoint);
     save(kCheckpoint);
     return Outcome::finished;
 }
 
 Outcome Trainer::run_passes() {
     for (; next_pass_ < passes_.size(); ++next_pass_) {
-        if (at_step_limit()) {
-            return Outcome::step_limit;
-        }
+        if (at_step_limit()) return Outcome::step_limit;
         const Outcome outcome = run_pass(passes_[next_pass_]);
-        if (outcome != Outcome::finished) {
-            return outcome;
-        }
+        if (outcome != Outcome::finished) return outcome;
     }
     return Outcome::finished;
 }
@@ -247,9 +239,7 @@ Outcome Trainer::run() {
         place_.reset();
         refuse_batch(model_, optimizer_, compute_, options_.regularize, options_.training.batch_size);
     } catch (const engine::Error& error) {
-        if (error.fault() != engine::Fault::run) {
-            throw;
-        }
+        if (error.fault() != engine::Fault::run) throw;
         const int epoch = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options_.schedule.epochs;
         engine::run_error("epoch ", epoch, in_step_ ? ", step " : ", after step ",
                           in_step_ ? reading_ + 1 : info_.step, ": ", error.what(), "; ",

@@ -22,9 +22,7 @@ bool is_finite(const nn::Tensor& x) {
 /// The name of the first parameter with values that are not finite; empty where there is none.
 std::string parameter_not_finite(const nn::Model& model) {
     for (const nn::NamedParameter& p : model.parameters()) {
-        if (!is_finite(p.parameter.value())) {
-            return p.name;
-        }
+        if (!is_finite(p.parameter.value())) return p.name;
     }
     return "";
 }

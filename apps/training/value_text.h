@@ -24,9 +24,7 @@ inline std::string value_text(const std::string& value) { return value; }
 template <typename T>
 std::string value_text(const std::vector<T>& values) {
     std::string text;
-    for (const T value : values) {
-        text += (text.empty() ? "" : " ") + value_text(value);
-    }
+    for (const T value : values) text += (text.empty() ? "" : " ") + value_text(value);
     return text;
 }
 
@@ -53,9 +51,7 @@ bool parse_text(const std::string& text, std::vector<T>& values) {
     values.clear();
     for (std::string word; in >> word;) {
         values.push_back(0);
-        if (!parse_text(word, values.back())) {
-            return false;
-        }
+        if (!parse_text(word, values.back())) return false;
     }
     return true;
 }

@@ -5,27 +5,6 @@
 #include "engine/cpu/parallel.h"
 
 namespace vvtq::engine::cpu {
-namespace {
-
-/// x (B, R, D) with s (B) or (B, D).
-struct BinaryShape {
-    int64_t batch, rows, cols;
-    bool per_column;
-
-    BinaryShape(Arg x, Arg s) {
-        const Shape& shape = x.shape();
-        VVTQ_CHECK(shape.rank() == 3 && s.dtype() == x.dtype(), "(B, R, D) wanted, not ", shape.str());
-        batch = shape[0];
-        rows = shape[1];
-        cols = shape[2];
-        per_column = s.shape().rank() == 2;
-        VVTQ_CHECK(s.numel() == (per_column ? batch * cols : batch), "scales ", s.shape().str(), " for ",
-                   shape.str());
-    }
-};
-
-}  // namespace
-
 void binary_scale(Arg x, Arg s) {
     const BinaryShape shape(x, s);
     with_floating(x.dtype(), [&]<typename T>() {

@@ -5,8 +5,6 @@
 namespace vvtq::engine::cpu {
 namespace {
 
-constexpr int64_t kTaps = 9;
-
 /// Strides of a picture's elements, and which of a window's taps lie inside.
 struct Windows {
     Convolution shape;
@@ -93,18 +91,6 @@ void fold(Arg u, const Convolution& shape, Arg x) {
         });
     });
 }
-
-namespace {
-
-/// Outputs of a grouped convolution, checked.
-int64_t grouped_outputs(const Convolution& shape, Arg w) {
-    const int64_t outputs = w.shape().rows();
-    VVTQ_CHECK(shape.channels_last && w.shape().cols() == kTaps && outputs % shape.channels == 0, "w ",
-               w.shape().str(), " for ", shape.channels, " groups, channels last");
-    return outputs;
-}
-
-}  // namespace
 
 void grouped_convolution(Arg x, const Convolution& shape, Arg w, Arg scale, Arg bias, Arg y) {
     const Windows windows(shape);

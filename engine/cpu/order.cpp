@@ -11,7 +11,7 @@ namespace vvtq::engine::cpu {
 void gather_tokens(Arg x, Arg index, Arg y) {
     check_like(x, y);
     const Shape& shape = x.shape();
-    VVTQ_CHECK(shape.rank() == 3, "tokens (B, N, C) wanted, not ", shape.str());
+    check_tokens(x);
     const int64_t tokens = shape[1], cols = shape[2];
     check_size(index, tokens, DType::i32);
     const int32_t* from = index.data<int32_t>();
@@ -49,7 +49,7 @@ void random_permutation(Arg key, int64_t salt, Arg index, Arg inverse) {
 
 void mean_tokens(Arg x, Arg y) {
     const Shape& shape = x.shape();
-    VVTQ_CHECK(shape.rank() == 3 && shape[1] > 0, "tokens (B, N, C) wanted, not ", shape.str());
+    check_tokens(x);
     const int64_t tokens = shape[1], cols = shape[2];
     check_size(y, shape[0] * cols, x.dtype());
     with_floating(x.dtype(), [&]<typename T>() {
@@ -70,7 +70,7 @@ void mean_tokens(Arg x, Arg y) {
 
 void spread_token(Arg x, Arg y) {
     const Shape& shape = y.shape();
-    VVTQ_CHECK(shape.rank() == 3, "tokens (B, N, C) wanted, not ", shape.str());
+    check_tokens(y);
     const int64_t tokens = shape[1], cols = shape[2];
     check_size(x, shape[0] * cols, y.dtype());
     with_floating(x.dtype(), [&]<typename T>() {

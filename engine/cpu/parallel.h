@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine/kernels.h"
+#include "engine/kernel_checks.h"
 #include "engine/threads.h"
 
 namespace vvtq::engine::cpu {
@@ -52,18 +52,6 @@ void with_floating(DType dtype, F&& f) {
         default:
             internal_error("dtype ", name_of(dtype), " is not computed with on the CPU");
     }
-}
-
-/// Throws unless both tensors have the same dtype and number of elements.
-inline void check_like(const Tensor& x, const Tensor& y) {
-    VVTQ_CHECK(x.dtype() == y.dtype() && x.numel() == y.numel(), name_of(x.dtype()), x.shape().str(), " and ",
-               name_of(y.dtype()), y.shape().str());
-}
-
-/// Throws unless t has n elements of the dtype.
-inline void check_size(const Tensor& t, int64_t n, DType dtype) {
-    VVTQ_CHECK(t.numel() == n && t.dtype() == dtype, name_of(t.dtype()), t.shape().str(), " instead of ", n,
-               " ", name_of(dtype));
 }
 
 }  // namespace vvtq::engine::cpu

@@ -1,5 +1,4 @@
-// quantize: the arithmetic of one LSQ quantizer, shared by lsq.cpp and bin_regularizer.cpp (specification
-// section 1).
+// quantize: the arithmetic of one LSQ quantizer, shared by lsq.cpp and weights.cpp (specification section 1).
 #pragma once
 
 #include <cmath>

@@ -5,14 +5,6 @@
 namespace vvtq::engine::cpu {
 namespace {
 
-/// Elements of one sample, where there are factors of samples.
-int64_t sample_size(Arg x, Arg keep) {
-    if (!keep.defined()) return std::max<int64_t>(1, x.numel());
-    VVTQ_CHECK(keep.numel() > 0 && x.numel() % keep.numel() == 0 && keep.dtype() == x.dtype(), "keep ",
-               keep.shape().str(), " for ", x.shape().str());
-    return x.numel() / keep.numel();
-}
-
 /// f(i, keep of i's sample) over the elements begin..end
 template <typename T, typename F>
 void for_each_kept(const T* keep, int64_t size, int64_t begin, int64_t end, F&& f) {

@@ -1,8 +1,132 @@
-// weights: the quantizers of all weights of a model, one after the other.
+// weights: the quantizers of all weights of a model, one after the other, and the bin regularizer: how far
+// weights lie from the middle of their bins (specification section 5).
+//
+// Within bin k the clamped weight is u = k a + d, so var(u) = var(d), and (y - u)^2 = d^2: one pass that sums
+// 1, d and d^2 a bin gives both terms of the regularizer.
+#include <cmath>
+
 #include "engine/cpu/families.h"
 #include "engine/cpu/parallel.h"
+#include "engine/cpu/quantize.h"
 
 namespace vvtq::engine::cpu {
+namespace {
+
+constexpr int64_t kWeights = 65536;  // of one chunk
+
+CodeRange range_of(const QuantParams& quantizer) {
+    const int32_t* range = quantizer.range.data<int32_t>();
+    return {range[0], range[1]};
+}
+
+struct Bin {
+    double count = 0, sum = 0, squares = 0;
+};
+
+/// dw = upstream (slope_k d - shift_k) where not clipped; returns sum of du c over clipped weights. A
+/// function of its own, with all it reads as arguments, so that the loop vectorizes.
+template <typename T>
+double backward_chunk(const T* w, Step<T> step, const T* slope, const T* shift, int low, T upstream,
+                      int64_t n, T* dw) {
+    T sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; ++i) {
+        const T v = step.scaled(w[i]);
+        const T clamped = step.clamped(v);
+        const T code = std::nearbyint(clamped);
+        const bool in = step.inside(v);
+        const T d = in ? std::fma(-code, step.a, w[i]) : T{0};
+        const int k = static_cast<int>(code == code ? code : step.low) - low;
+        const T du = upstream * (slope[k] * d - shift[k]);
+        dw[i] = in ? du : T{0};
+        sum += in ? T{0} : du * clamped;
+    }
+    return static_cast<double>(sum);
+}
+
+/// loss (1); stats (bins, 3): {count, mean, sum (d - mean)^2} of each bin.
+void bin_regularizer(Arg w, const QuantParams& quantizer, Arg loss, Arg stats) {
+    check_size(quantizer.scale, 1, w.dtype());
+    check_size(loss, 1, w.dtype());
+    const CodeRange range = range_of(quantizer);
+    check_size(stats, int64_t{3} * range.count(), DType::f64);
+    with_floating(w.dtype(), [&]<typename T>() {
+        const T* pw = w.data<T>();
+        const Step<T> step(quantizer);
+        const int64_t n = w.numel();
+        const auto bins = static_cast<size_t>(range.count());
+        const int64_t chunks = (n + kWeights - 1) / kWeights;
+        std::vector<Bin> partial(static_cast<size_t>(chunks) * bins);
+        parallel_chunks(n, kWeights, [&](int64_t c, int64_t begin, int64_t end) {
+            Bin* out = partial.data() + static_cast<size_t>(c) * bins;
+            for (int64_t i = begin; i < end; ++i) {
+                const T v = step.scaled(pw[i]);
+                const T clamped = step.clamped(v);
+                const T code = std::nearbyint(clamped);
+                if (!(code == code)) continue;  // NaN shows in the loss of the step itself
+                const T from_middle = std::fma(-code, step.a, pw[i]);
+                const double d = static_cast<double>(from_middle * static_cast<T>(step.inside(v)));
+                Bin& bin = out[static_cast<int>(code) - range.low];
+                bin.count += 1;
+                bin.sum += d;
+                bin.squares += d * d;
+            }
+        });
+        double distance = 0, variance = 0;
+        double* out = stats.data<double>();
+        for (size_t k = 0; k < bins; ++k) {
+            Bin all;
+            for (int64_t c = 0; c < chunks; ++c) {
+                const Bin& bin = partial[static_cast<size_t>(c) * bins + k];
+                all.count += bin.count;
+                all.sum += bin.sum;
+                all.squares += bin.squares;
+            }
+            const double mean = all.count > 0 ? all.sum / all.count : 0.0;
+            const double spread = all.squares - all.sum * mean;
+            distance += all.squares;
+            if (all.count > 1) variance += spread / (all.count - 1);
+            out[3 * k] = all.count;
+            out[3 * k + 1] = mean;
+            out[3 * k + 2] = spread;
+        }
+        *loss.data<T>() = static_cast<T>(distance / static_cast<double>(n) + variance);
+    });
+}
+
+/// dy (1); dw like w; dscale (1) through clipped weights, times g.
+void bin_regularizer_backward(Arg dy, Arg w, const QuantParams& quantizer, Arg stats, Arg dw, Arg dscale) {
+    check_like(w, dw);
+    check_size(dy, 1, w.dtype());
+    check_size(quantizer.grad_scale, 1, w.dtype());
+    check_size(dscale, 1, w.dtype());
+    const CodeRange range = range_of(quantizer);
+    check_size(stats, int64_t{3} * range.count(), DType::f64);
+    with_floating(w.dtype(), [&]<typename T>() {
+        const T* pw = w.data<T>();
+        T* pdw = dw.data<T>();
+        const Step<T> step(quantizer);
+        const T upstream = *dy.data<T>();
+        const double* pstats = stats.data<double>();
+        // d loss / du = 2 d / n + 2 (d - mean_k) / (count_k - 1) = slope_k d - shift_k
+        const int64_t n = w.numel();
+        const auto bins = static_cast<size_t>(range.count());
+        std::vector<T> slope(bins), shift(bins);
+        for (size_t k = 0; k < bins; ++k) {
+            const double count = pstats[3 * k];
+            const double spread = count > 1 ? 2.0 / (count - 1) : 0.0;
+            slope[k] = static_cast<T>(2.0 / static_cast<double>(n) + spread);
+            shift[k] = static_cast<T>(spread * pstats[3 * k + 1]);
+        }
+        const double total = parallel_sum(n, [&](int64_t begin, int64_t end) {
+            return backward_chunk<T>(pw + begin, step, slope.data(), shift.data(), range.low, upstream,
+                                     end - begin, pdw + begin);
+        });
+        *dscale.data<T>() = static_cast<T>(total * static_cast<double>(*quantizer.grad_scale.data<T>()));
+    });
+}
+
+}  // namespace
 
 void quantize_weights(const std::vector<WeightItem>& items) {
     for (const WeightItem& item : items) {

@@ -6,22 +6,6 @@
 namespace vvtq::engine::cuda {
 namespace {
 
-/// x (B, R, D) with s (B) or (B, D).
-struct BinaryShape {
-    int64_t batch, rows, cols;
-    bool per_column;
-
-    BinaryShape(Arg x, Arg s) {
-        const Shape& shape = x.shape();
-        VVTQ_CHECK(shape.rank() == 3, "(B, R, D) wanted, not ", shape.str());
-        batch = shape[0];
-        rows = shape[1];
-        cols = shape[2];
-        per_column = s.shape().rank() == 2;
-        check_size(s, per_column ? batch * cols : batch, DType::f32);
-    }
-};
-
 /// y (R) = factor sum_c x (R, C), a block a row
 __global__ void __launch_bounds__(kPassThreads)
     sum_cols(const float* x, int64_t cols, float factor, float* y) {

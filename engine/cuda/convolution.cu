@@ -6,8 +6,6 @@
 namespace vvtq::engine::cuda {
 namespace {
 
-constexpr int kTaps = 9;
-
 /// Strides of a picture's elements, and where windows lie.
 struct Windows {
     int channels, height, width, stride, out_height, out_width;
@@ -173,14 +171,6 @@ __global__ void grouped_weight_kernel(const T* dy, Windows windows, const T* x, 
     for (int tap = 0; tap < kTaps; ++tap) {
         parts[(int64_t{blockIdx.y} * outputs + o) * kTaps + tap] = factor * total[tap];
     }
-}
-
-/// Outputs of a grouped convolution, checked.
-int64_t grouped_outputs(const Convolution& shape, Arg w) {
-    const int64_t outputs = w.shape().rows();
-    VVTQ_CHECK(shape.channels_last && w.shape().cols() == kTaps && outputs % shape.channels == 0, "w ",
-               w.shape().str(), " for ", shape.channels, " groups, channels last");
-    return outputs;
 }
 
 /// Whether unfold and fold can move 16 bytes of neighbouring channels.

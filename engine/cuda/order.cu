@@ -8,10 +8,6 @@ namespace vvtq::engine::cuda {
 namespace {
 
 /// (B, N, C) or throws.
-void check_tokens(const Tensor& x) {
-    VVTQ_CHECK(x.shape().rank() == 3 && x.shape()[1] > 0, "tokens (B, N, C) wanted, not ", x.shape().str());
-}
-
 /// cols: packs of a token
 template <int N, typename T>
 __global__ void gather_kernel(const T* x, const int32_t* index, int64_t packs, int64_t tokens, int64_t cols,

@@ -6,10 +6,6 @@ namespace vvtq::engine::cuda {
 namespace {
 
 /// (B, N, C) or throws.
-void check_tokens(const Tensor& x) {
-    VVTQ_CHECK(x.shape().rank() == 3, "tokens (B, N, C) wanted, not ", x.shape().str());
-}
-
 struct Channels {
     float mean[3], std[3];
 };

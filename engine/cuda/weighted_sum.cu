@@ -44,14 +44,6 @@ __global__ void __launch_bounds__(kPassThreads)
     partial[gridDim.x + blockIdx.x] = of_f;
 }
 
-/// Elements of one sample, where there are factors of samples.
-int64_t sample_size(Arg x, Arg keep) {
-    if (!keep.defined()) return std::max<int64_t>(1, x.numel());
-    VVTQ_CHECK(keep.numel() > 0 && x.numel() % keep.numel() == 0, "keep ", keep.shape().str(), " for ",
-               x.shape().str());
-    return x.numel() / keep.numel();
-}
-
 }  // namespace
 
 void weighted_sum(Arg x, Arg f, Arg keep, Arg k1, Arg k2, Arg y) {

@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kThreads)
             const int slot = (static_cast<int>(codes[j]) - low) * copies + copy;
             bins.add(slot, step.inside(v), __fmaf_rn(-codes[j], step.a, x) * unit);
         }
-        if (item.codes != nullptr) store_four(static_cast<T*>(item.codes), at, numel, wide, codes);
+        store_four(static_cast<T*>(item.codes), at, numel, wide, codes);
     }
     sum = block_sum<kThreads>(sum);
     if (threadIdx.x == 0) partial[block] = static_cast<double>(sum);
@@ -310,7 +310,7 @@ void quantize_weights(const std::vector<WeightItem>& items) {
                 const WeightItem& item = items[begin + i];
                 const int of_item = checked_bins(item.w, item.stats);
                 VVTQ_CHECK(item.reg.defined() == item.stats.defined(), "reg and stats go together");
-                if (item.codes.defined()) check_size(item.codes, item.w.numel(), item.codes.dtype());
+                check_size(item.codes, item.w.numel(), item.codes.dtype());
                 const int64_t numel = item.w.numel();
                 table.at[i] = {pointer<float>(item.w),
                                argument_of(item.params),

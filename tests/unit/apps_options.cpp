@@ -10,7 +10,6 @@
 
 using namespace vvtq;
 using namespace vvtq::tests;
-using apps::Command;
 using apps::parse_options;
 
 TEST_CASE("the published command line is read by its published names") {
@@ -50,7 +49,7 @@ TEST_CASE("the published command line is read by its published names") {
                                   "cosine",
                                   "--momentum",
                                   "0.90"});
-    CHECK(o->command == Command::train);
+    CHECK(o->command == "train");
     CHECK(o->model.name == "deit_tiny_patch16_224_quant");
     CHECK(o->data.batch_size == 512);
     CHECK(o->optimizer.lr == 5e-4);
@@ -81,12 +80,12 @@ TEST_CASE("short names, several values, and the last of a repeated flag") {
     CHECK(o->quantizer.wbits == -1);
     CHECK(o->optimizer.lr == 2);
     CHECK(parse_options({"pretrain"})->optimizer.weight_decay == 0.05);
-    CHECK(parse_options({"bench", "step"})->command == Command::bench_step);
+    CHECK(parse_options({"bench", "step"})->command == "bench step");
 }
 
 TEST_CASE("vvtq --help lists groups and defaults") {
     const auto o = parse_options({"train", "--help"});
-    CHECK(o->command == Command::help);
+    CHECK(o->command.empty());
     for (const char* part :
          {"Optimizer and schedule", "--weight-decay", "=0.0001", "Quantizers", "--num_crops"}) {
         INFO(part);

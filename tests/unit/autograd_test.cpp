@@ -294,6 +294,7 @@ TEST_CASE("autograd: ops refuse shapes that do not fit", "[autograd]") {
     CHECK_THROWS_AS(select_token(zeros({2, 4, 5}), 4), Error);
     CHECK_THROWS_AS(lsq(zeros({3}), vvtq::tests::quant_params(zeros({2}), {}, {-2, 1}, one)), Error);
     CHECK_THROWS_AS(binary(zeros({2, 3, 4}), {3}), Error);
-    CHECK_THROWS_AS(bin_regularizer(zeros({2}), vvtq::tests::quant_params(zeros({2}), {}, {-2, 1}, one)),
+    CHECK_THROWS_AS(quantize_weights({{zeros({2}), vvtq::tests::quant_params(zeros({2}), {}, {-2, 1}), 4}},
+                                     DType::f64, true),
                     Error);
 }

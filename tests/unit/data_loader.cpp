@@ -245,26 +245,6 @@ TEST_CASE("labelling cuts the crops of every picture once, in order", "[data]") 
     CHECK(distinct.size() > 10);
 }
 
-TEST_CASE("normalization is (x / 255 - mean) / deviation by channel", "[data]") {
-    const auto dataset = noise_dataset();
-    Loader loader(*dataset, options_for(LoaderMode::evaluation, 0));
-    loader.start(0);
-    Batch batch;
-    REQUIRE(loader.next(batch));
-    const Normalization normalization;
-    std::vector<double> out(batch.pixels.size());
-    normalize(batch, normalization, out.data());
-    std::vector<float> single(batch.pixels.size());
-    normalize(batch, normalization, single.data());
-    const double mean[3] = {0.485, 0.456, 0.406}, deviation[3] = {0.229, 0.224, 0.225};
-    for (size_t i = 0; i < out.size(); i += 37) {
-        const size_t c = i / 256 % 3;
-        const double expected = (batch.pixels[i] / 255.0 - mean[c]) / deviation[c];
-        CHECK(std::abs(out[i] - expected) < 1e-6);  // the constants are 32-bit
-        CHECK(std::abs(single[i] - expected) < 2e-6);
-    }
-}
-
 TEST_CASE("a loader ends cleanly at any moment", "[data]") {
     const auto dataset = noise_dataset();
     for (int taken = 0; taken < 3; ++taken) {

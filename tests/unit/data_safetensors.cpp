@@ -3,6 +3,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "data/elements.h"
 #include "data/safetensors.h"
 #include "engine/random.h"
 #include "tests/unit/data_support.h"
@@ -72,7 +73,7 @@ TEST_CASE("tensors of every type survive a round trip, aligned", "[data]") {
         const auto& entry = file.entry(tensor.name);
         CHECK(entry.dtype == tensor.dtype);
         CHECK(entry.shape == tensor.shape);
-        CHECK(entry.begin % safetensors_element_size(entry.dtype) == 0);
+        CHECK(entry.begin % element_size(entry.dtype) == 0);
         const auto bytes = file.bytes(tensor.name);
         CHECK(std::equal(bytes.begin(), bytes.end(), tensor.data.begin(), tensor.data.end()));
     }

@@ -272,7 +272,8 @@ TEST_CASE("fused: attention is projections, scores, softmax, mix and lsq", "[fus
     }
 }
 
-TEST_CASE("fused: quantize_weights is lsq and bin_regularizer of every weight", "[fused]") {
+TEST_CASE("fused: quantize_weights is lsq of every weight, and its regularizer the sum of theirs",
+          "[fused]") {
     const Step steps[] = {{"a", CodeRange::signed_bits(2), 0.3},
                           {"b", CodeRange::signed_bits(4), 0.09},
                           {"c", CodeRange::signed_bits(8), 0.004}};
@@ -308,7 +309,11 @@ TEST_CASE("fused: quantize_weights is lsq and bin_regularizer of every weight", 
                 for (const Step& step : steps) {
                     const Tensor g = one(0);
                     results.emplace_back(matrix(step.weight(in, g)));
-                    const Variable term = bin_regularizer(in.at(step.name), step.weight_parameters(in, g));
+                    const Variable w = in.at(step.name);
+                    const Variable term =
+                        quantize_weights({{w, step.weight_parameters(in), step.range.count()}}, DType::f64,
+                                         true)
+                            .regularizer;
                     total = total.defined() ? add(total, term) : term;
                     terms.emplace_back(Variable(term.value()));
                 }

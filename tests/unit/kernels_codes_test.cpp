@@ -156,16 +156,18 @@ TEST_CASE("kernels: quantize_weights is codes, gradient scale and regularizer of
         }
         cpu().quantize_weights(items);
         for (const WeightItem& item : items) {
-            const Tensor codes = item.w.like(), g(kOne, dtype), reg(kOne, dtype);
-            const Tensor stats({range_of(item.params).count(), 3}, DType::f64);
+            const Tensor codes = item.w.like(), g(kOne, dtype);
             cpu().lsq_codes(item.w, item.params, codes);
             cpu().lsq_weight_grad_scale(item.w, item.params, g);
             CHECK(item.codes.to_vector() == codes.to_vector());
             CHECK(item.params.grad_scale.item() == g.item());
             if (!item.reg.defined()) continue;
-            cpu().bin_regularizer(item.w, item.params, reg, stats);
-            CHECK(item.reg.item() == reg.item());
-            CHECK(item.stats.to_vector() == stats.to_vector());
+            WeightItem alone = item;
+            alone.reg = Tensor(kOne, dtype);
+            alone.stats = item.stats.like();
+            cpu().quantize_weights({alone});
+            CHECK(item.reg.item() == alone.reg.item());
+            CHECK(item.stats.to_vector() == alone.stats.to_vector());
         }
     });
 }
@@ -178,13 +180,12 @@ TEST_CASE("kernels: quantize_weights_backward adds up what arrives", "[kernels]"
         const QuantParams params = kernel_params(vector_of({0.11}, dtype), {}, range, g);
         const Tensor dy = exact("dy", shape, dtype), dreg = vector_of({-0.6}, dtype), reg(kOne, dtype);
         const Tensor stats({range.count(), 3}, DType::f64);
-        cpu().lsq_weight_grad_scale(w, params, g);
-        cpu().bin_regularizer(w, params, reg, stats);
+        cpu().quantize_weights({{w, params, w.like(), reg, stats}});
 
         const Tensor dw_codes = w.like(), dscale_codes(kOne, dtype), dw_reg = w.like(),
                      dscale_reg(kOne, dtype);
         cpu().lsq_backward(dy, w, params, dw_codes, dscale_codes, {});
-        cpu().bin_regularizer_backward(dreg, w, params, stats, dw_reg, dscale_reg);
+        cpu().quantize_weights_backward({{w, params, stats, {}, dw_reg, dscale_reg}}, dreg);
         const std::vector<double> through_codes = dw_codes.to_vector();
         const std::vector<double> through_regularizer = dw_reg.to_vector();
         for (int parts = 0; parts < 8; ++parts) {

@@ -43,9 +43,11 @@ TEST_CASE("worked example: the weights") {
 
 TEST_CASE("worked example: the regularizer") {
     const Variable alpha(Tensor::full({1}, 2.15 / 3, DType::f64));
-    const Variable term = autograd::bin_regularizer(
-        Variable(weights()), tests::quant_params(alpha, {}, engine::CodeRange::signed_bits(2),
-                                                 Tensor::full({1}, 1.0, DType::f64)));
+    const auto range = engine::CodeRange::signed_bits(2);
+    const Variable term =
+        autograd::quantize_weights(
+            {{Variable(weights()), tests::quant_params(alpha, {}, range), range.count()}}, DType::f64, true)
+            .regularizer;
     check_near({term.value().item()}, {0.157593}, 5e-7);
 }
 

@@ -1,0 +1,58 @@
+#include "data/elements.h"
+
+#include <bit>
+#include <cstring>
+#include <map>
+
+namespace vvtq::data {
+namespace {
+
+struct Half {
+    uint16_t bits;
+    operator float() const {
+        const uint32_t sign = uint32_t{bits & 0x8000U} << 16, fraction = bits & 0x3FF;
+        const uint32_t exponent = (bits >> 10) & 0x1F;
+        if (exponent == 0) return (sign != 0 ? -0x1p-24F : 0x1p-24F) * static_cast<float>(fraction);
+        return std::bit_cast<float>(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13);
+    }
+};
+
+struct Bfloat16 {
+    uint16_t bits;
+    operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
+};
+
+struct Truth {
+    uint8_t byte;
+    operator float() const { return byte != 0 ? 1.0F : 0.0F; }
+};
+
+template <typename Stored, typename To>
+To read(const uint8_t* at) {
+    Stored stored;
+    std::memcpy(&stored, at, sizeof stored);
+    return static_cast<To>(stored);
+}
+
+template <typename Stored>
+constexpr Element kElement = {sizeof(Stored), read<Stored, float>, read<Stored, double>};
+
+const std::map<std::string, Element> kElements = {{"F64", kElement<double>},  {"F32", kElement<float>},
+                                                  {"F16", kElement<Half>},    {"BF16", kElement<Bfloat16>},
+                                                  {"I64", kElement<int64_t>}, {"I32", kElement<int32_t>},
+                                                  {"I16", kElement<int16_t>}, {"I8", kElement<int8_t>},
+                                                  {"U8", kElement<uint8_t>},  {"BOOL", kElement<Truth>}};
+
+}  // namespace
+
+const Element* find_element(const std::string& dtype) {
+    const auto found = kElements.find(dtype);
+    return found == kElements.end() ? nullptr : &found->second;
+}
+
+size_t element_size(const std::string& dtype) {
+    const Element* element = find_element(dtype);
+    return element != nullptr ? element->size : 0;
+}
+
+}  // namespace vvtq::data

@@ -1,0 +1,34 @@
+// elements: numbers as checkpoints and label files store them, by safetensors' names of their types: "F64",
+// "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL".
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace vvtq::data {
+
+/// How a stored number becomes a float or a double; `at` need not be aligned. Exact, except F64, I64 and I32
+/// into float and I64 into double.
+struct Element {
+    size_t size;  ///< bytes
+    float (*to_float)(const uint8_t* at);
+    double (*to_double)(const uint8_t* at);
+};
+
+/// Null where the type is unknown.
+const Element* find_element(const std::string& dtype);
+
+/// Bytes of an element; 0 where the type is unknown.
+size_t element_size(const std::string& dtype);
+
+template <typename To>
+To read_element(const Element& element, const uint8_t* at) {
+    if constexpr (sizeof(To) == sizeof(double)) {
+        return element.to_double(at);
+    } else {
+        return element.to_float(at);
+    }
+}
+
+}  // namespace vvtq::data
