@@ -1,6 +1,7 @@
 // A quantizer that only this file knows: registered by one line, attached by name, trained, saved, inspected.
 #include <cmath>
 
+#include "apps/training/checkpoint.h"
 #include "autograd/ops.h"
 #include "nn/losses.h"
 #include "nn/optimizer.h"
@@ -9,6 +10,7 @@
 #include "quant/inspect.h"
 #include "quant/registry.h"
 #include "tests/catch.h"
+#include "tests/unit/data_support.h"
 #include "tests/unit/quant_support.h"
 
 using namespace vvtq;
@@ -59,39 +61,69 @@ class PowerOfTwo : public nn::Quantizer {
 const bool known = quant::register_quantizer(
     {"power of two", [](const quant::QuantizerOptions& o) { return std::make_unique<PowerOfTwo>(o); }});
 
-}  // namespace
-
-TEST_CASE("a quantizer of a test file is attached by name, trained, and inspected") {
-    REQUIRE(known);
-    CHECK_THROWS_AS(quant::register_quantizer({"power of two", nullptr}), engine::Error);
-    const auto model = tests::small_model();
+/// A small model with this file's quantizers, which have no steps yet.
+std::unique_ptr<nn::Model> quantized_model() {
+    auto model = tests::small_model();
     quant::attach(*model, {.weights = 3,
                            .activations = 3,
                            .weight_quantizer = "power of two",
                            .activation_quantizer = "power of two"});
+    return model;
+}
+
+/// One step of training; returns the loss before it.
+double train_step(nn::Model& model, nn::Adamw& optimizer) {
+    const Tensor targets = Tensor::full({2, 5}, 0.2, engine::DType::f64);
+    optimizer.clear_grad();
+    const Variable loss =
+        nn::soft_cross_entropy(model.forward(tests::small_pictures(), nn::random_key(0)), targets);
+    loss.backward();
+    optimizer.step(1e-3);
+    return loss.value().item();
+}
+
+}  // namespace
+
+TEST_CASE("a quantizer of a test file is attached by name, trained, saved, and inspected") {
+    REQUIRE(known);
+    CHECK_THROWS_AS(quant::register_quantizer({"power of two", nullptr}), engine::Error);
+    const auto model = quantized_model();
     quant::calibrate_weights(*model);
     quant::calibrate_activations(*model, tests::small_pictures());
     nn::Adamw optimizer(model->parameters(), {});
-    const Tensor targets = Tensor::full({2, 5}, 0.2, engine::DType::f64);
-    std::vector<double> losses;
-    for (int i = 0; i < 5; ++i) {
-        optimizer.clear_grad();
-        const Variable loss =
-            nn::soft_cross_entropy(model->forward(tests::small_pictures(), nn::random_key(0)), targets);
-        loss.backward();
-        optimizer.step(1e-3);
-        losses.push_back(loss.value().item());
+    const double first = train_step(*model, optimizer);
+    for (int i = 0; i < 2; ++i) train_step(*model, optimizer);
+
+    const tests::Scratch scratch;
+    apps::CheckpointInfo info;
+    info.command = "train";
+    info.model = model->config();
+    info.quantized = true;
+    info.step = optimizer.steps_done();
+    apps::save_checkpoint(scratch / "saved.safetensors", info, *model, optimizer);
+    const apps::Checkpoint saved(scratch / "saved.safetensors", "--resume");
+    const auto resumed = quantized_model();
+    saved.load_parameters(*resumed, false);
+    nn::Adamw resumed_optimizer(resumed->parameters(), {});
+    saved.load_optimizer(resumed_optimizer);
+    for (int i = 0; i < 2; ++i) {
+        const double loss = train_step(*model, optimizer);
+        CHECK(loss < first);
+        CHECK(train_step(*resumed, resumed_optimizer) == loss);
     }
-    CHECK(losses.back() < losses.front());
+    const auto parameters = model->parameters(), others = resumed->parameters();
+    REQUIRE(parameters.size() == others.size());
     int found = 0;
     const std::set<std::string> names = quant::quantizer_state_names(*model);
-    for (const nn::NamedParameter& p : model->parameters()) {
-        if (!p.name.ends_with(".step")) continue;
-        CHECK(names.count(p.name) == 1);
+    for (size_t i = 0; i < parameters.size(); ++i) {
+        INFO(parameters[i].name);
+        CHECK(parameters[i].parameter.value().to_vector() == others[i].parameter.value().to_vector());
+        if (!parameters[i].name.ends_with(".step")) continue;
+        CHECK(names.count(parameters[i].name) == 1);
         ++found;
     }
     CHECK(found > 20);
-    for (const auto& [path, slot] : quant::slots(*model)) {
+    for (const auto& [path, slot] : quant::slots(*resumed)) {
         INFO(path);
         REQUIRE(slot->get() != nullptr);
         if (slot->values() != nn::Values::weight) continue;
