@@ -59,6 +59,8 @@ Times measure(const Options& options, BenchModel& bench) {
         }
     };
     bare_products();
+    work();  // takes memory beside that of the products
+    settle();
     for (int i = 0; i < options.bench.steps && !interrupted(); ++i) {
         times.step_ms.push_back(timed(runtime, work));
         settle();

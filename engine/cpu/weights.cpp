@@ -13,6 +13,7 @@ namespace vvtq::engine::cpu {
 namespace {
 
 constexpr int64_t kWeights = 65536;  // of one chunk
+constexpr int64_t kSets = 4;         // of sums: neighbours of one bin would wait for each other
 
 CodeRange range_of(const QuantParams& quantizer) {
     const int32_t* range = quantizer.range.data<int32_t>();
@@ -22,6 +23,32 @@ CodeRange range_of(const QuantParams& quantizer) {
 struct Bin {
     double count = 0, sum = 0, squares = 0;
 };
+
+/// Adds d = u - y of n weights to the sums of their bins. sums (kSets, bins + 1): a weight that is NaN goes
+/// to the last one; it shows in the loss of the step itself.
+template <typename T>
+void sum_bins(const T* w, Step<T> step, CodeRange range, int64_t n, Bin* sums) {
+    constexpr int64_t kTile = 256;
+    int32_t place[kTile];
+    T d[kTile];
+    for (int64_t begin = 0; begin < n; begin += kTile) {
+        const int64_t count = std::min(kTile, n - begin);
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i) {
+            const T x = w[begin + i], v = step.scaled(x);
+            const T code = std::nearbyint(step.clamped(v));
+            place[i] = code == code ? static_cast<int32_t>(code) - range.low : range.count();
+            d[i] = step.inside(v) ? std::fma(-code, step.a, x) : T{0};
+        }
+        for (int64_t i = 0; i < count; ++i) {
+            Bin& bin = sums[i % kSets * (range.count() + 1) + place[i]];
+            const double distance = static_cast<double>(d[i]);
+            bin.count += 1;
+            bin.sum += distance;
+            bin.squares += distance * distance;
+        }
+    }
+}
 
 /// dw = upstream (slope_k d - shift_k) where not clipped; returns sum of du c over clipped weights. A
 /// function of its own, with all it reads as arguments, so that the loop vectorizes.
@@ -56,28 +83,18 @@ void bin_regularizer(Arg w, const QuantParams& quantizer, Arg loss, Arg stats) {
         const int64_t n = w.numel();
         const auto bins = static_cast<size_t>(range.count());
         const int64_t chunks = (n + kWeights - 1) / kWeights;
-        std::vector<Bin> partial(static_cast<size_t>(chunks) * bins);
+        const size_t each = bins + 1;
+        std::vector<Bin> partial(static_cast<size_t>(chunks * kSets) * each);
         parallel_chunks(n, kWeights, [&](int64_t c, int64_t begin, int64_t end) {
-            Bin* out = partial.data() + static_cast<size_t>(c) * bins;
-            for (int64_t i = begin; i < end; ++i) {
-                const T v = step.scaled(pw[i]);
-                const T clamped = step.clamped(v);
-                const T code = std::nearbyint(clamped);
-                if (!(code == code)) continue;  // NaN shows in the loss of the step itself
-                const T from_middle = std::fma(-code, step.a, pw[i]);
-                const double d = static_cast<double>(from_middle * static_cast<T>(step.inside(v)));
-                Bin& bin = out[static_cast<int>(code) - range.low];
-                bin.count += 1;
-                bin.sum += d;
-                bin.squares += d * d;
-            }
+            Bin* sums = &partial[static_cast<size_t>(c * kSets) * each];
+            sum_bins<T>(pw + begin, step, range, end - begin, sums);
         });
         double distance = 0, variance = 0;
         double* out = stats.data<double>();
         for (size_t k = 0; k < bins; ++k) {
             Bin all;
-            for (int64_t c = 0; c < chunks; ++c) {
-                const Bin& bin = partial[static_cast<size_t>(c) * bins + k];
+            for (int64_t c = 0; c < chunks * kSets; ++c) {
+                const Bin& bin = partial[static_cast<size_t>(c) * each + k];
                 all.count += bin.count;
                 all.sum += bin.sum;
                 all.squares += bin.squares;

@@ -72,3 +72,13 @@ TEST_CASE("docs: the code in design.md stands in the sources", "[docs]") {
         CHECK(all.count(line) == 1);
     }
 }
+
+TEST_CASE("docs: library.md shows what the examples print", "[docs]") {
+    const std::string library = source_file("docs/library.md").text;
+    for (const std::string example : {"quantizer", "own_op", "classify"}) {
+        const std::string printed = source_file("examples/expected/" + example + ".txt").text;
+        INFO(example);
+        CHECK(printed.size() > 10);
+        CHECK(library.find("```text\n" + printed + "```") != std::string::npos);
+    }
+}
