@@ -21,9 +21,9 @@ const std::map<std::string, int (*)(Options&)> kCommands = {
 
 int run(Options& options) {
     vvtq::engine::set_threads(options.run.threads);
-    if (!options.command.empty()) return kCommands.at(options.command)(options);
-    std::cout << options.help;
-    return 0;
+    if (options.command.empty()) std::cout << options.help;
+    if (options.command.empty() || options.run.dry_run) return 0;
+    return kCommands.at(options.command)(options);
 }
 
 /// "vvtq train", for messages about command lines that cannot be parsed too.

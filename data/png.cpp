@@ -23,19 +23,47 @@ uint32_t little_endian(const uint8_t* at, int size) {
     return value;
 }
 
+/// The chunks that make the pixels. Others may be large, inflate without end, or break rules that do not
+/// matter here.
+Bytes without_ancillary_chunks(std::span<const uint8_t> bytes, const std::string& name) {
+    constexpr size_t kSignature = 8, kAround = 12;  // around a chunk's content: length, type, checksum
+    constexpr uint8_t kAncillary = 0x20;            // bit of the type's first letter: it is small
+    size_t at = std::min(kSignature, bytes.size());
+    Bytes kept(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(at));
+    for (bool end = false; !end;) {
+        if (bytes.size() - at < kAround) damaged(name, "PNG", "it ends too early");
+        const auto chunk = bytes.subspan(at);
+        const size_t length =
+            size_t{chunk[0]} << 24 | size_t{chunk[1]} << 16 | size_t{chunk[2]} << 8 | chunk[3];
+        if (length > chunk.size() - kAround) damaged(name, "PNG", "it ends too early");
+        end = std::string_view(reinterpret_cast<const char*>(&chunk[4]), 4) == "IEND";
+        const auto next = static_cast<std::ptrdiff_t>(kAround + length);
+        if ((chunk[4] & kAncillary) == 0) kept.insert(kept.end(), chunk.begin(), chunk.begin() + next);
+        at += kAround + length;
+    }
+    return kept;
+}
+
 }  // namespace
 
 Image decode_png(std::span<const uint8_t> bytes, const std::string& name) {
-    constexpr size_t kLargestChunk = size_t{1} << 24;  // of text, profiles and the like
+    const Bytes file = without_ancillary_chunks(bytes, name);
     const std::unique_ptr<spng_ctx, void (*)(spng_ctx*)> png(spng_ctx_new(0), spng_ctx_free);
     const auto must = [&](int status) {
         if (status != SPNG_OK) damaged(name, "PNG", spng_strerror(status));
     };
     spng_ihdr header{};
-    must(spng_set_png_buffer(png.get(), bytes.data(), bytes.size()));
-    must(spng_set_chunk_limits(png.get(), kLargestChunk, kLargestChunk));
+    must(spng_set_png_buffer(png.get(), file.data(), file.size()));
     must(spng_get_ihdr(png.get(), &header));
+    constexpr uint64_t kMostInflated = 1032;  // bytes that deflate makes of one
+    const uint64_t bits = header.bit_depth * (header.color_type == SPNG_COLOR_TYPE_TRUECOLOR         ? 3U
+                                              : header.color_type == SPNG_COLOR_TYPE_GRAYSCALE_ALPHA ? 2U
+                                              : header.color_type == SPNG_COLOR_TYPE_TRUECOLOR_ALPHA ? 4U
+                                                                                                     : 1U);
     check_picture_size(header.height, header.width, bytes.size(), name);
+    if ((header.width * bits + 7) / 8 * header.height > kMostInflated * bytes.size()) {
+        damaged(name, "PNG", "it ends too early");
+    }
     Image image{static_cast<int>(header.height), static_cast<int>(header.width), {}};
     image.rgb.resize(size_t{header.height} * header.width * 3);
     if (header.bit_depth == 16 && header.color_type == SPNG_COLOR_TYPE_GRAYSCALE) {
@@ -49,11 +77,6 @@ Image decode_png(std::span<const uint8_t> bytes, const std::string& name) {
         must(spng_decode_image(png.get(), image.rgb.data(), image.rgb.size(), SPNG_FMT_RGB8, 0));
     }
     must(spng_decode_chunks(png.get()));
-    // libspng does not ask for the last chunk's checksum.
-    constexpr uint8_t kEnd[] = {'I', 'E', 'N', 'D', 0xAE, 0x42, 0x60, 0x82};
-    if (std::search(bytes.begin(), bytes.end(), std::begin(kEnd), std::end(kEnd)) == bytes.end()) {
-        damaged(name, "PNG", "it ends too early");
-    }
     return image;
 }
 

@@ -2,9 +2,8 @@
 // twice: once to declare its functions, once to fill its table. Without include guard on purpose.
 //
 //   VVTQ_KERNEL(name)        every backend has its own
-//   VVTQ_FUSED_KERNEL(name)  built from the others in engine/composed.h; a backend may have its own, as it is
-//   where
-//                            the includer does not define this
+//   VVTQ_FUSED_KERNEL(name)  built from the others in engine/composed.h; a backend that includes this
+//                            file without defining it has its own
 #ifndef VVTQ_FUSED_KERNEL
 #define VVTQ_FUSED_KERNEL(name) VVTQ_KERNEL(name)
 #endif

@@ -60,6 +60,10 @@ TEST_CASE("bad usage is refused with the flag's name") {
     refused(scratch, "bench step --model resnet50", {"resnet50", "deit_tiny_patch16_224"});
     refused(scratch, "bench step --wbits 9", {"--wbits"});
     refused(scratch, "bench step --patch-size 15", {"--patch-size"});
+    refused(scratch, "train --bacth-size 8", {"--bacth-size", "the nearest is --batch-size"});
+    refused(scratch, "train --softlabel-pth x", {"the nearest is --softlabel_path"});
+    refused(scratch, "softlabel one two three", {"not understood: one two three"});
+    refused(scratch, "train --reg", {"--reg", "--wbits"});
 }
 
 TEST_CASE("missing and damaged data sets are refused with the path") {

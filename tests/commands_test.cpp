@@ -270,3 +270,64 @@ TEST_CASE("bench step prints one line of JSON") {
     CHECK(line.at("peak_mib").get<double>() > 0);
     CHECK(line.at("threads") == 2);
 }
+
+TEST_CASE("the log begins with model, bits and data, and warns of what is probably not meant") {
+    const Workshop w;
+    const auto holds = [](const std::string& out, const std::string& part) {
+        INFO(part << " in\n" << out);
+        CHECK(out.find(part) != std::string::npos);
+    };
+    const std::string trained = w.done("train --wbits 4 --abits 3 --reg" +
+                                       tiny_flags(w.data, w.scratch / "q") + w.sizes + " --epochs 1");
+    holds(trained, "=> model deit_nano_patch4_28_quant, ");
+    holds(trained, " parameters, W4A3 with the bin regularizer\n");
+    holds(trained, "=> data " + w.data + ": 64 training images, 32 evaluation images, 10 classes\n");
+    CHECK(trained.find("warning") == std::string::npos);
+    const std::string careless =
+        w.done("train" + tiny_flags(w.data, w.scratch / "float") + w.sizes + " --epochs 2 --warmup-epochs 2");
+    holds(careless, "=> warning: only the first and the last layer are quantized");
+    holds(careless, "W32A32\n");
+    holds(careless, "=> warning: --warmup-epochs 2 is not below --epochs 2");
+    holds(text_of(w.scratch / "float/train.log"), "=> warning: --warmup-epochs 2");
+}
+
+TEST_CASE("a model is not measured on other classes without a warning") {
+    const Scratch scratch;
+    write_folder_dataset(scratch / "own", 3, 4);
+    write_folder_dataset(scratch / "other", 3, 4);
+    for (const char* split : {"train", "val"}) {
+        fs::rename(scratch / "other/" + split + "/class1", scratch / "other/" + split + "/class1b");
+    }
+    const auto done = [&](const std::string& arguments) {
+        const Ended ended = run_vvtq(arguments, scratch.path());
+        INFO(arguments << "\n" << ended.err);
+        REQUIRE(ended.status == 0);
+        return ended.out;
+    };
+    done(
+        "pretrain --model deit_nano_patch4_28 --img-size 8 --embed-dim 16 --depth 1 --epochs 1 "
+        "--warmup-epochs 0 -b 4 --threads 1 --dataset folder --data " +
+        scratch / "own" + " --save_checkpoint_path " + scratch / "fp");
+    const std::string checkpoint = scratch / "fp/checkpoint.safetensors";
+    const std::string evaluate =
+        "train --evaluate --resume " + checkpoint + " --threads 1 --data " + scratch.path();
+    CHECK(done(evaluate + "/own").find("warning") == std::string::npos);
+    const std::string warning = checkpoint + " was trained for other classes";
+    const std::string other = done(evaluate + "/other");
+    CHECK(other.find(warning) != std::string::npos);
+    CHECK(other.find("class 1 is 'class1' there and 'class1b' here") != std::string::npos);
+    CHECK(done("softlabel --soft_label_type ori --threads 1 --teacher " + checkpoint + " --data " +
+               scratch / "other" + " --softlabel_path " + scratch / "labels")
+              .find(warning) != std::string::npos);
+}
+
+TEST_CASE("quickstart refuses a wrong flag before it trains") {
+    const Scratch scratch;
+    const std::string command = "VVTQ='" VVTQ_BINARY "' '" VVTQ_SOURCE_DIR
+                                "/scripts/quickstart' --short --sead 1 >" +
+                                scratch / "out" + " 2>" + scratch / "err";
+    const int status = std::system(command.c_str());
+    CHECK(WEXITSTATUS(status) == 2);
+    CHECK(text_of(scratch / "out").empty());
+    CHECK(text_of(scratch / "err").find("--sead: unknown flag; the nearest is --seed") != std::string::npos);
+}

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <map>
 #include <numeric>
 #include <set>
 
@@ -34,55 +33,13 @@ const std::set<std::string> kMasterOnly = {"soft_cross_entropy", "quantize_weigh
 const std::set<std::string> kHiddenRounding = {"mlp", "attention"};
 constexpr double kGainTolerance = 2e-2;
 
-/// Which inputs of an op are activations, by its name; the others are parameters, their gradient scales and
-/// factors of samples, and of master dtype (engine/kernels.h).
-const std::map<std::string, std::set<size_t>> kActivations = {
-    {"add", {0, 1}},
-    {"add_broadcast", {0}},
-    {"attention", {0}},
-    {"attention_apply", {0, 1}},
-    {"binary", {0}},
-    {"attention_scores", {0, 1}},
-    {"cast", {0}},
-    {"gelu", {0}},
-    {"layer_norm", {0}},
-    {"linear", {0}},
-    {"lsq", {0}},
-    {"mlp", {0}},
-    {"patchify", {0}},
-    {"prepend_token", {1}},
-    {"quantize", {0}},
-    {"reshape", {0}},
-    {"residual", {0, 1}},
-    {"residual_norm", {0, 1}},
-    {"scale", {0}},
-    {"scale_by", {0}},
-    {"select_token", {0}},
-    {"softmax", {0}},
-    {"sum", {0}},
-    {"gather_tokens", {0}},
-    {"mean_tokens", {0}},
-    {"transpose", {0}},
-    {"table_bias", {}},
-    {"biased_softmax", {0}},
-    {"weighted_sum", {0, 1}},
-    {"batch_norm_relu", {0}},
-    {"unfold", {0}},
-    {"grouped_convolution", {0}},
-    {"soft_cross_entropy", {}},
-    {"quantize_weights", {}},
-};
-
 /// residual_norm may have no branch; then its second input is gamma.
 bool has_branch(const OpCase& row) {
     return row.op == "residual_norm" && row.inputs.size() > 1 && row.inputs[1].shape == row.inputs[0].shape;
 }
 
 bool is_activation(const OpCase& row, size_t i) {
-    const auto entry = kActivations.find(row.op);
-    if (entry == kActivations.end())
-        engine::internal_error("say which inputs of ", row.op, " are activations");
-    return entry->second.count(i) != 0 && (row.op != "residual_norm" || i == 0 || has_branch(row));
+    return activations().at(row.op).count(i) != 0 && (row.op != "residual_norm" || i == 0 || has_branch(row));
 }
 
 OpResult run_row(const OpCase& row, const Values& in, const std::vector<double>& upstream, DType activations,

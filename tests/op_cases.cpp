@@ -154,4 +154,44 @@ const std::vector<OpCase>& op_cases() {
     return cases;
 }
 
+const std::map<std::string, std::set<size_t>>& activations() {
+    static const std::map<std::string, std::set<size_t>> inputs = {
+        {"add", {0, 1}},
+        {"add_broadcast", {0}},
+        {"attention", {0}},
+        {"attention_apply", {0, 1}},
+        {"binary", {0}},
+        {"attention_scores", {0, 1}},
+        {"cast", {0}},
+        {"gelu", {0}},
+        {"layer_norm", {0}},
+        {"linear", {0}},
+        {"lsq", {0}},
+        {"mlp", {0}},
+        {"patchify", {0}},
+        {"prepend_token", {1}},
+        {"quantize", {0}},
+        {"reshape", {0}},
+        {"residual", {0, 1}},
+        {"residual_norm", {0, 1}},
+        {"scale", {0}},
+        {"scale_by", {0}},
+        {"select_token", {0}},
+        {"softmax", {0}},
+        {"sum", {0}},
+        {"gather_tokens", {0}},
+        {"mean_tokens", {0}},
+        {"transpose", {0}},
+        {"table_bias", {}},
+        {"biased_softmax", {0}},
+        {"weighted_sum", {0, 1}},
+        {"batch_norm_relu", {0}},
+        {"unfold", {0}},
+        {"grouped_convolution", {0}},
+        {"soft_cross_entropy", {}},
+        {"quantize_weights", {}},
+    };
+    return inputs;
+}
+
 }  // namespace vvtq::tests

@@ -6,6 +6,8 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,6 +39,10 @@ struct OpCase {
     /// is what the op's backward must give. Unset where the op itself is differentiated.
     std::function<std::vector<double>(const Values& base, const Values& at)> frozen = nullptr;
 };
+
+/// Which inputs of an op are activations, by its name; the others are parameters, their gradient scales and
+/// factors of samples, and of master dtype (engine/kernels.h).
+const std::map<std::string, std::set<size_t>>& activations();
 
 /// All rows.
 const std::vector<OpCase>& op_cases();

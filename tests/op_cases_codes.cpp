@@ -98,21 +98,22 @@ std::vector<OpCase> linear_cases() {
 }
 
 /// Two weights of one number of elements; what is returned is s1 q1 + s2 q2, plus the regularizer.
-OpCase weights_case(const std::string& label, int bits, bool regularize) {
+OpCase weights_case(const std::string& label, int bits, bool regularize, const Shape& shape = {12, 20},
+                    const Shape& second_shape = {6, 2, 4, 5}) {
     const CodeRange first = CodeRange::signed_bits(bits), second = CodeRange::signed_bits(8);
     OpCase row;
     row.op = "quantize_weights";
     row.label = label;
     row.kernels = {"quantize_weights", "quantize_weights_backward", "sum"};
     const double alpha = 0.9 / first.count();
-    row.inputs = {{{12, 20}, 0.7}, {{1}, 0.0, alpha}, {{6, 2, 4, 5}, 0.4}, {{1}, 0.0, 0.0025}};
+    row.inputs = {{shape, 0.7}, {{1}, 0.0, alpha}, {second_shape, 0.4}, {{1}, 0.0, 0.0025}};
     row.forward = [=](const Args& in) {
         const auto quantized =
             autograd::quantize_weights({{in[0], quant_params(in[1], {}, first), first.count()},
                                         {in[2], quant_params(in[3], {}, second), second.count()}},
                                        in[0].value().dtype(), regularize);
-        const Variable a = autograd::reshape(quantized.weights[0].q, {240});
-        const Variable b = autograd::reshape(quantized.weights[1].q, {240});
+        const Variable a = autograd::reshape(quantized.weights[0].q, {shape.numel()});
+        const Variable b = autograd::reshape(quantized.weights[1].q, {shape.numel()});
         const Variable codes = autograd::add(autograd::scale(a, 0.7), autograd::scale(b, -0.05));
         return regularize ? autograd::add_broadcast(codes, quantized.regularizer) : codes;
     };
@@ -146,7 +147,9 @@ std::vector<OpCase> code_op_cases() {
                  quantize_case("8 bits", {31, 49}, CodeRange::signed_bits(8), 0.02),
                  quantize_case("4 bits with offset", {31, 49}, CodeRange::unsigned_bits(4), 0.1, -0.11),
                  weights_case("3 and 8 bits", 3, false), weights_case("2 and 8 bits, regularized", 2, true),
-                 weights_case("4 and 8 bits, regularized", 4, true)});
+                 weights_case("4 and 8 bits, regularized", 4, true),
+                 weights_case("3 and 8 bits, odd", 3, true, {31, 49}, {49, 31}),
+                 weights_case("4 and 8 bits, several chunks", 4, true, {300, 250}, {250, 10, 10, 3})});
     return rows;
 }
 

@@ -114,6 +114,28 @@ TEST_CASE("op table: every recorded op has a row", "[ops]") {
     CHECK(ops == rows);
 }
 
+// What a build without a CUDA toolkit would not notice.
+TEST_CASE("op table: every kernel has a CUDA function, every op a list of its activations", "[ops]") {
+    std::string cuda;
+    for (const SourceFile& file : source_files({"engine/cuda"})) cuda += file.text;
+    const auto kernels =
+        matches(source_file("engine/kernel_list.h").text, R"(\nVVTQ_(?:FUSED_)?KERNEL\((\w+)\))");
+    CHECK(kernels.size() > 60);
+    for (const std::string& kernel : kernels) {
+        INFO(kernel);
+        CHECK_FALSE(matches(cuda, "(\n(?:void|bool) " + kernel + "\\()").empty());
+    }
+    const auto fields = matches(source_file("engine/kernels.h").text, R"(Entry<\w+\([^;]*?\)>\s*(\w+)\s*;)");
+    CHECK(std::set(fields.begin(), fields.end()) == std::set(kernels.begin(), kernels.end()));
+    std::set<std::string> rows, listed;
+    for (const OpCase& row : op_cases()) {
+        rows.insert(row.op);
+        for (const size_t input : activations().at(row.op)) CHECK(input < row.inputs.size());
+    }
+    for (const auto& [op, inputs] : activations()) listed.insert(op);
+    CHECK(rows == listed);
+}
+
 TEST_CASE("op table: every kernel has a row or a test of its own", "[ops]") {
     const auto fields = matches(source_file("engine/kernels.h").text, R"(Entry<void\([^;]*?\)>\s*(\w+)\s*;)");
     REQUIRE(fields.size() > 30);

@@ -58,9 +58,11 @@ Times measure(const Options& options, BenchModel& bench) {
             for (int64_t i = 0; i < call.count; ++i) call.repeat();
         }
     };
-    bare_products();
-    work();  // takes memory beside that of the products
-    settle();
+    if (!products.empty() && !interrupted()) {
+        bare_products();
+        work();  // takes memory beside that of the products
+        settle();
+    }
     for (int i = 0; i < options.bench.steps && !interrupted(); ++i) {
         times.step_ms.push_back(timed(runtime, work));
         settle();

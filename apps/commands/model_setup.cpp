@@ -1,5 +1,7 @@
 #include "apps/commands/model_setup.h"
 
+#include <algorithm>
+
 #include "apps/training/value_text.h"
 #include "engine/device.h"
 #include "quant/attach.h"
@@ -156,6 +158,30 @@ QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& pa
     read("fixed-scale", flags.fixed_scale);
     if (info.recipe.count("head-wise") != 0) read("head-wise", flags.head_wise);  // older files do not say
     return flags;
+}
+
+std::string other_classes_warning(const Checkpoint& checkpoint, const data::Dataset& dataset) {
+    if (!checkpoint.info() || checkpoint.info()->class_names.empty()) return "";
+    const std::vector<std::string>&theirs = checkpoint.info()->class_names, &ours = dataset.class_names();
+    const auto [a, b] = std::mismatch(theirs.begin(), theirs.end(), ours.begin(), ours.end());
+    if (a == theirs.end() && b == ours.end()) return "";
+    const auto name = [](auto at, const auto& names) {
+        return at == names.end() ? std::string("missing") : "'" + data::printable(*at) + "'";
+    };
+    return engine::concat("=> warning: ", checkpoint.path(), " was trained for other classes than those of ",
+                          data::printable(dataset.name()), ": class ", a - theirs.begin(), " is ",
+                          name(a, theirs), " there and ", name(b, ours), " here");
+}
+
+std::string bits_text(const QuantizerFlags& quantizer) {
+    const auto width = [](int bits) { return bits == -1 ? 32 : bits; };
+    return engine::concat("W", width(quantizer.wbits), "A", width(quantizer.abits));
+}
+
+void check_regularizer(const QuantizerFlags& quantizer) {
+    if (quantizer.reg && !has_low_bits(quantizer)) {
+        engine::input_error("--reg: needs quantized weights; set --wbits and --abits");
+    }
 }
 
 bool has_low_bits(const QuantizerFlags& quantizer) {

@@ -9,6 +9,7 @@
 #include "apps/options/options.h"
 #include "apps/training/checkpoint.h"
 #include "apps/training/compute.h"
+#include "data/dataset.h"
 #include "nn/model.h"
 
 namespace vvtq::apps {
@@ -28,6 +29,16 @@ std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compu
 
 /// The bit widths of a quantized model. Throws Error(Fault::input) naming `path` where they are not recorded.
 QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path);
+
+/// A line for the log where the data set's classes are not those that the checkpoint's model was trained for;
+/// else, and where the checkpoint does not say, empty.
+std::string other_classes_warning(const Checkpoint& checkpoint, const data::Dataset& dataset);
+
+/// "W4A4"; 32 stands for floats.
+std::string bits_text(const QuantizerFlags& quantizer);
+
+/// Throws Error(Fault::input) where --reg is given and no weight has bins.
+void check_regularizer(const QuantizerFlags& quantizer);
 
 /// Whether the bit widths ask for quantizers that follow them.
 bool has_low_bits(const QuantizerFlags& quantizer);

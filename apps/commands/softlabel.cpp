@@ -17,13 +17,16 @@ namespace {
 
 constexpr double kSecondsPerLine = 5.0;
 
-std::unique_ptr<nn::Model> load_teacher(const Options& options, int64_t classes, const Compute& compute) {
+std::unique_ptr<nn::Model> load_teacher(const Options& options, const data::Dataset& dataset,
+                                        const Compute& compute, std::string& warning) {
     const Checkpoint checkpoint(options.labels.teacher, "--teacher");
-    auto model = make_model(resolve_config(options, &checkpoint, classes), compute, options.run.seed);
+    auto model =
+        make_model(resolve_config(options, &checkpoint, dataset.classes()), compute, options.run.seed);
     if (checkpoint.info() && checkpoint.info()->quantized) {
         attach_quantizers(*model, quantizer_flags(*checkpoint.info(), checkpoint.path()));
     }
     checkpoint.load_parameters(*model, false);
+    warning = other_classes_warning(checkpoint, dataset);
     model->train(false);
     return model;
 }
@@ -136,7 +139,8 @@ int command_softlabel(Options& options) {
     const auto dataset = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
     const data::LabelType type = data::parse_label_type(options.labels.type);
     data::require_label_fits(type, dataset->classes());
-    const auto teacher = load_teacher(options, dataset->classes(), compute);
+    std::string warning;
+    const auto teacher = load_teacher(options, *dataset, compute, warning);
     std::unique_ptr<data::SoftLabels> reference;
     int crops = options.labels.crops_per_image;
     if (!options.labels.reference.empty()) {
@@ -160,6 +164,7 @@ int command_softlabel(Options& options) {
                            : data::make_packed_sink(options.labels.path, header, *dataset);
     const int64_t next = sink->resume();
     RunLog log;
+    if (!warning.empty()) log.line(warning);
     if (next > 0) log.line("=> going on after the first " + std::to_string(next) + " pictures");
     const autograd::NoGrad off_tape;
     DeviceBatch place(compute.device, options.data.batch_size, image_size, dataset->classes(), false);

@@ -1,6 +1,7 @@
 // `vvtq pretrain` and `vvtq train`: from flags to a model and data, then the trainer.
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "apps/commands/commands.h"
 #include "apps/commands/model_setup.h"
@@ -130,8 +131,40 @@ CheckpointInfo start_info(const Options& options, const TrainingData& data, cons
     info.quantized = options.command == "train";
     info.recipe = options.recipe();
     info.dataset = data.train->fingerprint();
+    info.class_names = data.train->class_names();
     info.labels = data.labels_fingerprint();
     return info;
+}
+
+/// What is trained or measured, and what is probably not meant by it.
+void add_summary(const Options& options, const TrainingData& data, const nn::Model& model,
+                 std::vector<std::string>& notes) {
+    const bool measures = options.run.evaluate;
+    const bool quantized = options.command == "train" && (has_low_bits(options.quantizer) || !measures);
+    int64_t parameters = 0;
+    std::set<const void*> counted;  // a block of SReT has two names
+    for (const nn::NamedParameter& p : model.parameters()) {
+        if (counted.insert(p.parameter.value().raw()).second) parameters += p.parameter.shape().numel();
+    }
+    notes.push_back(engine::concat("=> model ", model.config().name, ", ", parameters, " parameters, ",
+                                   quantized ? bits_text(options.quantizer) : "full precision",
+                                   options.quantizer.reg && !measures ? " with the bin regularizer" : ""));
+    std::string pictures = engine::concat(data.evaluation->size(), " evaluation images");
+    if (!measures) pictures = engine::concat(data.train->size(), " training images, ", pictures);
+    notes.push_back(engine::concat("=> data ", (measures ? data.evaluation : data.train)->name(), ": ",
+                                   pictures, ", ", data.evaluation->classes(), " classes"));
+    if (measures) return;
+    if (options.command == "train" && !has_low_bits(options.quantizer)) {
+        notes.push_back(
+            "=> warning: only the first and the last layer are quantized, to 8 bits: --wbits and --abits ask "
+            "for floats");
+    }
+    if (options.optimizer.warmup_epochs >= options.optimizer.epochs) {
+        notes.push_back(engine::concat("=> warning: --warmup-epochs ", options.optimizer.warmup_epochs,
+                                       " is not below --epochs ", options.optimizer.epochs,
+                                       ": the learning rate begins at ", options.optimizer.warmup_lr,
+                                       " and never reaches ", options.optimizer.lr));
+    }
 }
 
 void log_notes(RunLog& log, const std::vector<std::string>& notes) {
@@ -164,12 +197,18 @@ int command_train(Options& options) {
         engine::input_error("--evaluate: name a checkpoint with --resume, or weights with --finetune");
     }
     settle_crops(options);
+    if (!options.run.evaluate) check_regularizer(options.quantizer);
     const Compute compute = pick_compute(options.run);
     const TrainingData data = open_training_data(options);
     if (resumed && !options.run.evaluate) require_same_data(*resumed, data, options);
     const Checkpoint* source = resumed ? &*resumed : nullptr;
     std::vector<std::string> notes;
     const auto model = build_model(options, data, compute, source, notes);
+    add_summary(options, data, *model, notes);
+    if (options.run.evaluate && resumed) {
+        const std::string warning = other_classes_warning(*resumed, *data.evaluation);
+        if (!warning.empty()) notes.push_back(warning);
+    }
     RunLog log;
     if (options.run.evaluate) return measure(options, data, compute, *model, notes, log);
     const TrainingOptions training = training_options(options, data, model->config().img_size);

@@ -1,6 +1,7 @@
 // The commands and their flags, over CLI11.
 #include "apps/options/flag_table.h"
 #include "apps/options/options.h"
+#include "data/bytes.h"
 #include "engine/check.h"
 
 namespace vvtq::apps {
@@ -112,6 +113,7 @@ void add_run(FlagTable& flags, RunFlags& run) {
                      "GPU: enqueue kernels one by one instead of replaying the step");
     flags.add("--threads", run.threads, "computing threads; 0: all cores. Results do not depend on it");
     flags.add("--seed", run.seed, "decides every random number of the run", true);
+    flags.add_switch("--dry-run", run.dry_run, "check the flags, then stop");
     flags.add_config();
 }
 
@@ -248,7 +250,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
     CLI::App app("vvtq trains low-bit vision transformers.\n`vvtq COMMAND --help` lists a command's flags.",
                  "vvtq");
     app.require_subcommand(1);
-    app.set_version_flag("--version", std::string("vvtq 0.1.0"));
+    app.set_version_flag("--version", std::string("vvtq 0.2.0"));
     CLI::App* bench = app.add_subcommand("bench", "measure")->require_subcommand(1);
     using Define = void (*)(FlagTable&, Options&);
     struct Entry {
@@ -283,6 +285,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         engine::input_error("unknown command ", arguments[0],
                             "; commands are pretrain, softlabel, train, bench step, bench op, bench loader");
     }
+    if (table != nullptr) words = table->in_own_spelling(words);
     try {
         app.parse(std::move(words));
         VVTQ_CHECK(table != nullptr, "a command line without a command was parsed");
@@ -293,6 +296,10 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         options->command.clear();
         options->help = out.str();
         return options;
+    } catch (const CLI::ExtrasError&) {
+        std::string extra;
+        for (const std::string& word : app.remaining(true)) extra += " " + data::printable(word);
+        engine::input_error("not understood:", extra, "; see `vvtq ", options->command, " --help`");
     } catch (const CLI::ParseError& error) {
         engine::input_error(one_line(error.what()), "; see `vvtq ", options->command,
                             options->command.empty() ? "" : " ", "--help`");

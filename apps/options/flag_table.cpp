@@ -1,7 +1,9 @@
 #include "apps/options/flag_table.h"
 
 #include <algorithm>
+#include <numeric>
 #include <sstream>
+#include <utility>
 
 #include "data/bytes.h"
 
@@ -37,7 +39,68 @@ void check_config_lines(const std::string& text, const std::string& path) {
     if (in_list) refuse(list, "begins a list that does not end");
 }
 
+std::string with_dashes(std::string flag) {
+    std::replace(flag.begin(), flag.end(), '_', '-');
+    return flag;
+}
+
+/// Letters to insert, remove or replace to make `b` of `a` (Levenshtein).
+size_t edits(const std::string& a, const std::string& b) {
+    std::vector<size_t> row(b.size() + 1);
+    std::iota(row.begin(), row.end(), size_t{0});
+    for (size_t i = 0; i < a.size(); ++i) {
+        size_t diagonal = std::exchange(row[0], i + 1);
+        for (size_t j = 0; j < b.size(); ++j) {
+            const size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+            diagonal = row[j + 1];
+            row[j + 1] = std::min({replaced, row[j] + 1, row[j + 1] + 1});
+        }
+    }
+    return row.back();
+}
+
 }  // namespace
+
+std::string FlagTable::own_spelling(const std::string& flag) const {
+    for (const CLI::Option* option : app_.get_options()) {
+        for (const std::string& name : option->get_lnames()) {
+            if (with_dashes("--" + name) == with_dashes(flag)) return "--" + name;
+        }
+    }
+    return "";
+}
+
+void FlagTable::refuse_unknown(const std::string& where, const std::string& flag) const {
+    std::string nearest;
+    size_t fewest = 1 + flag.size() / 3;
+    for (const CLI::Option* option : app_.get_options()) {
+        for (const std::string& name : option->get_lnames()) {
+            const size_t count = edits(with_dashes(flag), with_dashes("--" + name));
+            if (count > fewest || (count == fewest && !nearest.empty())) continue;
+            nearest = "--" + name;
+            fewest = count;
+        }
+    }
+    engine::input_error(where, data::printable(flag), ": unknown flag; ",
+                        nearest.empty() ? "" : "the nearest is " + nearest + "; ", "`vvtq ", options_.command,
+                        " --help` lists the flags");
+}
+
+std::vector<std::string> FlagTable::in_own_spelling(const std::vector<std::string>& words) const {
+    std::vector<std::string> result;
+    for (const std::string& word : words) {
+        if (word == "--") return words;  // CLI11 says what it thinks of it
+        const size_t end = std::min(word.find('='), word.size());
+        if (!word.starts_with("--")) {
+            result.push_back(word);
+            continue;
+        }
+        const std::string flag = own_spelling(word.substr(0, end));
+        if (flag.empty()) refuse_unknown("", word.substr(0, end));
+        result.push_back(flag + word.substr(end));
+    }
+    return result;
+}
 
 void FlagTable::add_config() {
     app_.add_option("--config", config_, "file of flags, one `name = value` a line; the command line wins")
@@ -59,12 +122,11 @@ std::vector<CLI::ConfigItem> FlagTable::config_items() const {
 void FlagTable::read_config() {
     if (config_.empty()) return;
     for (const CLI::ConfigItem& item : config_items()) {
-        CLI::Option* option = item.parents.empty() ? app_.get_option_no_throw("--" + item.name) : nullptr;
-        if (option == nullptr || item.name == "config" || item.name == "help") {
-            engine::input_error("--config: ", config_, " has the unknown flag ",
-                                data::printable(item.fullname()), "; `vvtq ", app_.get_name(),
-                                " --help` lists the flags");
+        const std::string flag = item.parents.empty() ? own_spelling("--" + item.name) : "";
+        if (flag.empty() || flag == "--config" || flag == "--help") {
+            refuse_unknown("--config: " + config_ + ": ", "--" + item.fullname());
         }
+        CLI::Option* option = app_.get_option(flag);
         const bool has_value =
             !item.inputs.empty() && std::none_of(item.inputs.begin(), item.inputs.end(),
                                                  [](const std::string& text) { return text.empty(); });

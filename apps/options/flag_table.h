@@ -41,6 +41,10 @@ class FlagTable {
     /// (unsupported_flags.cpp).
     void add_unsupported();
 
+    /// The command line with every flag in its own spelling: `_` and `-` are alike. Throws
+    /// Error(Fault::input) for an unknown flag, naming the nearest.
+    std::vector<std::string> in_own_spelling(const std::vector<std::string>& words) const;
+
     /// After parsing: reads --config, refuses what cannot be honoured, and fills options.flags.
     void finish();
 
@@ -60,6 +64,9 @@ class FlagTable {
                                   [&target](const std::string& text) { return parse_text(text, target); }});
         return option;
     }
+    /// "--batch-size" of "--batch_size"; empty where the command has no such flag.
+    std::string own_spelling(const std::string& flag) const;
+    [[noreturn]] void refuse_unknown(const std::string& where, const std::string& flag) const;
     void read_config();
     std::vector<CLI::ConfigItem> config_items() const;
     void refuse_unsupported() const;

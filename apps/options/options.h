@@ -88,6 +88,7 @@ struct RunFlags {
     bool no_graph = false;  // steps are enqueued kernel by kernel
     int threads = 0;
     uint64_t seed = 0;
+    bool dry_run = false;
     int64_t max_steps = 0;
     int print_freq = 10;
     std::string save_dir = "./checkpoints";

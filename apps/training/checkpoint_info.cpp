@@ -83,6 +83,7 @@ std::map<std::string, std::string> to_metadata(const CheckpointInfo& info) {
             {"step", value_text(info.step)},
             {"best_acc1", value_text(info.best_acc1)},
             {"dataset", value_text(info.dataset)},
+            {"class_names", json(info.class_names).dump(-1, ' ', false, json::error_handler_t::replace)},
             {"labels", value_text(info.labels)}};
 }
 
@@ -98,6 +99,13 @@ CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata,
         info.model = model_from_json(json::parse(in.text("model")));
     } catch (const std::exception&) {
         in.fail("model");
+    }
+    if (metadata.count("class_names") != 0) {
+        try {
+            json::parse(in.text("class_names")).get_to(info.class_names);
+        } catch (const json::exception&) {
+            in.fail("class_names");
+        }
     }
     try {
         info.recipe = json::parse(in.text("flags")).get<std::map<std::string, std::string>>();

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "nn/model.h"
 
@@ -20,6 +21,7 @@ struct CheckpointInfo {
     int64_t step = 0;                           // optimizer steps since the start
     double best_acc1 = -1;                      // per cent; -1 before the first evaluation
     uint64_t dataset = 0;                       // fingerprint of the training data
+    std::vector<std::string> class_names;       // of it; empty in files of versions that did not keep them
     uint64_t labels = 0;                        // fingerprint of the soft labels; 0 without
 };
 

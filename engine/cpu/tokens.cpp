@@ -32,7 +32,6 @@ void for_each_patch_row(const Tensor& pictures, const Tensor& patches, int64_t p
                     });
 }
 
-/// (B, N, C) or throws.
 template <typename F>
 void for_each_picture(int64_t batch, F&& f) {
     parallel_chunks(batch, 1, [&](int64_t b, int64_t, int64_t) { f(b); });

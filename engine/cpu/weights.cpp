@@ -25,7 +25,8 @@ struct Bin {
 };
 
 /// Adds d = u - y of n weights to the sums of their bins. sums (kSets, bins + 1): a weight that is NaN goes
-/// to the last one; it shows in the loss of the step itself.
+/// to the last one; it shows in the loss of the step itself, and an infinite one as in CUDA's kernel counts
+/// as clipped.
 template <typename T>
 void sum_bins(const T* w, Step<T> step, CodeRange range, int64_t n, Bin* sums) {
     constexpr int64_t kTile = 256;

@@ -7,7 +7,6 @@
 namespace vvtq::engine::cuda {
 namespace {
 
-/// (B, N, C) or throws.
 /// cols: packs of a token
 template <int N, typename T>
 __global__ void gather_kernel(const T* x, const int32_t* index, int64_t packs, int64_t tokens, int64_t cols,

@@ -5,7 +5,6 @@
 namespace vvtq::engine::cuda {
 namespace {
 
-/// (B, N, C) or throws.
 struct Channels {
     float mean[3], std[3];
 };

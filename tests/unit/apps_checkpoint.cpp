@@ -135,7 +135,11 @@ TEST_CASE("damaged metadata is refused with the file's name") {
         INFO(key);
         auto bad = good;
         bad.erase(key);
-        CHECK(refuses("file.x", [&] { apps::from_metadata(bad, "file.x"); }));
+        if (key == "class_names") {  // older files do without
+            CHECK(apps::from_metadata(bad, "file.x").class_names.empty());
+        } else {
+            CHECK(refuses("file.x", [&] { apps::from_metadata(bad, "file.x"); }));
+        }
         for (const char* text :
              {"", "{", "nan", "-7", "[1,2", "1e999", "{\"name\":3}", "99999999999999999999999"}) {
             bad[key] = text;

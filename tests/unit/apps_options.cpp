@@ -87,7 +87,7 @@ TEST_CASE("vvtq --help lists groups and defaults") {
     const auto o = parse_options({"train", "--help"});
     CHECK(o->command.empty());
     for (const char* part :
-         {"Optimizer and schedule", "--weight-decay", "=0.0001", "Quantizers", "--num_crops"}) {
+         {"Optimizer and schedule", "--weight-decay", "0.0001", "Quantizers", "--num_crops"}) {
         INFO(part);
         CHECK(o->help.find(part) != std::string::npos);
     }
@@ -228,6 +228,19 @@ TEST_CASE("fields in messages become the flags of the command") {
     CHECK(shown("softlabel", "`label_type`, `lr`") == "--soft_label_type, `lr`");
     const auto o = parse_options({"train"});
     CHECK_THROWS_AS(o->with_flags_in_errors([] { throw engine::OutOfMemory("x"); }), engine::OutOfMemory);
+}
+
+TEST_CASE("flags take - and _ alike, on the command line and in a file") {
+    const Scratch scratch;
+    const auto o = parse_options({"train", "--batch_size", "8", "--softlabel-path=a_b", "--no_aug"});
+    CHECK(o->data.batch_size == 8);
+    CHECK(o->labels.path == "a_b");
+    CHECK(o->data.no_aug);
+    CHECK(o->given("--softlabel_path"));
+    std::ofstream(scratch / "recipe.toml") << "warmup_epochs = 3\nnum-crops = 2\n";
+    const auto file = parse_options({"train", "--config", scratch / "recipe.toml"});
+    CHECK(file->optimizer.warmup_epochs == 3);
+    CHECK(file->labels.num_crops == 2);
 }
 
 TEST_CASE("a --config file gives flags and the command line wins") {

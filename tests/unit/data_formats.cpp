@@ -89,6 +89,78 @@ TEST_CASE("a part of a JPEG has the pixels of the whole", "[data][pixels]") {
     }
 }
 
+namespace {
+
+Bytes big_endian(size_t value) {
+    Bytes bytes;
+    for (int shift = 24; shift >= 0; shift -= 8) bytes.push_back(static_cast<uint8_t>(value >> shift));
+    return bytes;
+}
+
+void append(Bytes& to, const Bytes& from) { to.insert(to.end(), from.begin(), from.end()); }
+
+Bytes chunk(const std::string& type, const Bytes& content) {
+    Bytes checked(type.begin(), type.end());
+    append(checked, content);
+    Bytes bytes = big_endian(content.size());
+    append(bytes, checked);
+    append(bytes, big_endian(crc32(0, checked.data(), static_cast<uInt>(checked.size()))));
+    return bytes;
+}
+
+/// A PNG file; rows: its filtered rows, of all passes where it is interlaced. `before` stands behind IHDR.
+Bytes png(uint8_t width, uint8_t height, uint8_t depth, uint8_t color, uint8_t interlace, const Bytes& rows,
+          const Bytes& before = {}) {
+    Bytes packed(compressBound(rows.size()));
+    uLongf size = packed.size();
+    compress(packed.data(), &size, rows.data(), rows.size());
+    packed.resize(size);
+    Bytes file = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'};
+    append(file, chunk("IHDR", {0, 0, 0, width, 0, 0, 0, height, depth, color, 0, 0, interlace}));
+    append(file, before);
+    append(file, chunk("IDAT", packed));
+    append(file, chunk("IEND", {}));
+    return file;
+}
+
+}  // namespace
+
+TEST_CASE("PNG of few bits, palettes, passes and 16 bits", "[data]") {
+    const auto pixels = [](const Bytes& file) { return decode_image(file, "x.png").rgb; };
+    const Bytes palette = chunk("PLTE", {10, 20, 30, 40, 50, 60});
+    CHECK(pixels(png(3, 1, 2, 0, 0, {0, 0b00'10'11'00})) == Bytes{0, 0, 0, 170, 170, 170, 255, 255, 255});
+    // Code 3 of a palette of two colours is black, as Pillow has it.
+    CHECK(pixels(png(3, 1, 2, 3, 0, {0, 0b01'00'11'00}, palette)) == Bytes{40, 50, 60, 10, 20, 30, 0, 0, 0});
+    // Two rows of two gray pixels in passes 1, 6 and 7 of Adam7.
+    CHECK(pixels(png(2, 2, 8, 0, 1, {0, 1, 0, 2, 0, 3, 4})) == Bytes{1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4});
+    CHECK(pixels(png(2, 1, 16, 0, 1, {0, 0, 7, 0, 1, 0})) == Bytes{7, 7, 7, 255, 255, 255});  // clipped
+    CHECK(pixels(png(1, 1, 16, 2, 0, {0, 1, 200, 2, 200, 3, 200})) == Bytes{1, 2, 3});        // cut
+    CHECK(pixels(png(1, 1, 8, 6, 0, {0, 5, 6, 7, 0})) == Bytes{5, 6, 7});  // without its alpha
+}
+
+TEST_CASE("PNG: only chunks that make pixels are looked at, and these are checked", "[data][bad-input]") {
+    const auto with = [](const Bytes& before) { return png(1, 1, 8, 0, 0, {0, 9}, before); };
+    Bytes text = chunk("zTXt", {'a', 0, 0, 1, 2, 3});
+    text.back() ^= 1;
+    CHECK(decode_image(with(text), "x.png").rgb == Bytes{9, 9, 9});
+    const auto refused = [](const Bytes& file) {
+        return refuses("x.png", [&] { decode_image(file, "x.png"); });
+    };
+    CHECK(refused(with(chunk("ABCD", {}))));     // of a kind that nobody knows and everybody must
+    for (const size_t from_end : {1, 13, 20}) {  // checksums of IEND and IDAT, and pixel data
+        Bytes file = with({});
+        file[file.size() - from_end] ^= 1;
+        INFO(from_end);
+        CHECK(refused(file));
+    }
+    // 400 MB of pixels in 16 KB: refused before they get memory.
+    Bytes huge = with({});
+    Bytes header = chunk("IHDR", {0, 0, 0x40, 0, 0, 0, 0x20, 0, 8, 2, 0, 0, 0});
+    std::copy(header.begin(), header.end(), huge.begin() + 8);
+    append(huge, Bytes(16384));
+    CHECK(refused(huge));
+}
+
 // VVTQ_CHECKSUMS: a file of tests/pillow_checksums.py, which names the pictures.
 TEST_CASE("pictures of a folder decode to Pillow's pixels, whole and in parts", "[.][pillow]") {
     const char* path = std::getenv("VVTQ_CHECKSUMS");
