@@ -21,6 +21,8 @@ if(NOT CMAKE_CUDA_ARCHITECTURES)
   string(REGEX MATCHALL "[0-9]+\\.[0-9]+" capabilities "${capabilities}")
   if(NOT failed EQUAL 0 OR NOT capabilities)
     set(architectures 80 90a-real)
+    message(STATUS "A CUDA toolkit but no GPU: the CUDA backend is compiled all the same, for Ampere and Hopper. "
+                   "-DVVTQ_CUDA=off leaves it out, --target vvtq leaves the tests out; README.md has the time of each.")
   else()
     list(REMOVE_DUPLICATES capabilities)
     list(TRANSFORM capabilities REPLACE "\\." "" OUTPUT_VARIABLE architectures)
