@@ -96,21 +96,21 @@ MappedFile::MappedFile(const std::string& path, const std::string& remedy) {
     if (mapped == MAP_FAILED) {
         engine::input_error("cannot map '", printable(path), "' (", std::strerror(errno), "): ", remedy);
     }
-    data_ = static_cast<const uint8_t*>(mapped);
     size_ = file.size();
+    data_ = {static_cast<const uint8_t*>(mapped),
+             [mapped, size = size_](const uint8_t*) { ::munmap(mapped, size); }};
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-}
-
-MappedFile::~MappedFile() {
-    if (data_ != nullptr) ::munmap(const_cast<uint8_t*>(data_), size_);
+bool write_all(int descriptor, const void* data, size_t size) {
+    const auto* from = static_cast<const uint8_t*>(data);
+    while (size > 0) {
+        const ssize_t written = ::write(descriptor, from, size);
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) return false;
+        from += written;
+        size -= static_cast<size_t>(written);
+    }
+    return true;
 }
 
 AtomicFile::AtomicFile(const std::string& path) : path_(path) {
@@ -141,14 +141,7 @@ void AtomicFile::fail(const char* action) const {
 
 void AtomicFile::write(const void* data, size_t size) {
     VVTQ_CHECK(descriptor_ >= 0, "'", path_, "' is already committed");
-    const auto* from = static_cast<const uint8_t*>(data);
-    while (size > 0) {
-        const ssize_t written = ::write(descriptor_, from, size);
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0) fail("write");
-        from += written;
-        size -= static_cast<size_t>(written);
-    }
+    if (!write_all(descriptor_, data, size)) fail("write");
 }
 
 void AtomicFile::commit(bool durable) {

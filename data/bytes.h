@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,22 +27,19 @@ Bytes read_file(const std::string& path, const std::string& remedy);
 /// The same into memory that is used again.
 void read_file(const std::string& path, const std::string& remedy, Bytes& bytes);
 
-/// A file mapped read-only; the pages come in as they are touched. Move-only.
+/// A file mapped read-only; the pages come in as they are touched. Copies share the mapping.
 class MappedFile {
   public:
     MappedFile(const std::string& path, const std::string& remedy);
-    MappedFile(MappedFile&& other) noexcept;
-    MappedFile& operator=(MappedFile&& other) noexcept;
-    MappedFile(const MappedFile&) = delete;
-    MappedFile& operator=(const MappedFile&) = delete;
-    ~MappedFile();
-
-    std::span<const uint8_t> bytes() const { return {data_, size_}; }
+    std::span<const uint8_t> bytes() const { return {data_.get(), size_}; }
 
   private:
-    const uint8_t* data_ = nullptr;
+    std::shared_ptr<const uint8_t> data_;
     size_t size_ = 0;
 };
+
+/// Writes all bytes; false, with errno, where that fails.
+bool write_all(int descriptor, const void* data, size_t size);
 
 /// Writes `path` under a temporary name in the same directory; commit() flushes it to the disk and renames it
 /// over `path`. Without commit() nothing is left behind and a previous `path` stays as it was.

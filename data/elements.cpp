@@ -55,4 +55,10 @@ size_t element_size(const std::string& dtype) {
     return element != nullptr ? element->size : 0;
 }
 
+std::string shape_text(const std::vector<int64_t>& shape) {
+    std::string text = "(";
+    for (const int64_t dim : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(dim);
+    return text + ")";
+}
+
 }  // namespace vvtq::data

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace vvtq::data {
 
@@ -21,6 +22,9 @@ const Element* find_element(const std::string& dtype);
 
 /// Bytes of an element; 0 where the type is unknown.
 size_t element_size(const std::string& dtype);
+
+/// "(3, 8)", of any rank.
+std::string shape_text(const std::vector<int64_t>& shape);
 
 template <typename To>
 To read_element(const Element& element, const uint8_t* at) {

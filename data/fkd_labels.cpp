@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "data/elements.h"
 #include "data/torch_file.h"
 #include "engine/check.h"
 
@@ -18,12 +19,6 @@ constexpr const char* kRemedy =
 template <typename T>
 std::span<const uint8_t> as_bytes(const std::vector<T>& values) {
     return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(T)};
-}
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-    std::string text = "(";
-    for (const int64_t dim : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(dim);
-    return text + ")";
 }
 
 // The shape of a label after its first dimension.

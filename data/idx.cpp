@@ -3,7 +3,6 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 
 #include "engine/check.h"
@@ -21,63 +20,44 @@ constexpr const char* kRemedy =
 // Bytes in order, from a file that may be gzipped.
 class Source {
   public:
-    explicit Source(const std::string& path) : path_(path), file_(path, kRemedy), in_(file_.bytes()) {
-        zipped_ = in_.size() >= 2 && in_[0] == 0x1F && in_[1] == 0x8B;
-        if (!zipped_) return;
-        constexpr int kGzip = 16 + MAX_WBITS;
-        VVTQ_CHECK(inflateInit2(&stream_, kGzip) == Z_OK, "zlib does not start");
+    explicit Source(const std::string& path)
+        : path_(path), file_(path, kRemedy), in_(gzopen(path.c_str(), "rb"), gzclose) {
+        if (in_ == nullptr) refuse(path, "cannot be read");
     }
-    Source(const Source&) = delete;
-    Source& operator=(const Source&) = delete;
-    ~Source() {
-        if (zipped_) inflateEnd(&stream_);
-    }
-
     void read(uint8_t* out, size_t size) {
         if (take(out, size) != size) refuse(path_, "is truncated");
     }
     void expect_end() {
         uint8_t more = 0;
         if (take(&more, 1) != 0) refuse(path_, "is longer than its header says");
-        if (zipped_ && !ended_) refuse(path_, "is truncated");
+        if (gzdirect(in_.get()) != 0) return;
+        uint32_t size = 0;  // as gzip's last four bytes have it; zlib reads over what lies behind them
+        for (size_t i = 1; i <= sizeof size; ++i)
+            size = size << 8 | *(file_.bytes().end() - static_cast<int>(i));
+        if (size != static_cast<uint32_t>(total_)) refuse(path_, "has bytes after the end of its gzip data");
     }
     // No more than this many bytes can follow: what deflate can make of the file at most.
-    uint64_t most() const { return in_.size() * (zipped_ ? uint64_t{1032} : uint64_t{1}); }
+    uint64_t most() const { return file_.bytes().size() * (gzdirect(in_.get()) != 0 ? 1 : uint64_t{1032}); }
 
   private:
     size_t take(uint8_t* out, size_t size) {
-        if (!zipped_) {
-            const size_t taken = std::min(size, in_.size());
-            if (taken > 0) std::memcpy(out, in_.data(), taken);
-            in_ = in_.subspan(taken);
-            return taken;
-        }
         constexpr size_t kPiece = 1 << 30;  // zlib counts in 32 bits
         size_t taken = 0;
-        while (taken < size && !ended_) {
-            const size_t fed = std::min(in_.size(), kPiece);
-            const size_t room = std::min(size - taken, kPiece);
-            stream_.next_in = const_cast<uint8_t*>(in_.data());
-            stream_.avail_in = static_cast<uInt>(fed);
-            stream_.next_out = out + taken;
-            stream_.avail_out = static_cast<uInt>(room);
-            const int status = inflate(&stream_, Z_NO_FLUSH);
-            in_ = in_.subspan(fed - stream_.avail_in);
-            taken += room - stream_.avail_out;
-            if (status == Z_BUF_ERROR) refuse(path_, "is truncated");
-            if (status != Z_OK && status != Z_STREAM_END) refuse(path_, "is damaged (gzip)");
-            ended_ = status == Z_STREAM_END;
-            if (ended_ && !in_.empty()) refuse(path_, "has bytes after the end of its gzip data");
+        for (int got = 1; taken < size && got > 0; taken += static_cast<size_t>(std::max(got, 0))) {
+            got = gzread(in_.get(), out + taken, static_cast<unsigned>(std::min(size - taken, kPiece)));
         }
+        int status = Z_OK;
+        gzerror(in_.get(), &status);
+        if (status == Z_BUF_ERROR) refuse(path_, "is truncated");
+        if (status != Z_OK) refuse(path_, "is damaged (gzip)");
+        total_ += taken;
         return taken;
     }
 
     std::string path_;
     MappedFile file_;
-    std::span<const uint8_t> in_;
-    z_stream stream_{};
-    bool zipped_ = false;
-    bool ended_ = false;
+    std::unique_ptr<gzFile_s, int (*)(gzFile)> in_;
+    uint64_t total_ = 0;  // bytes read
 };
 
 }  // namespace

@@ -62,14 +62,7 @@ void PackedLabelWriter::fail(const char* action) const {
 }
 
 void PackedLabelWriter::write(const void* data, size_t size) {
-    const auto* from = static_cast<const uint8_t*>(data);
-    while (size > 0) {
-        const ssize_t written = ::write(descriptor_, from, size);
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0) fail("write");
-        from += written;
-        size -= static_cast<size_t>(written);
-    }
+    if (!write_all(descriptor_, data, size)) fail("write");
 }
 
 // An empty partial file gets its header, which stands for "not finished" by its lack of a checksum.

@@ -56,12 +56,10 @@ Image decode_png(std::span<const uint8_t> bytes, const std::string& name) {
     must(spng_set_png_buffer(png.get(), file.data(), file.size()));
     must(spng_get_ihdr(png.get(), &header));
     constexpr uint64_t kMostInflated = 1032;  // bytes that deflate makes of one
-    const uint64_t bits = header.bit_depth * (header.color_type == SPNG_COLOR_TYPE_TRUECOLOR         ? 3U
-                                              : header.color_type == SPNG_COLOR_TYPE_GRAYSCALE_ALPHA ? 2U
-                                              : header.color_type == SPNG_COLOR_TYPE_TRUECOLOR_ALPHA ? 4U
-                                                                                                     : 1U);
     check_picture_size(header.height, header.width, bytes.size(), name);
-    if ((header.width * bits + 7) / 8 * header.height > kMostInflated * bytes.size()) {
+    size_t raw = 0;
+    must(spng_decoded_image_size(png.get(), SPNG_FMT_RAW, &raw));
+    if (raw > kMostInflated * bytes.size()) {
         damaged(name, "PNG", "it ends too early");
     }
     Image image{static_cast<int>(header.height), static_cast<int>(header.width), {}};

@@ -83,22 +83,22 @@ TorchFile::TorchFile(std::span<const uint8_t> bytes, std::string path) : path_(s
 bool is_torch_file(std::span<const uint8_t> bytes) { return is_zip(bytes) || is_legacy(bytes); }
 
 void TorchFile::parse_zip(std::span<const uint8_t> bytes) {
-    const auto files = read_zip(bytes, path_);
+    files_ = read_zip(bytes, path_);
     std::string root;
-    for (const auto& [name, content] : files) {
+    for (const auto& [name, content] : files_) {
         const size_t slash = name.find('/');
         if (slash != std::string::npos && name.substr(slash) == "/data.pkl") root = name.substr(0, slash + 1);
     }
     if (root.empty()) refuse("is no file of torch.save: it has no data.pkl; name another file");
-    const auto order = files.find(root + "byteorder");
-    if (order != files.end() && order->second.size() == 3) {  // "big"
+    const auto order = files_.find(root + "byteorder");
+    if (order != files_.end() && order->second.size() == 3) {  // "big"
         refuse("was written on a big-endian machine, which is not supported: write it again");
     }
     const std::string data = root + "data/";
-    for (const auto& [name, content] : files) {
+    for (const auto& [name, content] : files_) {
         if (name.starts_with(data)) storages_[name.substr(data.size())] = content;
     }
-    pickle_ = std::make_unique<Pickle>(files.at(root + "data.pkl"), path_);
+    pickle_ = std::make_unique<Pickle>(files_.at(root + "data.pkl"), path_);
 }
 
 void TorchFile::parse_legacy(std::span<const uint8_t> bytes) {

@@ -60,6 +60,7 @@ class TorchFile {
 
     std::string path_;
     std::unique_ptr<Pickle> pickle_;
+    std::map<std::string, Bytes> files_;  // of a zip archive
     std::map<std::string, std::span<const uint8_t>> storages_;
 };
 

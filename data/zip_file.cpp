@@ -1,125 +1,63 @@
 #include "data/zip_file.h"
 
+#include <zip.h>
 #include <zlib.h>
 
-#include <cstring>
+#include <algorithm>
+#include <array>
+#include <memory>
 
 #include "engine/check.h"
 
 namespace vvtq::data {
 namespace {
 
-constexpr uint32_t kLocal = 0x04034B50, kCentral = 0x02014B50, kEnd = 0x06054B50, kEnd64 = 0x06064B50,
-                   kEnd64Locator = 0x07064B50;
-constexpr size_t kLocalSize = 30, kCentralSize = 46, kEndSize = 22, kEnd64Size = 56, kLocatorSize = 20;
-
-template <typename T>
-T get(const uint8_t* at) {
-    T value;
-    std::memcpy(&value, at, sizeof value);
-    return value;
-}
-
-class Archive {
-  public:
-    Archive(std::span<const uint8_t> bytes, const std::string& file) : bytes_(bytes), file_(file) {}
-
-    std::map<std::string, std::span<const uint8_t>> files() const {
-        auto [count, at] = directory();
-        std::map<std::string, std::span<const uint8_t>> files;
-        for (uint64_t i = 0; i < count; ++i) {
-            const uint8_t* entry = part(at, kCentralSize);
-            if (get<uint32_t>(entry) != kCentral) refuse("bad directory");
-            const size_t name_size = get<uint16_t>(entry + 28);
-            const size_t extra_size = get<uint16_t>(entry + 30);
-            const size_t comment_size = get<uint16_t>(entry + 32);
-            const uint8_t* tail = part(at + kCentralSize, name_size + extra_size + comment_size);
-            const std::string name(reinterpret_cast<const char*>(tail), name_size);
-            if (!files.emplace(name, content(entry, {tail + name_size, extra_size})).second) {
-                refuse("a name twice");
-            }
-            at += kCentralSize + name_size + extra_size + comment_size;
-        }
-        return files;
-    }
-
-  private:
-    [[noreturn]] void refuse(const char* reason) const {
-        engine::input_error("'", printable(file_), "' is a truncated or damaged archive (", reason,
-                            "): fetch it again");
-    }
-    const uint8_t* part(uint64_t at, uint64_t size) const {
-        if (at > bytes_.size() || size > bytes_.size() - at) refuse("it ends too early");
-        return bytes_.data() + at;
-    }
-
-    // Number of entries and where they begin.
-    std::pair<uint64_t, uint64_t> directory() const {
-        constexpr size_t kLongestComment = 65535;
-        if (bytes_.size() < kEndSize) refuse("it ends too early");
-        size_t at = bytes_.size() - kEndSize;
-        const size_t stop = at > kLongestComment ? at - kLongestComment : 0;
-        while (get<uint32_t>(&bytes_[at]) != kEnd) {
-            if (at == stop) refuse("it ends too early");
-            --at;
-        }
-        uint64_t count = get<uint16_t>(&bytes_[at + 10]);
-        uint64_t offset = get<uint32_t>(&bytes_[at + 16]);
-        if (offset == UINT32_MAX || count == UINT16_MAX) {
-            if (at < kLocatorSize || get<uint32_t>(&bytes_[at - kLocatorSize]) != kEnd64Locator) {
-                refuse("bad directory");
-            }
-            const uint8_t* end = part(get<uint64_t>(&bytes_[at - kLocatorSize + 8]), kEnd64Size);
-            if (get<uint32_t>(end) != kEnd64) refuse("bad directory");
-            count = get<uint64_t>(end + 32);
-            offset = get<uint64_t>(end + 48);
-        }
-        if (count > bytes_.size() / kCentralSize) refuse("bad directory");
-        return {count, offset};
-    }
-
-    std::span<const uint8_t> content(const uint8_t* entry, std::span<const uint8_t> extra) const {
-        if ((get<uint16_t>(entry + 8) & 1) != 0 || get<uint16_t>(entry + 10) != 0) refuse("compressed");
-        const auto checksum = get<uint32_t>(entry + 16);
-        uint64_t packed = get<uint32_t>(entry + 20);
-        uint64_t size = get<uint32_t>(entry + 24);
-        uint64_t offset = get<uint32_t>(entry + 42);
-        // Numbers that do not fit stand in the extra field of kind 1, in this order.
-        while (extra.size() >= 4) {
-            const size_t held = get<uint16_t>(&extra[2]);
-            if (held > extra.size() - 4) refuse("bad directory");
-            if (get<uint16_t>(extra.data()) == 1) {
-                auto field = extra.subspan(4, held);
-                for (uint64_t* number : {&size, &packed, &offset}) {
-                    if (*number != UINT32_MAX) continue;
-                    if (field.size() < 8) refuse("bad directory");
-                    *number = get<uint64_t>(field.data());
-                    field = field.subspan(8);
-                }
-            }
-            extra = extra.subspan(4 + held);
-        }
-        const uint8_t* local = part(offset, kLocalSize);
-        if (get<uint32_t>(local) != kLocal || packed != size) refuse("bad directory");
-        const uint64_t begin = offset + kLocalSize + get<uint16_t>(local + 26) + get<uint16_t>(local + 28);
-        const std::span<const uint8_t> held(part(begin, size), size);
-        if (crc32_z(0, held.data(), held.size()) != checksum) refuse("wrong checksum");
-        return held;
-    }
-
-    std::span<const uint8_t> bytes_;
-    const std::string& file_;
-};
+constexpr uint32_t kLocal = 0x04034B50, kCentral = 0x02014B50, kEnd = 0x06054B50;
 
 }  // namespace
 
 bool is_zip(std::span<const uint8_t> bytes) {
-    return bytes.size() >= 4 && get<uint32_t>(bytes.data()) == kLocal;
+    constexpr std::array<uint8_t, 4> kMagic = {'P', 'K', 3, 4};
+    return bytes.size() >= kMagic.size() && std::equal(kMagic.begin(), kMagic.end(), bytes.begin());
 }
 
-std::map<std::string, std::span<const uint8_t>> read_zip(std::span<const uint8_t> bytes,
-                                                         const std::string& file) {
-    return Archive(bytes, file).files();
+std::map<std::string, Bytes> read_zip(std::span<const uint8_t> bytes, const std::string& file) {
+    constexpr uint64_t kMostInside = 64, kSlack = 1 << 20;  // times the archive, and for small ones
+    constexpr zip_uint64_t kTooLarge = zip_uint64_t{1} << 50;
+    const auto refuse = [&](const char* reason) {
+        engine::input_error("'", printable(file), "' is a truncated or damaged archive (", reason,
+                            "): fetch it again");
+    };
+    zip_error_t error;
+    zip_error_init(&error);
+    zip_source_t* source = zip_source_buffer_create(bytes.data(), bytes.size(), 0, &error);
+    const std::unique_ptr<zip_t, void (*)(zip_t*)> archive(
+        zip_open_from_source(source, ZIP_RDONLY | ZIP_CHECKCONS, &error), zip_discard);
+    if (archive == nullptr) {
+        zip_source_free(source);
+        refuse(zip_error_strerror(&error));
+    }
+    std::map<std::string, Bytes> files;
+    uint64_t total = 0;
+    const zip_int64_t count = zip_get_num_entries(archive.get(), 0);
+    for (zip_int64_t i = 0; i < count; ++i) {
+        zip_stat_t entry;
+        if (zip_stat_index(archive.get(), static_cast<zip_uint64_t>(i), 0, &entry) != 0)
+            refuse("bad directory");
+        total += std::min(entry.size, kTooLarge);
+        if (total > kMostInside * bytes.size() + kSlack) refuse("too large inside");
+        Bytes content(entry.size);
+        const std::unique_ptr<zip_file_t, int (*)(zip_file_t*)> opened(
+            zip_fopen_index(archive.get(), static_cast<zip_uint64_t>(i), 0), zip_fclose);
+        uint8_t more = 0;
+        const bool whole = opened != nullptr &&
+                           zip_fread(opened.get(), content.data(), content.size()) ==
+                               static_cast<zip_int64_t>(content.size()) &&
+                           zip_fread(opened.get(), &more, 1) == 0;  // where the checksum is compared
+        if (!whole) refuse("wrong checksum or encrypted");
+        if (!files.emplace(entry.name, std::move(content)).second) refuse("a name twice");
+    }
+    return files;
 }
 
 Bytes write_zip(const std::vector<std::pair<std::string, Bytes>>& files) {

@@ -1,4 +1,4 @@
-// zip_file: archives of stored (not compressed) files, as torch.save writes them.
+// zip_file: zip archives, read by libzip; torch.save writes them.
 #pragma once
 
 #include <map>
@@ -13,10 +13,9 @@ namespace vvtq::data {
 
 bool is_zip(std::span<const uint8_t> bytes);
 
-/// The files of an archive by name, as spans of `bytes`, with checked checksums. `file` appears in messages.
-/// Errors: input_error where the archive is truncated, damaged, compressed or encrypted.
-std::map<std::string, std::span<const uint8_t>> read_zip(std::span<const uint8_t> bytes,
-                                                         const std::string& file);
+/// The files of an archive by name. `file` appears in messages. Errors: input_error where the archive is
+/// truncated, damaged, encrypted, or asks for much more memory than its own size.
+std::map<std::string, Bytes> read_zip(std::span<const uint8_t> bytes, const std::string& file);
 
 /// An archive of stored files in the order given. Names and sizes below 4 GiB.
 Bytes write_zip(const std::vector<std::pair<std::string, Bytes>>& files);

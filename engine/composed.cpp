@@ -1,4 +1,5 @@
 #include "engine/composed.h"
+#include "engine/kernel_checks.h"
 
 namespace vvtq::engine::composed {
 namespace {
@@ -32,22 +33,9 @@ Tensor through_quantizer(Arg dy, Arg x, const QuantParams& quantizer, Arg dscale
     return dx;
 }
 
-/// Sizes of attention, and its products' layouts: tokens are (B, N, H D), scores (B, H, N, N), with a group
-/// of N tokens for each of B.
-struct Sizes {
-    int64_t batch, heads, tokens, width;
-
-    explicit Sizes(Arg z, const AttentionProblem& problem) : heads(problem.heads) {
-        const Shape& shape = z.shape();
-        VVTQ_CHECK(shape.rank() == 3 && heads > 0 && shape[2] % (3 * heads) == 0, "z ", shape.str(), ", ",
-                   heads, " heads");
-        VVTQ_CHECK(problem.groups > 0 && shape[1] % problem.groups == 0, "z ", shape.str(), " in ",
-                   problem.groups, " groups");
-        batch = shape[0] * problem.groups;
-        tokens = shape[1] / problem.groups;
-        width = shape[2] / (3 * heads);
-    }
-    int64_t channels() const { return heads * width; }
+/// Attention's products: tokens are (B, N, H D), scores (B, H, N, N), with a group of N tokens for each of B.
+struct Sizes : AttentionSizes {
+    using AttentionSizes::AttentionSizes;
     Tensor new_tokens(Arg z) const { return {{batch, tokens, channels()}, z.dtype(), z.device()}; }
     Tensor new_scores(Arg z) const { return {{batch, heads, tokens, tokens}, z.dtype(), z.device()}; }
     MatrixLayout of_tokens(bool transposed = false) const {

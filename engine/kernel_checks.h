@@ -34,6 +34,22 @@ inline int64_t sample_size(Arg x, Arg keep) {
     return x.numel() / keep.numel();
 }
 
+/// Sizes of attention over z (B, N, 3C), in groups of neighbouring tokens.
+struct AttentionSizes {
+    int64_t batch, heads, tokens, width;  // groups of all samples; tokens of a group; columns of a head
+
+    AttentionSizes(Arg z, const AttentionProblem& problem) : heads(problem.heads) {
+        const Shape& shape = z.shape();
+        VVTQ_CHECK(shape.rank() == 3 && heads > 0 && shape[2] % (3 * heads) == 0 && problem.groups > 0 &&
+                       shape[1] % problem.groups == 0,
+                   "z ", shape.str(), ", ", heads, " heads, ", problem.groups, " groups");
+        batch = shape[0] * problem.groups;
+        tokens = shape[1] / problem.groups;
+        width = shape[2] / (3 * heads);
+    }
+    int64_t channels() const { return heads * width; }
+};
+
 /// Outputs of a grouped convolution by w (outputs, 9).
 inline int64_t grouped_outputs(const Convolution& shape, Arg w) {
     const int64_t outputs = w.shape().rows();

@@ -149,7 +149,7 @@ std::vector<OpCase> code_op_cases() {
                  weights_case("3 and 8 bits", 3, false), weights_case("2 and 8 bits, regularized", 2, true),
                  weights_case("4 and 8 bits, regularized", 4, true),
                  weights_case("3 and 8 bits, odd", 3, true, {31, 49}, {49, 31}),
-                 weights_case("4 and 8 bits, several chunks", 4, true, {300, 250}, {250, 10, 10, 3})});
+                 weights_case("4 and 8 bits, several chunks", 4, true, {130, 130}, {13, 10, 13, 10})});
     return rows;
 }
 

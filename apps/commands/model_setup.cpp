@@ -9,12 +9,6 @@
 namespace vvtq::apps {
 namespace {
 
-std::string known_models() {
-    std::string names;
-    for (const std::string& name : nn::model_names()) names += (names.empty() ? "" : ", ") + name;
-    return names;
-}
-
 /// Whether a flag asked for this size.
 bool is_asked(const nn::Size& size) {
     return std::visit(
@@ -89,7 +83,7 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
     const auto saved = checkpoint != nullptr ? checkpoint->model_config() : std::nullopt;
     const std::string path = checkpoint != nullptr ? checkpoint->path() : "";
     if (!saved && flags.name.empty()) {
-        engine::input_error("--model: name a model; known are ", known_models());
+        engine::input_error("--model: name a model, such as deit_tiny_patch16_224");
     }
     nn::ModelConfig config = saved ? *saved : nn::model_config(flags.name);
     nn::ModelConfig wanted = saved && !flags.name.empty() ? nn::model_config(flags.name) : config;

@@ -124,17 +124,14 @@ int repack(const Options& options) {
 
 int command_softlabel(Options& options) {
     install_interrupt_handler();
-    if (options.labels.path.empty() && (!options.labels.pack.empty() || !options.labels.unpack.empty())) {
-        engine::input_error("--softlabel_path: name what to write");
-    }
-    if (!options.labels.pack.empty() || !options.labels.unpack.empty()) return repack(options);
-    const Compute compute = pick_compute(options.run);
-    if (options.labels.teacher.empty()) {
+    const LabelFlags& labels = options.labels;
+    const bool repacks = !labels.pack.empty() || !labels.unpack.empty();
+    if (!repacks && labels.teacher.empty()) {
         engine::input_error("--teacher: name the checkpoint of the model that labels");
     }
-    if (options.labels.path.empty()) {
-        engine::input_error("--softlabel_path: name the label file or tree to write");
-    }
+    if (labels.path.empty()) engine::input_error("--softlabel_path: name what to write");
+    if (repacks) return repack(options);
+    const Compute compute = pick_compute(options.run);
     const bool tree = options.labels.form == "tree";
     const auto dataset = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
     const data::LabelType type = data::parse_label_type(options.labels.type);

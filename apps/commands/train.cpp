@@ -15,12 +15,6 @@
 namespace vvtq::apps {
 namespace {
 
-/// --log, or its default in the folder.
-std::string log_path(const Options& options) {
-    if (!options.run.log.empty()) return options.run.log;
-    return path_in(options.run.save_dir, options.command + ".log");
-}
-
 /// Makes flags and the checkpoint to resume from agree, or throws naming what does not.
 void agree_with(const Checkpoint& resumed, Options& options) {
     if (!resumed.info()) {
@@ -167,14 +161,10 @@ void add_summary(const Options& options, const TrainingData& data, const nn::Mod
     }
 }
 
-void log_notes(RunLog& log, const std::vector<std::string>& notes) {
-    for (const std::string& note : notes) log.line(note);
-}
-
 int measure(const Options& options, const TrainingData& data, const Compute& compute, nn::Model& model,
             const std::vector<std::string>& notes, RunLog& log) {
     if (!options.run.log.empty()) log.open(options.run.log);
-    log_notes(log, notes);
+    for (const std::string& note : notes) log.line(note);
     const TrainingOptions training = training_options(options, data, model.config().img_size);
     const auto accuracy =
         evaluate(model, *data.evaluation, training.evaluation, compute, log, training.print_freq);
@@ -215,8 +205,9 @@ int command_train(Options& options) {
     Trainer trainer(training, data, compute, *model, start_info(options, data, *model, source), source, log);
     const std::string best = resumed ? best_to_bring_along(*resumed, options.run.save_dir, notes) : "";
     make_folder(options.run.save_dir);  // nothing is written before all input was found good
-    log.open(log_path(options));
-    log_notes(log, notes);
+    const std::string& path = options.run.log;
+    log.open(path.empty() ? path_in(options.run.save_dir, options.command + ".log") : path);
+    for (const std::string& note : notes) log.line(note);
     log.line("=> " + engine::runtime(compute.device).description() + ", " + options.run.precision);
     if (!best.empty()) copy_file(best, path_in(options.run.save_dir, kBestCheckpoint));
     log.metrics({{"kind", "start"},

@@ -1,4 +1,6 @@
 // The commands and their flags, over CLI11.
+#include <algorithm>
+
 #include "apps/options/flag_table.h"
 #include "apps/options/options.h"
 #include "data/bytes.h"

@@ -1,8 +1,9 @@
 #include "apps/options/flag_table.h"
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <numeric>
-#include <sstream>
+#include <set>
 #include <utility>
 
 #include "data/bytes.h"
@@ -10,38 +11,22 @@
 namespace vvtq::apps {
 namespace {
 
-/// Refuses what CLI11 would take for a section, skip, or swallow: a flag must not be lost in silence.
-void check_config_lines(const std::string& text, const std::string& path) {
-    const auto refuse = [&](const std::string& line, const char* reason) {
-        engine::input_error("--config: ", path, ": '", data::printable(line), "' ", reason,
-                            "; write one `flag = value` a line");
+/// A value of a file as the command line would have it; an empty word where it is no text, number or switch.
+std::vector<std::string> words_of(const toml::node& node) {
+    std::vector<std::string> words;
+    const auto add = [&](const toml::node& value) {
+        std::string word = value.value_or(std::string());
+        if (value.is_integer()) word = value_text(*value.value<int64_t>());
+        if (value.is_floating_point()) word = value_text(*value.value<double>());
+        if (value.is_boolean()) word = value_text(*value.value<bool>());
+        words.push_back(word);
     };
-    constexpr size_t kShortest = 3;  // CLI11 skips shorter lines
-    bool in_list = false;
-    std::string list;  // the line that an open list begins with
-    std::istringstream in(text);
-    for (std::string line; std::getline(in, line);) {
-        CLI::detail::trim(line);
-        if (line.empty() || (!in_list && (line[0] == '#' || line[0] == ';'))) continue;
-        if (in_list) {
-            in_list = line.back() != ']';
-            continue;
-        }
-        if (line[0] == '[') refuse(line, "begins a section, and there are none here");
-        if (line.size() < kShortest) refuse(line, "is no flag");
-        const std::string entry = CLI::detail::trim_copy(line.substr(0, line.find('#')));
-        const size_t equals = entry.find('=');
-        const std::string value =
-            equals == std::string::npos ? "" : CLI::detail::trim_copy(entry.substr(equals + 1));
-        in_list = value.size() > 1 && value.front() == '[' && value.back() != ']';
-        list = line;
+    if (const toml::array* list = node.as_array()) {
+        for (const toml::node& value : *list) add(value);
+    } else {
+        add(node);
     }
-    if (in_list) refuse(list, "begins a list that does not end");
-}
-
-std::string with_dashes(std::string flag) {
-    std::replace(flag.begin(), flag.end(), '_', '-');
-    return flag;
+    return words;
 }
 
 /// Letters to insert, remove or replace to make `b` of `a` (Levenshtein).
@@ -64,7 +49,7 @@ size_t edits(const std::string& a, const std::string& b) {
 std::string FlagTable::own_spelling(const std::string& flag) const {
     for (const CLI::Option* option : app_.get_options()) {
         for (const std::string& name : option->get_lnames()) {
-            if (with_dashes("--" + name) == with_dashes(flag)) return "--" + name;
+            if (flag_of(name) == flag_of(flag.substr(2))) return "--" + name;
         }
     }
     return "";
@@ -75,7 +60,7 @@ void FlagTable::refuse_unknown(const std::string& where, const std::string& flag
     size_t fewest = 1 + flag.size() / 3;
     for (const CLI::Option* option : app_.get_options()) {
         for (const std::string& name : option->get_lnames()) {
-            const size_t count = edits(with_dashes(flag), with_dashes("--" + name));
+            const size_t count = edits(flag_of(flag.substr(2)), flag_of(name));
             if (count > fewest || (count == fewest && !nearest.empty())) continue;
             nearest = "--" + name;
             fewest = count;
@@ -107,39 +92,35 @@ void FlagTable::add_config() {
         ->group(group_);
 }
 
-std::vector<CLI::ConfigItem> FlagTable::config_items() const {
-    const data::Bytes bytes = data::read_file(config_, "give --config a file of `flag = value` lines");
-    const std::string text(bytes.begin(), bytes.end());
-    check_config_lines(text, config_);
-    std::istringstream in(text);
-    try {
-        return CLI::ConfigTOML().from_config(in);
-    } catch (const CLI::Error& error) {
-        engine::input_error("--config: cannot read ", config_, "; name a file of `flag = value` lines");
-    }
-}
-
 void FlagTable::read_config() {
     if (config_.empty()) return;
-    for (const CLI::ConfigItem& item : config_items()) {
-        const std::string flag = item.parents.empty() ? own_spelling("--" + item.name) : "";
-        if (flag.empty() || flag == "--config" || flag == "--help") {
-            refuse_unknown("--config: " + config_ + ": ", "--" + item.fullname());
+    const data::Bytes bytes = data::read_file(config_, "give --config a file of `flag = value` lines");
+    toml::table values;
+    const auto at = [&](const toml::source_region& place) {
+        return engine::concat("--config: ", config_, ", line ", place.begin.line, ": ");
+    };
+    try {
+        values = toml::parse(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+    } catch (const toml::parse_error& error) {
+        engine::input_error(at(error.source()), data::printable(error.description()),
+                            "; write one `flag = value` a line, as in TOML");
+    }
+    std::set<std::string> seen;
+    for (const auto& [key, value] : values) {
+        const std::string name(key.str()), flag = own_spelling("--" + name), where = at(value.source());
+        if (flag.empty() || flag == "--config" || flag == "--help") refuse_unknown(where, "--" + name);
+        if (!seen.insert(flag).second) engine::input_error(where, flag, " stands there twice; leave one out");
+        const std::vector<std::string> words = words_of(value);
+        if (words.empty() || std::count(words.begin(), words.end(), "") > 0) {
+            engine::input_error(where, name, " has no value; give it a text, a number, true or false");
         }
         CLI::Option* option = app_.get_option(flag);
-        const bool has_value =
-            !item.inputs.empty() && std::none_of(item.inputs.begin(), item.inputs.end(),
-                                                 [](const std::string& text) { return text.empty(); });
-        if (!has_value) {
-            engine::input_error("--config: ", config_, ": ", item.name,
-                                " has no value; give it one or leave the line out");
-        }
         if (!option->empty()) continue;
         try {
-            option->add_result(item.inputs);
+            option->add_result(words);
             option->run_callback();
         } catch (const CLI::Error& error) {
-            engine::input_error("--config: ", config_, ": ", item.name, ": ", error.what());
+            engine::input_error(where, name, ": ", error.what());
         }
     }
 }

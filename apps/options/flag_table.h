@@ -35,7 +35,7 @@ class FlagTable {
                             bool recipe = false) {
         return keep(app_.add_flag(names, target, help), target, recipe);
     }
-    /// --config: a file of flags, `name = value` a line as in INI and TOML, without sections.
+    /// --config: a TOML file of flags, `name = value` a line.
     void add_config();
     /// Published flags that are accepted by name, and the reason why they cannot be honoured
     /// (unsupported_flags.cpp).
@@ -49,12 +49,6 @@ class FlagTable {
     void finish();
 
   private:
-    struct Unsupported {
-        CLI::Option* option;
-        std::string harmless;  // values that change nothing, "a|b"
-        std::string reason;
-    };
-
     template <typename T>
     CLI::Option* keep(CLI::Option* option, T& target, bool recipe) {
         option->group(group_)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
@@ -68,7 +62,6 @@ class FlagTable {
     std::string own_spelling(const std::string& flag) const;
     [[noreturn]] void refuse_unknown(const std::string& where, const std::string& flag) const;
     void read_config();
-    std::vector<CLI::ConfigItem> config_items() const;
     void refuse_unsupported() const;
 
     CLI::App& app_;
@@ -76,7 +69,6 @@ class FlagTable {
     std::string group_ = "Options";
     std::string config_;
     std::vector<CLI::Option*> added_;  // option of options_.flags[i]
-    std::vector<Unsupported> unsupported_;
 };
 
 }  // namespace vvtq::apps

@@ -16,6 +16,10 @@ void require(bool holds, const std::string& flag, const char* rule) {
     if (!holds) engine::input_error(flag, ": must be ", rule);
 }
 
+bool one_of(const std::string& value, const std::vector<std::string>& names) {
+    return std::find(names.begin(), names.end(), value) != names.end();
+}
+
 bool in_range(double value, double low, double high) { return value >= low && value <= high; }
 
 void check_size(const std::string& flag, const nn::Size& size) {
@@ -72,11 +76,9 @@ void check_ranges(const Options& o) {
     require(range(o.data.ratio, 100), "--ratio", "two numbers, 0 < low <= high <= 100");
     require(in_range(o.data.hflip, 0, 1), "--hflip", "0..1");
     require(o.data.crop_pct == 0 || in_range(o.data.crop_pct, 0.1, 1), "--crop-pct", "0 or 0.1..1");
-    require(o.data.on_bad_image == "error" || o.data.on_bad_image == "skip", "--on-bad-image",
-            "error or skip");
-    const std::string& interpolation = o.data.train_interpolation;
-    require(interpolation == "bilinear" || interpolation == "bicubic" || interpolation == "random",
-            "--train-interpolation", "bilinear, bicubic or random");
+    require(one_of(o.data.on_bad_image, {"error", "skip"}), "--on-bad-image", "error or skip");
+    require(one_of(o.data.train_interpolation, {"bilinear", "bicubic", "random"}), "--train-interpolation",
+            "bilinear, bicubic or random");
     data::parse_rand_augment(o.data.auto_augment);
     data::parse_erase_mode(o.data.erase_mode);
     data::parse_mix_mode(o.data.mixup_mode);
@@ -89,7 +91,7 @@ void check_ranges(const Options& o) {
             "two numbers, 0 < low <= high <= 1");
     require(in_range(o.data.mixup_probability, 0, 1), "--mixup-prob", "0..1");
     require(in_range(o.data.mixup_switch_probability, 0, 1), "--mixup-switch-prob", "0..1");
-    require(o.labels.form == "packed" || o.labels.form == "tree", "--form", "packed or tree");
+    require(one_of(o.labels.form, {"packed", "tree"}), "--form", "packed or tree");
     for (const auto& [name, size] : o.model.sizes) check_size(flag_of(name), size);
     require(o.model.num_classes >= 0 && o.model.num_classes <= kLargestSize, "--num_classes", "0..100000");
     require(o.bench.img_size >= 1 && o.bench.img_size <= kLargestSize, "--img-size", "1..100000");
@@ -121,14 +123,11 @@ void check_ranges(const Options& o) {
     require(o.bench.steps >= 3 && o.bench.steps <= 100000, "--steps", "3..100000");
     require(o.bench.crops >= 1 && o.bench.crops <= 500, "--crops", "1..500");
     require(o.bench.seconds > 0 && o.bench.seconds <= 3600, "--seconds", "above 0 and at most 3600");
-    const std::string& device = o.run.device;
-    require(device == "auto" || device == "cpu" || device == "cuda", "--device", "auto, cpu or cuda");
-    const std::string& precision = o.run.precision;
-    require(precision == "auto" || precision == "fp32" || precision == "fp64" || precision == "tf32" ||
-                precision == "bf16",
-            "--precision", "auto, fp32, fp64, tf32 or bf16");
+    require(one_of(o.run.device, {"auto", "cpu", "cuda"}), "--device", "auto, cpu or cuda");
+    require(one_of(o.run.precision, {"auto", "fp32", "fp64", "tf32", "bf16"}), "--precision",
+            "auto, fp32, fp64, tf32 or bf16");
     require(o.run.gpu >= -1 && o.run.gpu <= 1023, "--gpu", "0..1023");
-    require(o.run.gpu < 0 || device != "cpu", "--gpu", "left out with --device cpu");
+    require(o.run.gpu < 0 || o.run.device != "cpu", "--gpu", "left out with --device cpu");
 }
 
 bool Options::given(const std::string& name) const {

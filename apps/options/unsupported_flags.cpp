@@ -56,8 +56,7 @@ const Entry kEntries[] = {
 
 /// Whether the given words are one of the alternatives "a|b", as text or as a number.
 bool is_harmless(const std::vector<std::string>& given, const std::string& alternatives) {
-    std::string text;
-    for (const std::string& word : given) text += (text.empty() ? "" : " ") + word;
+    const std::string text = value_text(given);
     char* end = nullptr;
     const double value = std::strtod(text.c_str(), &end);
     const bool number = !text.empty() && *end == '\0';
@@ -82,15 +81,15 @@ void FlagTable::add_unsupported() {
                                                          : app_.add_option(entry.names, text);
         if (entry.arity != Arity::none) option->expected(1, entry.arity == Arity::many ? 64 : 1);
         option->group("Published, not honoured");
-        unsupported_.push_back({option, entry.harmless, entry.reason});
     }
 }
 
 void FlagTable::refuse_unsupported() const {
-    for (const Unsupported& flag : unsupported_) {
-        if (!flag.option->empty() && !is_harmless(flag.option->results(), flag.harmless)) {
-            engine::input_error("--", flag.option->get_lnames().front(), ": ", flag.reason);
-        }
+    for (const Entry& entry : kEntries) {
+        const std::string names = entry.names;
+        const CLI::Option* option = app_.get_option_no_throw(names.substr(0, names.find(',')));
+        if (option == nullptr || option->empty() || is_harmless(option->results(), entry.harmless)) continue;
+        engine::input_error("--", option->get_lnames().front(), ": ", entry.reason);
     }
 }
 

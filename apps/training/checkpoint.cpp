@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "data/elements.h"
 #include "engine/check.h"
 #include "quant/attach.h"
 
@@ -26,13 +27,6 @@ std::string list(const std::vector<std::string>& names) {
         text += (i == 0 ? "" : ", ") + data::printable(names[i]);
     }
     return names.size() <= kShown ? text : text + " and " + std::to_string(names.size() - kShown) + " more";
-}
-
-/// "(3, 8)", of any rank.
-std::string shape_text(const std::vector<int64_t>& shape) {
-    std::string text;
-    for (int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-    return "(" + text + ")";
 }
 
 }  // namespace
@@ -97,7 +91,7 @@ Checkpoint::Difference Checkpoint::difference(nn::Model& model, bool ignore_step
         if (entry == file_.entries().end()) {
             if (found.count(value.memory_id()) == 0) odd.missing.push_back(name);
         } else if (entry->second.shape != value.shape().vec()) {
-            odd.misshapen.push_back(name + " " + shape_text(entry->second.shape) + " instead of " +
+            odd.misshapen.push_back(name + " " + data::shape_text(entry->second.shape) + " instead of " +
                                     value.shape().str());
         }
     }
@@ -115,7 +109,7 @@ std::string Checkpoint::misfits(const nn::ModelConfig& config) const {
     for (const std::string& name : odd.missing) texts.push_back(name + " is missing");
     texts.insert(texts.end(), odd.misshapen.begin(), odd.misshapen.end());
     for (const std::string& name : odd.left_over) {
-        texts.push_back(name + " " + shape_text(file_.entry(name).shape) + " is not in the model");
+        texts.push_back(name + " " + data::shape_text(file_.entry(name).shape) + " is not in the model");
     }
     return list(texts);
 }
@@ -168,8 +162,8 @@ void Checkpoint::load_optimizer(nn::Adamw& optimizer) const {
         }
         if (file_.entry(stored).shape != moment.shape().vec()) {
             engine::input_error(flag_, ": ", path_, " has ", stored, " ",
-                                shape_text(file_.entry(stored).shape), " instead of ", moment.shape().str(),
-                                "; name another file");
+                                data::shape_text(file_.entry(stored).shape), " instead of ",
+                                moment.shape().str(), "; name another file");
         }
         state.emplace_back(name, tensor(stored, moment.dtype()));
     }

@@ -51,6 +51,14 @@ struct Reader {
         if (at == metadata.end()) fail(key);
         return at->second;
     }
+    template <typename T>
+    void read_json(const std::string& key, T& value) const {
+        try {
+            json::parse(text(key)).get_to(value);
+        } catch (const json::exception&) {
+            fail(key);
+        }
+    }
     /// A number from 0 to 2^62.
     int64_t count(const std::string& key) const {
         int64_t value = 0;
@@ -100,18 +108,8 @@ CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata,
     } catch (const std::exception&) {
         in.fail("model");
     }
-    if (metadata.count("class_names") != 0) {
-        try {
-            json::parse(in.text("class_names")).get_to(info.class_names);
-        } catch (const json::exception&) {
-            in.fail("class_names");
-        }
-    }
-    try {
-        info.recipe = json::parse(in.text("flags")).get<std::map<std::string, std::string>>();
-    } catch (const json::exception&) {
-        in.fail("flags");
-    }
+    if (metadata.count("class_names") != 0) in.read_json("class_names", info.class_names);
+    in.read_json("flags", info.recipe);
     info.quantized = in.text("quantized") == "true";
     const int64_t epoch = in.count("epoch");
     if (epoch > 1000000) in.fail("epoch");

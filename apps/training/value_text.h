@@ -24,7 +24,7 @@ inline std::string value_text(const std::string& value) { return value; }
 template <typename T>
 std::string value_text(const std::vector<T>& values) {
     std::string text;
-    for (const T value : values) text += (text.empty() ? "" : " ") + value_text(value);
+    for (const T& value : values) text += (text.empty() ? "" : " ") + value_text(value);
     return text;
 }
 

@@ -6,35 +6,30 @@
 namespace vvtq::engine::cuda {
 
 AttentionArguments attention_arguments(const Tensor& z, const AttentionProblem& problem) {
-    const Shape& shape = z.shape();
-    VVTQ_CHECK(shape.rank() == 3 && problem.heads > 0 && shape[2] % (3 * problem.heads) == 0, "z ",
-               shape.str(), ", ", problem.heads, " heads");
-    const int64_t channels = shape[2] / 3, width = channels / problem.heads;
+    const AttentionSizes sizes(z, problem);
     AttentionArguments s{};
     s.z = pointer<bf16>(z);
     s.input_scale = pointer<float>(problem.input_scale);
     for (size_t t = 0; t < 3; ++t) {
         s.weight_scale[t] = pointer<float>(problem.weight_scale[t]);
-        if (problem.bias[t].defined()) check_size(problem.bias[t], channels, DType::f32);
+        if (problem.bias[t].defined()) check_size(problem.bias[t], sizes.channels(), DType::f32);
         s.bias[t] = pointer<float>(problem.bias[t]);
         s.step[t] = argument_of(*problem.quantizers()[t]);
     }
     s.probability = argument_of(problem.probability);
     s.output = argument_of(problem.output);
-    VVTQ_CHECK(problem.groups > 0 && shape[1] % problem.groups == 0, "z ", shape.str(), " in ",
-               problem.groups, " groups");
     s.groups = static_cast<int>(problem.groups);
-    s.problems = static_cast<int>(shape[0] * problem.groups);
-    s.tokens = static_cast<int>(shape[1] / problem.groups);
-    if (problem.order.defined()) check_size(problem.order, shape[1], DType::i32);
+    s.problems = static_cast<int>(sizes.batch);
+    s.tokens = static_cast<int>(sizes.tokens);
+    if (problem.order.defined()) check_size(problem.order, z.shape()[1], DType::i32);
     s.order = pointer<int>(problem.order);
     s.masked = problem.mask.defined();
-    s.heads = static_cast<int>(problem.heads);
-    s.width = static_cast<int>(width);
+    s.heads = static_cast<int>(sizes.heads);
+    s.width = static_cast<int>(sizes.width);
     s.scale = static_cast<float>(problem.scale);
     const Tensor* const b = problem.bias;
-    s.vectors = width % 8 == 0 && aligned(16, z, b[0], b[1], b[2]);
-    s.paired = width % 2 == 0 && aligned(4, z);
+    s.vectors = s.width % 8 == 0 && aligned(16, z, b[0], b[1], b[2]);
+    s.paired = s.width % 2 == 0 && aligned(4, z);
     return s;
 }
 

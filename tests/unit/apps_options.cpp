@@ -264,7 +264,7 @@ TEST_CASE("a --config file gives flags and the command line wins") {
         std::ofstream(path) << text;
         CHECK(refuses(path, [&] { parse_options({"train", "--config", path}); }));
     }
-    std::ofstream(path) << "; lists may have several lines\n\nopt-betas = [0.8,\n  0.9\n]\nlr = 3 # [high\n";
+    std::ofstream(path) << "# lists may have several lines\n\nopt-betas = [0.8,\n  0.9\n]\nlr = 3 # [high\n";
     const auto lists = parse_options({"train", "--config", path});
     CHECK(lists->optimizer.betas == std::vector<double>{0.8, 0.9});
     CHECK(lists->optimizer.lr == 3);

@@ -1,5 +1,7 @@
 // Kernels of products of codes and of fused passes that no op names by itself, against their equations.
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "tests/unit/kernel_support.h"
 
@@ -169,6 +171,35 @@ TEST_CASE("kernels: quantize_weights is codes, gradient scale and regularizer of
             CHECK(item.reg.item() == alone.reg.item());
             CHECK(item.stats.to_vector() == alone.stats.to_vector());
         }
+    });
+}
+
+TEST_CASE("kernels: the regularizer of a weight of several chunks is its formula", "[kernels]") {
+    const CodeRange range = CodeRange::signed_bits(3);
+    for_dtypes([&](DType dtype, double tolerance) {
+        const Tensor w = exact("w", {300, 250}, dtype, 0.7), reg(kOne, dtype);
+        const Tensor stats({range.count(), 3}, DType::f64);
+        const QuantParams params = kernel_params(vector_of({0.17}, dtype), {}, range, Tensor(kOne, dtype));
+        cpu().quantize_weights({{w, params, w.like(), reg, stats}});
+        const std::vector<double> values = w.to_vector();
+        const double a = params.scale.item();
+        std::map<double, std::vector<double>> bins;  // u of each code
+        double distance = 0, variance = 0, counted = 0;
+        for (const double value : values) {
+            const double u = std::clamp(value / a, -4.0, 3.0) * a, code = std::nearbyint(u / a);
+            bins[code].push_back(u);
+            distance += (code * a - u) * (code * a - u) / static_cast<double>(values.size());
+        }
+        for (const auto& [code, us] : bins) {
+            double mean = 0, squares = 0;
+            for (const double u : us) mean += u / static_cast<double>(us.size());
+            for (const double u : us) squares += (u - mean) * (u - mean);
+            if (us.size() > 1) variance += squares / static_cast<double>(us.size() - 1);
+        }
+        CHECK(reg.item() == Approx(distance + variance).epsilon(tolerance));
+        const std::vector<double> sums = stats.to_vector();
+        for (size_t k = 0; k < sums.size(); k += 3) counted += sums[k];
+        CHECK(counted == static_cast<double>(values.size()));
     });
 }
 
