@@ -22,8 +22,7 @@ bool is_zip(std::span<const uint8_t> bytes) {
 }
 
 std::map<std::string, Bytes> read_zip(std::span<const uint8_t> bytes, const std::string& file) {
-    constexpr uint64_t kMostInside = 64, kSlack = 1 << 20;  // times the archive, and for small ones
-    constexpr zip_uint64_t kTooLarge = zip_uint64_t{1} << 50;
+    constexpr uint64_t kMostInside = 64, kSlack = 1 << 20, kTooLarge = uint64_t{1} << 50;  // bytes inside
     const auto refuse = [&](const char* reason) {
         engine::input_error("'", printable(file), "' is a truncated or damaged archive (", reason,
                             "): fetch it again");
@@ -34,13 +33,14 @@ std::map<std::string, Bytes> read_zip(std::span<const uint8_t> bytes, const std:
     const std::unique_ptr<zip_t, void (*)(zip_t*)> archive(
         zip_open_from_source(source, ZIP_RDONLY | ZIP_CHECKCONS, &error), zip_discard);
     if (archive == nullptr) {
+        const std::string reason = zip_error_strerror(&error);
+        zip_error_fini(&error);
         zip_source_free(source);
-        refuse(zip_error_strerror(&error));
+        refuse(reason.c_str());
     }
     std::map<std::string, Bytes> files;
     uint64_t total = 0;
-    const zip_int64_t count = zip_get_num_entries(archive.get(), 0);
-    for (zip_int64_t i = 0; i < count; ++i) {
+    for (zip_int64_t i = 0; i < zip_get_num_entries(archive.get(), 0); ++i) {
         zip_stat_t entry;
         if (zip_stat_index(archive.get(), static_cast<zip_uint64_t>(i), 0, &entry) != 0)
             refuse("bad directory");
