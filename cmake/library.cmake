@@ -11,6 +11,8 @@ function(vvtq_settings target)
     # g++ 12 reports std::string's operator+ falsely (GCC bug 105651)
     target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>")
   endif()
+  # clang warns of `omp simd` loops that it does not vectorize
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wno-pass-failed>")
   if(VVTQ_SANITIZE)
     set(sanitizers -fsanitize=address,undefined)
     target_compile_options(${target} PRIVATE ${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
