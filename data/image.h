@@ -41,8 +41,9 @@ Image decode_image(std::span<const uint8_t> bytes, const std::string& name);
 /// The whole of a JPEG, as data/jpeg.h decodes it.
 Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& name);
 
-/// PNG by libspng, which verifies the checksums of the chunks that make the pixels. Alpha is dropped. As by Pillow's convert("RGB"), 16
-/// bits of a color are cut to the upper 8, while 16-bit gray without alpha is clipped: 255 for 256 and above.
+/// PNG by libspng, which verifies the checksums of the chunks that make the pixels. Alpha is dropped. As by
+/// Pillow's convert("RGB"), 16 bits of a color are cut to the upper 8, while 16-bit gray without alpha is
+/// clipped: 255 for 256 and above.
 Image decode_png(std::span<const uint8_t> bytes, const std::string& name);
 
 /// Uncompressed BMP by stb_image.

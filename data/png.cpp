@@ -59,9 +59,7 @@ Image decode_png(std::span<const uint8_t> bytes, const std::string& name) {
     check_picture_size(header.height, header.width, bytes.size(), name);
     size_t raw = 0;
     must(spng_decoded_image_size(png.get(), SPNG_FMT_RAW, &raw));
-    if (raw > kMostInflated * bytes.size()) {
-        damaged(name, "PNG", "it ends too early");
-    }
+    if (raw > kMostInflated * bytes.size()) damaged(name, "PNG", "it ends too early");
     Image image{static_cast<int>(header.height), static_cast<int>(header.width), {}};
     image.rgb.resize(size_t{header.height} * header.width * 3);
     if (header.bit_depth == 16 && header.color_type == SPNG_COLOR_TYPE_GRAYSCALE) {

@@ -252,7 +252,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
     CLI::App app("vvtq trains low-bit vision transformers.\n`vvtq COMMAND --help` lists a command's flags.",
                  "vvtq");
     app.require_subcommand(1);
-    app.set_version_flag("--version", std::string("vvtq 0.2.0"));
+    app.set_version_flag("--version", std::string("vvtq " VVTQ_VERSION));
     CLI::App* bench = app.add_subcommand("bench", "measure")->require_subcommand(1);
     using Define = void (*)(FlagTable&, Options&);
     struct Entry {

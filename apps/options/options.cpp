@@ -42,9 +42,9 @@ const std::map<std::string, std::string> kOtherFlags = {
 std::string flag_named(const std::string& field, const std::vector<Flag>& flags) {
     const auto other = kOtherFlags.find(field);
     for (const Flag& flag : flags) {
-        std::string name = flag.name.substr(2);
-        std::replace(name.begin(), name.end(), '-', '_');
-        if (name == field || (other != kOtherFlags.end() && other->second == flag.name)) return flag.name;
+        if (flag_of(flag.name.substr(2)) == flag_of(field) ||
+            (other != kOtherFlags.end() && other->second == flag.name))
+            return flag.name;
     }
     return "";
 }
