@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <cerrno>
 #include <cstdio>
@@ -158,6 +159,10 @@ void AtomicFile::commit(bool durable) {
         ::fsync(descriptor);
         ::close(descriptor);
     }
+}
+
+uint32_t checksum(std::span<const uint8_t> bytes) {
+    return static_cast<uint32_t>(crc32_z(0, bytes.data(), bytes.size()));
 }
 
 void Fnv::add(std::span<const uint8_t> bytes) {

@@ -7,7 +7,6 @@
 #include <set>
 
 #include "data/elements.h"
-#include "data/torch_file.h"
 #include "engine/check.h"
 
 namespace vvtq::data {
@@ -58,10 +57,6 @@ SafeTensors SafeTensors::open(const std::string& path) {
     uint64_t length = 0;
     std::memcpy(&length, bytes.data(), kPrefix);
     if (length > kLargestHeader || length > bytes.size() - kPrefix) {
-        if (is_torch_file(bytes)) {
-            engine::input_error("'", printable(path),
-                                "' is a file of PyTorch: convert it to .safetensors, as README.md shows");
-        }
         refuse("is truncated or not a safetensors file: its header claims ", length, " bytes");
     }
     const json header = parse_header(bytes.subspan(kPrefix, length));

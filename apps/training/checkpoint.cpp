@@ -46,7 +46,10 @@ void save_checkpoint(const std::string& path, const CheckpointInfo& info, const 
 }
 
 Checkpoint::Checkpoint(const std::string& path, const std::string& flag)
-    : path_(path), flag_(flag), file_(data::SafeTensors::open(path)) {
+    : path_(path),
+      flag_(flag),
+      file_(path),
+      names_([this](const auto& name) { return file_.contains(name); }) {
     if (is_checkpoint(file_.metadata())) {
         info_ = from_metadata(file_.metadata(), path);
         std::string odd;
@@ -78,27 +81,29 @@ Checkpoint::Difference Checkpoint::difference(nn::Model& model, bool ignore_step
     for (auto& buffer : model.buffers()) state.push_back(std::move(buffer));
     std::stable_partition(state.begin(), state.end(),
                           [](const auto& named) { return named.second.shape().rank() >= 2; });
-    std::set<std::string> wanted;
-    const std::set<std::string> steps = ignore_steps ? quant::quantizer_state_names(model) : wanted;
+    std::set<std::string> used;  // names of the file
+    const std::set<std::string> steps = ignore_steps ? quant::quantizer_state_names(model) : used;
     std::set<const void*> found;  // memory of tensors under one of their names
     for (const auto& [name, value] : state) {
-        wanted.insert(name);
-        if (file_.contains(name)) found.insert(value.memory_id());
+        const auto place = names_.place(name);
+        if (!place) continue;
+        used.insert(place->name);
+        found.insert(value.memory_id());
     }
     Difference odd;
     for (const auto& [name, value] : state) {
-        const auto entry = file_.entries().find(name);
-        if (entry == file_.entries().end()) {
+        const auto shape = shape_of(name);
+        if (!shape) {
             if (found.count(value.memory_id()) == 0) odd.missing.push_back(name);
-        } else if (entry->second.shape != value.shape().vec()) {
-            odd.misshapen.push_back(name + " " + data::shape_text(entry->second.shape) + " instead of " +
+        } else if (*shape != value.shape().vec() && !(shape->empty() && value.numel() == 1)) {
+            odd.misshapen.push_back(name + " " + data::shape_text(*shape) + " instead of " +
                                     value.shape().str());
         }
     }
     for (const auto& [name, entry] : file_.entries()) {
-        if (!name.starts_with(kOptimizer) && wanted.count(name) == 0 && steps.count(name) == 0) {
-            odd.left_over.push_back(name);
-        }
+        const bool known = name.starts_with(kOptimizer) || nn::StateNames::is_constant(name) ||
+                           used.count(name) != 0 || steps.count(name) != 0;
+        if (!known) odd.left_over.push_back(name);
     }
     return odd;
 }
@@ -114,14 +119,29 @@ std::string Checkpoint::misfits(const nn::ModelConfig& config) const {
     return list(texts);
 }
 
-nn::Tensor Checkpoint::tensor(const std::string& name, engine::DType dtype) const {
-    const nn::Tensor tensor(engine::Shape(file_.entry(name).shape), dtype);
+std::optional<std::vector<int64_t>> Checkpoint::shape_of(const std::string& name) const {
+    const auto place = names_.place(name);
+    if (!place) return std::nullopt;
+    std::vector<int64_t> shape = file_.entry(place->name).shape;
+    if (place->parts > 1 && !shape.empty() && shape[0] % place->parts == 0) shape[0] /= place->parts;
+    return shape;
+}
+
+nn::Tensor Checkpoint::tensor(const std::string& name, const engine::Shape& shape,
+                              engine::DType dtype) const {
+    const auto place = names_.place(name);
+    VVTQ_CHECK(place.has_value(), path_, " has no ", name);
+    const nn::Tensor tensor(shape, dtype);
+    const auto fill = [&]<typename T>(T* to) {
+        const std::vector<T> values = file_.read<T>(place->name);
+        VVTQ_CHECK(static_cast<int64_t>(values.size()) == place->parts * tensor.numel(), name, " ",
+                   shape.str());
+        std::copy_n(values.begin() + place->part * tensor.numel(), tensor.numel(), to);
+    };
     if (dtype == engine::DType::f64) {
-        const std::vector<double> values = file_.read<double>(name);
-        std::copy(values.begin(), values.end(), tensor.data<double>());
+        fill(tensor.data<double>());
     } else {
-        const std::vector<float> values = file_.read<float>(name);
-        std::copy(values.begin(), values.end(), tensor.data<float>());
+        fill(tensor.data<float>());
     }
     return tensor;
 }
@@ -139,12 +159,13 @@ void Checkpoint::load_parameters(nn::Model& model, bool ignore_steps) const {
                             "; name a checkpoint of this model or change `model` and its sizes");
     }
     for (nn::NamedParameter& p : model.parameters()) {
-        if (!file_.contains(p.name)) continue;  // it has its value from its other name
+        if (!names_.place(p.name)) continue;  // it has its value from its other name
         const nn::Tensor& value = p.parameter.value();
-        p.parameter.set_value(tensor(p.name, value.dtype()).to(value.device()));
+        p.parameter.set_value(tensor(p.name, value.shape(), value.dtype()).to(value.device()));
     }
     for (const auto& [name, buffer] : model.buffers()) {
-        engine::kernels(buffer.device()).copy(tensor(name, buffer.dtype()).to(buffer.device()), buffer);
+        const nn::Tensor stored = tensor(name, buffer.shape(), buffer.dtype());
+        engine::kernels(buffer.device()).copy(stored.to(buffer.device()), buffer);
     }
     for (const auto& [path, slot] : quant::slots(model)) {
         if (slot->get() != nullptr) slot->get()->state_loaded();
@@ -165,7 +186,7 @@ void Checkpoint::load_optimizer(nn::Adamw& optimizer) const {
                                 data::shape_text(file_.entry(stored).shape), " instead of ",
                                 moment.shape().str(), "; name another file");
         }
-        state.emplace_back(name, tensor(stored, moment.dtype()));
+        state.emplace_back(name, tensor(stored, moment.shape(), moment.dtype()));
     }
     optimizer.load_state(state, info_->step);
 }

@@ -9,9 +9,10 @@
 #include <string>
 
 #include "apps/training/checkpoint_info.h"
-#include "data/safetensors.h"
+#include "data/state_file.h"
 #include "nn/model.h"
 #include "nn/optimizer.h"
+#include "nn/state_names.h"
 
 namespace vvtq::apps {
 
@@ -19,12 +20,14 @@ namespace vvtq::apps {
 void save_checkpoint(const std::string& path, const CheckpointInfo& info, const nn::Model& model,
                      const nn::Adamw& optimizer);
 
-/// A checkpoint of this program, or another .safetensors file with published names.
+/// A checkpoint of this program, or a file of another (data/state_file.h) with published or timm's names.
 class Checkpoint {
   public:
     /// `flag` is named in messages. Throws Error(Fault::input) where the file is missing or damaged, or its
     /// metadata contradicts its tensors or tells of a model that cannot be built.
     Checkpoint(const std::string& path, const std::string& flag);
+    Checkpoint(const Checkpoint&) = delete;
+    Checkpoint& operator=(const Checkpoint&) = delete;
 
     const std::string& path() const { return path_; }
     /// Absent in files of other programs.
@@ -51,11 +54,14 @@ class Checkpoint {
         std::vector<std::string> missing, misshapen, left_over;  // of the first two matrices come first
     };
     Difference difference(nn::Model& model, bool ignore_steps) const;
-    nn::Tensor tensor(const std::string& name, engine::DType dtype) const;
+    /// The shape of what the file has for the model's tensor `name`; empty where it has nothing.
+    std::optional<std::vector<int64_t>> shape_of(const std::string& name) const;
+    nn::Tensor tensor(const std::string& name, const engine::Shape& shape, engine::DType dtype) const;
 
     std::string path_;
     std::string flag_;
-    data::SafeTensors file_;
+    data::StateFile file_;
+    nn::StateNames names_;
     std::optional<CheckpointInfo> info_;
 };
 

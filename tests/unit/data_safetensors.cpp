@@ -104,15 +104,9 @@ TEST_CASE("a truncated safetensors file is refused at every length", "[data][bad
     }
 }
 
-TEST_CASE("files of PyTorch and cut ones are called that", "[data][bad-input]") {
+TEST_CASE("cut files are called that", "[data][bad-input]") {
     const Scratch scratch;
-    const std::string path = scratch / "fp.pth";
-    for (const Bytes& start : {Bytes{'P', 'K', 3, 4}, Bytes{0x80, 2, 0x8a, 0x0a}}) {
-        Bytes file = start;
-        file.resize(100);
-        write_bytes(path, file);
-        CHECK(refuses("of PyTorch", [&] { SafeTensors::open(path); }));
-    }
+    const std::string path = scratch / "cut.safetensors";
     Bytes whole = fixture("ckpt.safetensors");
     whole.pop_back();
     write_bytes(path, whole);

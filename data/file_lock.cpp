@@ -1,0 +1,40 @@
+#include "data/file_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "data/bytes.h"
+#include "engine/check.h"
+
+namespace vvtq::data {
+
+FileLock::FileLock(const std::string& path, const std::string& what)
+    : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666)) {
+    if (descriptor_ < 0) {
+        engine::input_error("cannot write '", printable(path), "' (", std::strerror(errno),
+                            "): name a place that you may write to");
+    }
+    if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+        const int reason = errno;
+        char holder[32] = {};
+        const ssize_t size = ::pread(descriptor_, holder, sizeof holder - 1, 0);
+        ::close(descriptor_);
+        if (reason != EWOULDBLOCK) {
+            engine::input_error("cannot lock '", printable(path), "' (", std::strerror(reason),
+                                "): name a place on a file system with locks");
+        }
+        engine::input_error(printable(what), " is being written by another process (",
+                            size > 0 ? printable(holder) : "unknown", "): wait for it or name another place");
+    }
+    const std::string holder = std::to_string(::getpid());
+    // Who holds the lock is told for people alone, so a full disk does not matter here.
+    if (::ftruncate(descriptor_, 0) == 0) write_all(descriptor_, holder.data(), holder.size());
+}
+
+FileLock::~FileLock() { ::close(descriptor_); }
+
+}  // namespace vvtq::data

@@ -1,0 +1,22 @@
+// file_lock: one writer at a time for files that are written in place, also over several processes.
+#pragma once
+
+#include <string>
+
+namespace vvtq::data {
+
+/// Holds the lock file `path` until it is destroyed; the kernel frees it where a process dies. The file
+/// stays, so that nobody can lock one that is being removed. Errors: input_error naming `what` is written
+/// and the process that holds the lock, or where the file cannot be made.
+class FileLock {
+  public:
+    FileLock(const std::string& path, const std::string& what);
+    FileLock(const FileLock&) = delete;
+    FileLock& operator=(const FileLock&) = delete;
+    ~FileLock();
+
+  private:
+    int descriptor_;
+};
+
+}  // namespace vvtq::data
