@@ -65,6 +65,13 @@ std::unique_ptr<Dataset> make_memory_dataset(std::string name, std::string split
                                              std::vector<std::string> class_names, std::vector<int> labels,
                                              Bytes pixels, int height, int width, int channels);
 
+/// Pictures in the order given, a folder's sorted and at any depth; they have no classes, so every label is
+/// 0. Errors: input_error where a path is missing, or a folder has no picture.
+std::unique_ptr<Dataset> open_pictures(const std::vector<std::string>& paths);
+
+/// Whether a file is a picture by the end of its name: .jpg, .jpeg, .png, .bmp, .ppm or .pgm in any case.
+bool is_picture_name(const std::string& name);
+
 /// Throws input_error unless both have the same classes in the same order.
 void require_same_classes(const Dataset& train, const Dataset& evaluation);
 

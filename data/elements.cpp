@@ -1,7 +1,10 @@
 #include "data/elements.h"
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 
 namespace vvtq::data {
@@ -22,6 +25,26 @@ struct Bfloat16 {
     operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
 };
 
+/// Eight bits: sign, exponent, fraction. Of E4M3 only all ones is NaN; E5M2 has infinities as IEEE has.
+template <int kFraction, int kBias, bool kInfinities>
+struct Float8 {
+    uint8_t bits;
+    operator float() const {
+        const int low = bits & 0x7F, exponent = low >> kFraction, fraction = low & ((1 << kFraction) - 1);
+        const float sign = bits >= 0x80 ? -1.0F : 1.0F;
+        constexpr int kLargest = (1 << (7 - kFraction)) - 1;
+        if (kInfinities && exponent == kLargest) {
+            return fraction == 0 ? sign * std::numeric_limits<float>::infinity()
+                                 : std::numeric_limits<float>::quiet_NaN();
+        }
+        if (!kInfinities && low == 0x7F) return std::numeric_limits<float>::quiet_NaN();
+        const int digits = exponent == 0 ? fraction : fraction + (1 << kFraction);
+        return sign * std::ldexp(static_cast<float>(digits), std::max(exponent, 1) - kBias - kFraction);
+    }
+};
+using Float8E4M3 = Float8<3, 7, false>;
+using Float8E5M2 = Float8<2, 15, true>;
+
 struct Truth {
     uint8_t byte;
     operator float() const { return byte != 0 ? 1.0F : 0.0F; }
@@ -37,11 +60,12 @@ To read(const uint8_t* at) {
 template <typename Stored>
 constexpr Element kElement = {sizeof(Stored), read<Stored, float>, read<Stored, double>};
 
-const std::map<std::string, Element> kElements = {{"F64", kElement<double>},  {"F32", kElement<float>},
-                                                  {"F16", kElement<Half>},    {"BF16", kElement<Bfloat16>},
-                                                  {"I64", kElement<int64_t>}, {"I32", kElement<int32_t>},
-                                                  {"I16", kElement<int16_t>}, {"I8", kElement<int8_t>},
-                                                  {"U8", kElement<uint8_t>},  {"BOOL", kElement<Truth>}};
+const std::map<std::string, Element> kElements = {
+    {"F64", kElement<double>},    {"F32", kElement<float>},          {"F16", kElement<Half>},
+    {"BF16", kElement<Bfloat16>}, {"F8_E4M3", kElement<Float8E4M3>}, {"F8_E5M2", kElement<Float8E5M2>},
+    {"I64", kElement<int64_t>},   {"I32", kElement<int32_t>},        {"I16", kElement<int16_t>},
+    {"I8", kElement<int8_t>},     {"U64", kElement<uint64_t>},       {"U32", kElement<uint32_t>},
+    {"U16", kElement<uint16_t>},  {"U8", kElement<uint8_t>},         {"BOOL", kElement<Truth>}};
 
 }  // namespace
 

@@ -1,5 +1,5 @@
 // elements: numbers as checkpoints and label files store them, by safetensors' names of their types: "F64",
-// "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL".
+// "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL".
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace vvtq::data {
 
-/// How a stored number becomes a float or a double; `at` need not be aligned. Exact, except F64, I64 and I32
-/// into float and I64 into double.
+/// How a stored number becomes a float or a double; `at` need not be aligned. Exact where the number has room
+/// in it: not always F64 and integers of 32 and 64 bits into float, and integers of 64 bits into double.
 struct Element {
     size_t size;  ///< bytes
     float (*to_float)(const uint8_t* at);

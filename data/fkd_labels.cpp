@@ -108,10 +108,11 @@ Bytes write_fkd(LabelType type, int classes, const PictureLabels& labels, const 
     std::vector<int64_t> shape = label_shape(type, classes);
     shape.insert(shape.begin(), crops);
     const std::vector<float> coords(labels.coords.begin(), labels.coords.end());
-    return write_torch_list({{"F32", {crops, 4}, as_bytes(coords)},
-                             {"BOOL", {crops}, labels.flips},
-                             {"F32", shape, as_bytes(numbers)}},
-                            name);
+    TorchValue::List list;
+    list.push_back({TorchTensor{"F32", {crops, 4}, as_bytes(coords)}});
+    list.push_back({TorchTensor{"BOOL", {crops}, labels.flips}});
+    list.push_back({TorchTensor{"F32", shape, as_bytes(numbers)}});
+    return write_torch({list}, name);
 }
 
 FkdLabels::FkdLabels(const std::string& root, const Dataset& dataset, LabelType type)

@@ -84,7 +84,7 @@ Listing list_pictures(const fs::path& root) {
                         "'", printable((root / file).string()),
                         "' is of a type that is not read here: convert it to PNG, or remove it");
                 }
-                if (!ends_with_any(name, {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm"})) continue;
+                if (!is_picture_name(name)) continue;
                 listing.files.push_back(file);
                 listing.labels.push_back(static_cast<int>(c));
                 std::error_code unreadable;  // a picture that cannot be read is reported when it is used
@@ -166,6 +166,10 @@ class FolderDataset : public Dataset {
 };
 
 }  // namespace
+
+bool is_picture_name(const std::string& name) {
+    return ends_with_any(name, {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm"});
+}
 
 std::unique_ptr<Dataset> open_folder(const std::string& kind, const std::string& dir, Split split) {
     if (dir.empty())

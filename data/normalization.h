@@ -7,8 +7,8 @@ namespace vvtq::data {
 
 /// Channel means and standard deviations of pixels in [0, 1].
 struct Normalization {
-    std::array<float, 3> mean = {0.485F, 0.456F, 0.406F};
-    std::array<float, 3> std = {0.229F, 0.224F, 0.225F};
+    std::array<double, 3> mean = {0.485, 0.456, 0.406};
+    std::array<double, 3> std = {0.229, 0.224, 0.225};
 };
 
 }  // namespace vvtq::data

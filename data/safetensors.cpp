@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdio>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -19,6 +20,24 @@ static_assert(std::endian::native == std::endian::little, "safetensors files are
 constexpr uint64_t kLargestHeader = 100'000'000;  // the format's own limit
 constexpr const char* kRemedy = "name a complete .safetensors file";
 constexpr size_t kPrefix = 8;
+
+constexpr const char* kHeaderCheck = "crc32";
+constexpr const char* kTensorChecks = "tensor_crc32";
+constexpr size_t kDigits = 8;  // of a checksum
+
+std::string check_text(std::span<const uint8_t> bytes) {
+    char text[kDigits + 1];
+    std::snprintf(text, sizeof text, "%08x", checksum(bytes));
+    return text;
+}
+
+// Where the digits of the header's own checksum begin; npos where it has none.
+size_t place_of_check(std::string_view header) {
+    const std::string before = std::string("\"") + kHeaderCheck + "\":\"";
+    const size_t at = header.find(before);
+    const size_t digits = at + before.size();
+    return at == header.npos || digits + kDigits > header.size() ? header.npos : digits;
+}
 
 // Parses the header; null where it is not JSON, is nested deeper than the format needs, or names a key twice.
 json parse_header(std::span<const uint8_t> text) {
@@ -118,7 +137,33 @@ SafeTensors SafeTensors::open(const std::string& path) {
         covered = end;
     }
     if (covered != data_size) refuse("has ", data_size - covered, " bytes that belong to no tensor");
+    file.verify();
     return file;
+}
+
+void SafeTensors::verify() {
+    const auto own = metadata_.extract(kHeaderCheck), tensors = metadata_.extract(kTensorChecks);
+    if (own.empty() && tensors.empty()) return;
+    const auto damaged = [&](const auto&... what) {
+        engine::input_error("'", printable(path_), "' is damaged: the checksum of ", what...,
+                            " does not fit; use a copy of the file or an earlier checkpoint");
+    };
+    const auto header = file_.bytes().subspan(kPrefix, data_at_ - kPrefix);
+    std::string text(header.begin(), header.end());
+    const size_t place = place_of_check(text);
+    if (own.empty() || tensors.empty() || place == text.npos) damaged("its header");
+    text.replace(place, kDigits, kDigits, '0');
+    if (check_text({reinterpret_cast<const uint8_t*>(text.data()), text.size()}) != own.mapped()) {
+        damaged("its header");
+    }
+    const json checks = json::parse(tensors.mapped(), nullptr, false);
+    for (const auto& [name, entry] : entries_) {
+        const auto check = checks.find(name);
+        if (check == checks.end() || *check != check_text(bytes(name))) {
+            damaged("tensor '", printable(name), "'");
+        }
+    }
+    has_checksums_ = true;
 }
 
 const SafeTensors::Entry& SafeTensors::entry(const std::string& name) const {
@@ -155,8 +200,7 @@ void write_safetensors(const std::string& path, const std::vector<TensorBytes>& 
     std::stable_sort(order.begin(), order.end(), [](const TensorBytes* a, const TensorBytes* b) {
         return element_size(a->dtype) > element_size(b->dtype);
     });
-    json header = json::object();
-    if (!metadata.empty()) header["__metadata__"] = metadata;
+    json header = json::object(), checks = json::object();
     size_t at = 0;
     for (const TensorBytes* tensor : order) {
         size_t size = element_size(tensor->dtype);
@@ -166,10 +210,19 @@ void write_safetensors(const std::string& path, const std::vector<TensorBytes>& 
         VVTQ_CHECK(!header.contains(tensor->name), "tensor '", tensor->name, "' twice");
         header[tensor->name] = {
             {"dtype", tensor->dtype}, {"shape", tensor->shape}, {"data_offsets", {at, at + size}}};
+        checks[tensor->name] = check_text(tensor->data);
         at += size;
     }
-    std::string text = header.dump(-1, ' ', false, json::error_handler_t::replace);
+    const auto dump = [](const json& value) {
+        return value.dump(-1, ' ', false, json::error_handler_t::replace);
+    };
+    header["__metadata__"] = metadata;
+    header["__metadata__"][kHeaderCheck] = std::string(kDigits, '0');
+    header["__metadata__"][kTensorChecks] = dump(checks);
+    std::string text = dump(header);
     text.resize((text.size() + kPrefix - 1) / kPrefix * kPrefix, ' ');
+    const std::string check = check_text({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+    text.replace(place_of_check(text), kDigits, check);
     const uint64_t length = text.size();
     AtomicFile file(path);
     file.write(&length, kPrefix);

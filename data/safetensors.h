@@ -1,5 +1,6 @@
 // safetensors: named tensors in one file: 8 bytes of header length, a JSON header, then the bytes of the
-// tensors.
+// tensors. Files written here carry checksums in their metadata: "tensor_crc32", a JSON object of each
+// tensor's CRC-32 in hexadecimal, and "crc32", that of the whole header with zeros in its own place.
 #pragma once
 
 #include <cstdint>
@@ -25,11 +26,14 @@ class SafeTensors {
 
     /// Errors: input_error naming the file where it is missing, truncated, or not well formed: bad header
     /// length or JSON, unknown type, a name twice, sizes that do not match shapes, tensors that overlap or
-    /// leave gaps.
+    /// leave gaps; and where it has checksums and one of them does not fit, naming the tensor.
     static SafeTensors open(const std::string& path);
 
     const std::string& path() const { return path_; }
+    /// Without the checksums.
     const std::map<std::string, std::string>& metadata() const { return metadata_; }
+    /// Whether the file had checksums.
+    bool has_checksums() const { return has_checksums_; }
     const std::map<std::string, Entry>& entries() const { return entries_; }
     bool contains(const std::string& name) const { return entries_.count(name) != 0; }
 
@@ -43,10 +47,12 @@ class SafeTensors {
 
   private:
     SafeTensors(const std::string& path, MappedFile file);
+    void verify();
 
     std::string path_;
     MappedFile file_;
     size_t data_at_ = 0;
+    bool has_checksums_ = false;
     std::map<std::string, std::string> metadata_;
     std::map<std::string, Entry> entries_;
 };
@@ -59,9 +65,9 @@ struct TensorBytes {
     std::span<const uint8_t> data;
 };
 
-/// Writes tensors and metadata atomically (AtomicFile). Wide types come first, so that every tensor is
-/// aligned. Errors: input_error where the file cannot be made, run_error where the disk is full, with the
-/// file of that name unchanged.
+/// Writes tensors, metadata and checksums atomically (AtomicFile). Wide types come first, so that every
+/// tensor is aligned. Errors: input_error where the file cannot be made, run_error where the disk is full,
+/// with the file of that name unchanged.
 void write_safetensors(const std::string& path, const std::vector<TensorBytes>& tensors,
                        const std::map<std::string, std::string>& metadata);
 

@@ -1,6 +1,7 @@
 #include "data/state_file.h"
 
-#include "data/torch_file.h"
+#include <algorithm>
+
 #include "engine/check.h"
 
 namespace vvtq::data {
@@ -20,6 +21,16 @@ Pairs pairs_of(const Pickle& pickle, const Node& node) {
     constexpr size_t kCallee = 2;  // the items before the pairs: what is called, and with what
     if (pickle.calls(node, "collections.OrderedDict")) return {&node.items, kCallee};
     return {};
+}
+
+/// The value of a text key; null where there is none.
+const Node* find(const Pickle& pickle, const Node& node, std::string_view key) {
+    const Pairs pairs = pairs_of(pickle, node);
+    for (size_t i = pairs.begin; pairs.items != nullptr && i + 1 < pairs.items->size(); i += 2) {
+        const Node& name = pickle.at((*pairs.items)[i]);
+        if (name.kind == Kind::text && name.text == key) return &pickle.at((*pairs.items)[i + 1]);
+    }
+    return nullptr;
 }
 
 /// f(key, value) of every text key; false where the node is no dict.
@@ -51,11 +62,8 @@ struct StateFile::Torch {
         const Pickle& pickle = file.pickle();
         const Node* state = &pickle.root();
         for (const char* key : {"model", "state_dict", "module", "state_dict_ema"}) {
-            const Node* inner = nullptr;
-            for_each_pair(pickle, pickle.root(), [&](std::string_view name, const Node& value) {
-                if (name == key && pairs_of(pickle, value).items != nullptr) inner = &value;
-            });
-            if (inner == nullptr) continue;
+            const Node* inner = find(pickle, pickle.root(), key);
+            if (inner == nullptr || pairs_of(pickle, *inner).items == nullptr) continue;
             state = inner;
             break;
         }
@@ -67,6 +75,37 @@ struct StateFile::Torch {
         if (!dict || arrays.empty()) {
             engine::input_error("'", printable(path),
                                 "' holds no state: name a file whose dict has named tensors");
+        }
+        add_optimizer(pickle);
+    }
+
+    /// torch.optim's: "state" has a dict of tensors for each number of a parameter, and the groups say which
+    /// numbers and names belong together.
+    void add_optimizer(const Pickle& pickle) {
+        const Node* optimizer = find(pickle, pickle.root(), "optimizer");
+        const Node* state = optimizer == nullptr ? nullptr : find(pickle, *optimizer, "state");
+        const Node* groups = optimizer == nullptr ? nullptr : find(pickle, *optimizer, "param_groups");
+        if (state == nullptr || groups == nullptr || groups->kind != Kind::list) return;
+        std::map<int64_t, std::string> names;
+        for (const Pickle::Ref ref : groups->items) {
+            const Node* numbers = find(pickle, pickle.at(ref), "params");
+            const Node* called = find(pickle, pickle.at(ref), "param_names");
+            if (numbers == nullptr || called == nullptr) return;
+            for (size_t i = 0; i < std::min(numbers->items.size(), called->items.size()); ++i) {
+                names[pickle.at(numbers->items[i]).integer] = pickle.at(called->items[i]).text;
+            }
+        }
+        const Pairs pairs = pairs_of(pickle, *state);
+        for (size_t i = pairs.begin; pairs.items != nullptr && i + 1 < pairs.items->size(); i += 2) {
+            const auto name = names.find(pickle.at((*pairs.items)[i]).integer);
+            if (name == names.end()) continue;
+            for_each_pair(
+                pickle, pickle.at((*pairs.items)[i + 1]), [&](std::string_view key, const Node& value) {
+                    if (!file.is_array(value)) return;
+                    const std::string full = engine::concat(kOptimizerPrefix, name->second, ".", key);
+                    TorchArray array = file.array(value, "'" + full + "'");
+                    if (!array.shape.empty()) arrays.insert_or_assign(full, std::move(array));  // not "step"
+                });
         }
     }
 };
@@ -81,6 +120,16 @@ StateFile::StateFile(const std::string& path) : path_(path) {
     }
     torch_ = std::make_unique<Torch>(std::move(mapped), path);
     for (const auto& [name, array] : torch_->arrays) entries_[name] = {array.dtype, array.shape};
+    const Pickle& pickle = torch_->file.pickle();
+    const Node* texts = find(pickle, pickle.root(), "vvtq");
+    if (texts == nullptr) return;
+    for_each_pair(pickle, *texts, [&](std::string_view key, const Node& value) {
+        if (value.kind == Kind::text) metadata_.emplace(key, value.text);
+    });
+}
+
+bool StateFile::has_checksums() const {
+    return safetensors_ != nullptr ? safetensors_->has_checksums() : torch_->file.is_zip();
 }
 
 StateFile::~StateFile() = default;
@@ -98,6 +147,17 @@ template <typename To>
 std::vector<To> StateFile::read(const std::string& name) const {
     entry(name);
     return safetensors_ != nullptr ? safetensors_->read<To>(name) : torch_->arrays.at(name).read<To>();
+}
+
+Bytes StateFile::bytes(const std::string& name) const {
+    entry(name);
+    if (torch_ != nullptr) return torch_->arrays.at(name).contiguous();
+    const auto bytes = safetensors_->bytes(name);
+    return {bytes.begin(), bytes.end()};
+}
+
+bool is_torch_path(const std::string& path) {
+    return path.ends_with(".pth") || path.ends_with(".pt") || path.ends_with(".pth.tar");
 }
 
 template std::vector<float> StateFile::read(const std::string&) const;

@@ -8,8 +8,12 @@
 #include <vector>
 
 #include "data/safetensors.h"
+#include "data/torch_file.h"
 
 namespace vvtq::data {
+
+/// In front of the names of an optimizer's tensors: "optimizer.<parameter>.exp_avg".
+inline constexpr std::string_view kOptimizerPrefix = "optimizer.";
 
 class StateFile {
   public:
@@ -19,7 +23,8 @@ class StateFile {
     };
 
     /// In a file of torch.save the tensors are those of the dict itself, or of the first of "model",
-    /// "state_dict", "module" and "state_dict_ema" in it; a name's "module." in front is dropped.
+    /// "state_dict", "module" and "state_dict_ema" in it; a name's "module." in front is dropped. Beside them
+    /// stand those of "optimizer", where its groups have the names of their parameters.
     /// Errors: input_error naming the file where it is missing, damaged, of another format, or without a
     /// tensor.
     explicit StateFile(const std::string& path);
@@ -27,8 +32,10 @@ class StateFile {
     StateFile& operator=(const StateFile&) = delete;
     ~StateFile();
 
-    /// Of a safetensors file; else empty.
+    /// Of a safetensors file, or the texts of the dict "vvtq" in a file of torch.save; else empty.
     const std::map<std::string, std::string>& metadata() const { return metadata_; }
+    /// Whether every changed byte of the values would have been noticed.
+    bool has_checksums() const;
     const std::map<std::string, Entry>& entries() const { return entries_; }
     bool contains(const std::string& name) const { return entries_.count(name) != 0; }
     /// The entry, or input_error naming file and tensor.
@@ -36,6 +43,8 @@ class StateFile {
     /// The elements in row-major order, converted as data/elements.h says.
     template <typename To>
     std::vector<To> read(const std::string& name) const;
+    /// The elements in row-major order as they are stored.
+    Bytes bytes(const std::string& name) const;
 
   private:
     struct Torch;
@@ -46,5 +55,8 @@ class StateFile {
     std::map<std::string, std::string> metadata_;
     std::map<std::string, Entry> entries_;
 };
+
+/// Whether a path's ending asks for a file of torch.save: .pth, .pt, .pth.tar.
+bool is_torch_path(const std::string& path);
 
 }  // namespace vvtq::data

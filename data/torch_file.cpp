@@ -16,11 +16,31 @@ using Node = Pickle::Node;
 constexpr int64_t kLegacyProtocol = 1001;
 constexpr int64_t kMostDims = 16;
 
-const std::map<std::string, std::string, std::less<>> kStorages = {
-    {"torch.FloatStorage", "F32"},     {"torch.DoubleStorage", "F64"}, {"torch.HalfStorage", "F16"},
-    {"torch.BFloat16Storage", "BF16"}, {"torch.LongStorage", "I64"},   {"torch.IntStorage", "I32"},
-    {"torch.ShortStorage", "I16"},     {"torch.CharStorage", "I8"},    {"torch.ByteStorage", "U8"},
-    {"torch.BoolStorage", "BOOL"}};
+const TorchType kTypes[] = {{"F32", "FloatStorage", "float32"},
+                            {"F64", "DoubleStorage", "float64"},
+                            {"F16", "HalfStorage", "float16"},
+                            {"BF16", "BFloat16Storage", "bfloat16"},
+                            {"I64", "LongStorage", "int64"},
+                            {"I32", "IntStorage", "int32"},
+                            {"I16", "ShortStorage", "int16"},
+                            {"I8", "CharStorage", "int8"},
+                            {"U8", "ByteStorage", "uint8"},
+                            {"BOOL", "BoolStorage", "bool"},
+                            {"U16", "", "uint16"},
+                            {"U32", "", "uint32"},
+                            {"U64", "", "uint64"},
+                            {"F8_E4M3", "", "float8_e4m3fn"},
+                            {"F8_E5M2", "", "float8_e5m2"}};
+constexpr const char* kUntyped = "torch.storage.UntypedStorage";
+
+/// The type of a storage's class or of an element, such as "torch.FloatStorage" or "torch.uint16"; null where
+/// it is unknown.
+const TorchType* find_type(const std::string& global, std::string TorchType::*called) {
+    for (const TorchType& type : kTypes) {
+        if (!(type.*called).empty() && global == "torch." + type.*called) return &type;
+    }
+    return nullptr;
+}
 
 // numpy's type codes.
 const std::map<std::string, std::string, std::less<>> kArrays = {
@@ -46,15 +66,13 @@ int64_t TorchArray::count() const {
     return count;
 }
 
-template <typename To>
-std::vector<To> TorchArray::read() const {
-    std::vector<To> values(static_cast<size_t>(count()));
+template <typename F>
+void TorchArray::for_each(F&& f) const {
     std::vector<int64_t> at(shape.size());
-    const Element& element = *find_element(dtype);
-    const auto size = static_cast<int64_t>(element.size);
+    const auto size = static_cast<int64_t>(element_size(dtype));
     int64_t offset = 0;
-    for (To& value : values) {
-        value = read_element<To>(element, bytes.data() + offset * size);
+    for (int64_t left = count(); left > 0; --left) {
+        f(bytes.data() + offset * size);
         for (size_t d = shape.size(); d-- > 0;) {  // count up, last dimension first
             offset += strides[d];
             if (++at[d] < shape[d]) break;
@@ -62,7 +80,23 @@ std::vector<To> TorchArray::read() const {
             at[d] = 0;
         }
     }
+}
+
+template <typename To>
+std::vector<To> TorchArray::read() const {
+    std::vector<To> values;
+    values.reserve(static_cast<size_t>(count()));
+    const Element& element = *find_element(dtype);
+    for_each([&](const uint8_t* at) { values.push_back(read_element<To>(element, at)); });
     return values;
+}
+
+Bytes TorchArray::contiguous() const {
+    const size_t size = element_size(dtype);
+    Bytes out(static_cast<size_t>(count()) * size);
+    uint8_t* to = out.data();
+    for_each([&](const uint8_t* at) { to = std::copy_n(at, size, to); });
+    return out;
 }
 
 template std::vector<float> TorchArray::read() const;
@@ -73,14 +107,21 @@ void TorchFile::refuse(const std::string& reason) const {
 }
 
 TorchFile::TorchFile(std::span<const uint8_t> bytes, std::string path) : path_(std::move(path)) {
-    if (is_zip(bytes)) {
+    if (data::is_zip(bytes)) {
         parse_zip(bytes);
     } else {
         parse_legacy(bytes);
     }
 }
 
-bool is_torch_file(std::span<const uint8_t> bytes) { return is_zip(bytes) || is_legacy(bytes); }
+const TorchType& torch_type(const std::string& dtype) {
+    for (const TorchType& type : kTypes) {
+        if (type.dtype == dtype) return type;
+    }
+    engine::internal_error("torch has no type ", dtype);
+}
+
+bool is_torch_file(std::span<const uint8_t> bytes) { return data::is_zip(bytes) || is_legacy(bytes); }
 
 void TorchFile::parse_zip(std::span<const uint8_t> bytes) {
     files_ = read_zip(bytes, path_);
@@ -130,8 +171,10 @@ void TorchFile::parse_legacy(std::span<const uint8_t> bytes) {
         if (node.kind != Kind::persistent) continue;
         const Node& id = pickle_->at(node.items[0]);
         if (id.kind != Kind::tuple || id.items.size() < 5) continue;
-        const auto type = kStorages.find(pickle_->at(id.items[1]).name);
-        if (type != kStorages.end()) sizes[pickle_->at(id.items[2]).text] = element_size(type->second);
+        const std::string& called = pickle_->at(id.items[1]).name;
+        const TorchType* type = find_type(called, &TorchType::storage);
+        if (type == nullptr && called != kUntyped) continue;
+        sizes[pickle_->at(id.items[2]).text] = type != nullptr ? element_size(type->dtype) : 1;
     }
     if (keys->root().kind != Kind::list) refuse("is damaged: it has no list of storages; fetch it again");
     for (const Pickle::Ref ref : keys->root().items) {
@@ -166,14 +209,14 @@ std::span<const uint8_t> TorchFile::storage(const Node& id, std::string& dtype,
     if (id.kind != Kind::persistent || tuple.kind != Kind::tuple || tuple.items.size() < 5) {
         refuse("has no storage for " + what);
     }
-    const auto type = kStorages.find(pickle_->at(tuple.items[1]).name);
-    if (type == kStorages.end()) {
-        refuse("stores " + what + " as '" + pickle_->at(tuple.items[1]).name +
-               "', which is not supported: convert it to float32");
+    const std::string& called = pickle_->at(tuple.items[1]).name;
+    const TorchType* type = find_type(called, &TorchType::storage);
+    if (type == nullptr && (called != kUntyped || dtype.empty())) {
+        refuse("stores " + what + " as '" + called + "', which is not supported: convert it to float32");
     }
     const auto held = storages_.find(std::string(pickle_->at(tuple.items[2]).text));
     if (held == storages_.end()) refuse("lacks the storage of " + what + ": fetch it again");
-    dtype = type->second;
+    if (type != nullptr) dtype = type->dtype;
     return held->second;
 }
 
@@ -206,6 +249,12 @@ TorchArray TorchFile::tensor(const Node& call, const std::string& what) const {
     if (arguments.kind != Kind::tuple || arguments.items.size() < 4)
         refuse("has a damaged tensor for " + what);
     TorchArray array;
+    constexpr size_t kType = 6;  // of _rebuild_tensor_v3, whose storages are untyped
+    if (arguments.items.size() > kType) {
+        const std::string& called = pickle_->at(arguments.items[kType]).name;
+        const TorchType* type = find_type(called, &TorchType::name);
+        if (type != nullptr) array.dtype = type->dtype;
+    }
     array.bytes = storage(pickle_->at(arguments.items[0]), array.dtype, what);
     const Node& offset = pickle_->at(arguments.items[1]);
     if (offset.kind != Kind::integer) refuse("has a damaged tensor for " + what);
@@ -273,21 +322,26 @@ TorchArray TorchFile::numpy(const Node& call, const std::string& what) const {
     return array;
 }
 
+bool TorchFile::is_tensor(const Node& node) const {
+    return pickle_->calls(node, "torch._utils._rebuild_tensor_v2") ||
+           pickle_->calls(node, "torch._utils._rebuild_tensor_v3");
+}
+
 bool TorchFile::is_array(const Node& node) const {
-    for (const char* global : {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter",
-                               "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}) {
+    if (is_tensor(node)) return true;
+    for (const char* global : {"torch._utils._rebuild_parameter", "numpy.core.multiarray._reconstruct",
+                               "numpy._core.multiarray._reconstruct"}) {
         if (pickle_->calls(node, global)) return true;
     }
     return false;
 }
 
 TorchArray TorchFile::array(const Node& node, const std::string& what) const {
-    if (pickle_->calls(node, "torch._utils._rebuild_tensor_v2")) return tensor(node, what);
+    if (is_tensor(node)) return tensor(node, what);
     if (pickle_->calls(node, "torch._utils._rebuild_parameter")) {
         const Node& arguments = pickle_->at(node.items[1]);
         const Node* inner = arguments.items.empty() ? nullptr : &pickle_->at(arguments.items[0]);
-        if (inner != nullptr && pickle_->calls(*inner, "torch._utils._rebuild_tensor_v2"))
-            return tensor(*inner, what);
+        if (inner != nullptr && is_tensor(*inner)) return tensor(*inner, what);
     } else if (is_array(node)) {
         return numpy(node, what);
     }

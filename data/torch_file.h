@@ -9,6 +9,8 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "data/bytes.h"
@@ -27,6 +29,13 @@ struct TorchArray {
     /// All elements in row-major order.
     template <typename To>
     std::vector<To> read() const;
+    /// The same as they are stored.
+    Bytes contiguous() const;
+
+  private:
+    /// f(bytes of the element) of all elements in row-major order.
+    template <typename F>
+    void for_each(F&& f) const;
 };
 
 /// Whether a file begins as torch.save's do: a zip archive, or a legacy pickle.
@@ -39,6 +48,8 @@ class TorchFile {
     /// nor a legacy file of torch.save.
     TorchFile(std::span<const uint8_t> bytes, std::string path);
 
+    /// Whether it is a zip archive, whose contents have checksums.
+    bool is_zip() const { return !files_.empty(); }
     const Pickle& pickle() const { return *pickle_; }
     const Pickle::Node& root() const { return pickle_->root(); }
 
@@ -51,8 +62,10 @@ class TorchFile {
     [[noreturn]] void refuse(const std::string& reason) const;
     void parse_zip(std::span<const uint8_t> bytes);
     void parse_legacy(std::span<const uint8_t> bytes);
+    /// Its bytes, and its element type where it has one: else `dtype` stays as it is.
     std::span<const uint8_t> storage(const Pickle::Node& id, std::string& dtype,
                                      const std::string& what) const;
+    bool is_tensor(const Pickle::Node& node) const;
     TorchArray tensor(const Pickle::Node& call, const std::string& what) const;
     TorchArray numpy(const Pickle::Node& call, const std::string& what) const;
     void check_reach(TorchArray& array, int64_t offset, const std::string& what) const;
@@ -64,14 +77,32 @@ class TorchFile {
     std::map<std::string, std::span<const uint8_t>> storages_;
 };
 
+/// torch's names of an element type.
+struct TorchType {
+    std::string dtype;    ///< as in data/elements.h
+    std::string storage;  ///< the class of its storages; empty: they are untyped
+    std::string name;     ///< "float32", below the module torch
+};
+/// Errors: internal_error where torch has no such type.
+const TorchType& torch_type(const std::string& dtype);
+
 /// A tensor to be written: contiguous, row-major elements.
 struct TorchTensor {
-    std::string dtype;  ///< "F32", "F16", "I64" or "BOOL"
+    std::string dtype;  ///< as in data/elements.h
     std::vector<int64_t> shape;
     std::span<const uint8_t> data;
 };
 
-/// The bytes of a file in which torch.load finds a list of these tensors. `name` is the archive's folder.
-Bytes write_torch_list(const std::vector<TorchTensor>& tensors, const std::string& name);
+/// A value to be written, as torch.load with weights_only returns it.
+struct TorchValue {
+    using List = std::vector<TorchValue>;
+    using Dict = std::vector<std::pair<TorchValue, TorchValue>>;  ///< in this order
+
+    std::variant<bool, int64_t, double, std::string, TorchTensor, List, Dict> value;
+};
+
+/// The bytes of a file in which torch.load finds `value`. `name` is the archive's folder. Errors: input_error
+/// where the file would be larger than 4 GiB.
+Bytes write_torch(const TorchValue& value, const std::string& name);
 
 }  // namespace vvtq::data

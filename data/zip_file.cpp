@@ -60,8 +60,16 @@ std::map<std::string, Bytes> read_zip(std::span<const uint8_t> bytes, const std:
     return files;
 }
 
-Bytes write_zip(const std::vector<std::pair<std::string, Bytes>>& files) {
+Bytes write_zip(const std::vector<ZipEntry>& files) {
+    constexpr uint64_t kLargest = UINT32_MAX, kMost = UINT16_MAX, kAround = 256;  // bytes around an entry
+    uint64_t total = 0;
+    for (const auto& [name, content] : files) total += content.size() + 2 * name.size() + kAround;
+    if (total > kLargest || files.size() > kMost) {
+        engine::input_error("a zip archive cannot hold ", total, " bytes in ", files.size(),
+                            " files: write .safetensors");
+    }
     Bytes out, central;
+    out.reserve(total);
     const auto put = [](Bytes& to, uint64_t value, int size) {
         for (int i = 0; i < size; ++i) to.push_back(static_cast<uint8_t>(value >> (8 * i)));
     };
@@ -69,7 +77,7 @@ Bytes write_zip(const std::vector<std::pair<std::string, Bytes>>& files) {
     for (const auto& [name, content] : files) {
         const uint64_t offset = out.size();
         // Version, flags, method (stored), time, date, checksum, sizes, lengths of name and extra field.
-        const auto common = [&, &file_name = name, &bytes = content](Bytes& to) {
+        const auto common = [&, &file_name = name, bytes = content](Bytes& to) {
             put(to, kVersion, 2);
             put(to, 0, 6);
             put(to, kDate, 2);

@@ -4,7 +4,6 @@
 #include <map>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "data/bytes.h"
@@ -17,7 +16,13 @@ bool is_zip(std::span<const uint8_t> bytes);
 /// truncated, damaged, encrypted, or asks for much more memory than its own size.
 std::map<std::string, Bytes> read_zip(std::span<const uint8_t> bytes, const std::string& file);
 
-/// An archive of stored files in the order given. Names and sizes below 4 GiB.
-Bytes write_zip(const std::vector<std::pair<std::string, Bytes>>& files);
+/// A file to be written; `content` must outlive the call.
+struct ZipEntry {
+    std::string name;
+    std::span<const uint8_t> content;
+};
+
+/// An archive of stored files in the order given. Errors: input_error where it would not stay below 4 GiB.
+Bytes write_zip(const std::vector<ZipEntry>& files);
 
 }  // namespace vvtq::data

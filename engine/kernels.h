@@ -227,7 +227,7 @@ struct Kernels {
 
     // --- pictures and tokens
     // x (B, 3, S, S) u8 -> y = (x / 255 - mean_c) / std_c
-    Entry<void(Arg x, const std::array<float, 3>& mean, const std::array<float, 3>& std, Arg y)>
+    Entry<void(Arg x, const std::array<double, 3>& mean, const std::array<double, 3>& std, Arg y)>
         normalize_pixels;
     // x (B, C, H, W) -> y (B, N, C P P), N = (H/P)(W/P) in row order, a patch as (C, P, P); H, W divisible by
     // P

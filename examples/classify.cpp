@@ -25,7 +25,7 @@ std::unique_ptr<nn::Model> open_model(const std::string& path) {
         quant::attach(*model, {.weights = std::stoi(info->recipe.at("wbits")),
                                .activations = std::stoi(info->recipe.at("abits"))});
     }
-    checkpoint.load_parameters(*model, false);
+    checkpoint.load_parameters(*model);
     model->train(false);
     return model;
 }

@@ -21,7 +21,7 @@ constexpr size_t kMostStages = 8;
 /// refers to.
 std::deque<Family>& registry() {
     static std::deque<Family> all = [] {
-        std::deque<Family> built_in = {deit_family(), swin_family(), sret_family()};
+        std::deque<Family> built_in = {deit_family(), distilled_deit_family(), swin_family(), sret_family()};
         for (Family& family : built_in) {
             for (ModelConfig& preset : family.presets) preset.family = family.name;
         }

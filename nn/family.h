@@ -7,11 +7,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "engine/dtype.h"
+#include "nn/position_grid.h"
 
 namespace vvtq::nn {
 
@@ -81,6 +83,10 @@ struct Family {
     /// Builds the model of sizes within bounds, start values of norms and biases included; those of weights
     /// are drawn afterwards. Sizes that do not fit each other throw Error(Fault::input) naming the fields.
     std::function<std::unique_ptr<Model>(const ModelConfig& config, engine::DType dtype)> build;
+    /// The grid of a parameter that depends on the size of pictures or windows; nothing for the others.
+    std::function<std::optional<PositionGrid>(const std::string& parameter)> positions = {};
+    /// Why its models can be evaluated and asked as teachers but not trained; empty where they can.
+    std::string not_trained = {};
 
     /// The field that a flag may ask for; null where there is none of this name.
     const Field* askable(const std::string& field) const;
@@ -98,7 +104,7 @@ void register_family(Family family);
 const Family& family_of(const ModelConfig& config);
 
 /// The sizes of a published model, named with or without its suffix `_quant`:
-/// deit_{tiny,small,base}_patch16_224[_quant], swin_{tiny,small,base}_patch4_window7_224[_quant],
+/// deit_{tiny,small,base}[_distilled]_patch16_224[_quant], swin_{tiny,small,base}_patch4_window7_224[_quant],
 /// SReT_{T,LT,S}[_quant], and deit_nano_patch4_28[_quant] for small pictures; those of registered families
 /// too. Throws Error(Fault::input) listing the known names.
 ModelConfig model_config(const std::string& name);

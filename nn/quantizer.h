@@ -97,6 +97,9 @@ class QuantizerSlot : public Module {
     void follow(const QuantizerSlot& previous) { previous_ = &previous; }
     const QuantizerSlot* previous() const { return previous_; }
 
+    /// Says that the model never calls it: it is in the state files and quantizes nothing.
+    void leave_idle() { idle_ = true; }
+    bool idle() const { return idle_; }
     Values values() const { return values_; }
     Bits bits() const { return bits_; }
     int64_t heads() const { return heads_; }
@@ -119,7 +122,7 @@ class QuantizerSlot : public Module {
     Values values_;
     Bits bits_;
     int64_t heads_ = 0, step_heads_ = 0;
-    bool head_columns_ = false;
+    bool head_columns_ = false, idle_ = false;
     Variable weight_;
     std::unique_ptr<Quantizer> quantizer_;
     std::optional<Quantized> prepared_;

@@ -104,7 +104,11 @@ Family sret_family() {
         {preset("SReT_T_quant", 64, {2, 4, 8}, 3.6, 1.0), preset("SReT_LT_quant", 64, {2, 4, 8}, 4.0, 1.0),
          preset("SReT_S_quant", 126, {3, 6, 12}, 3.0, 2.0)},
         fields,
-        [](const ModelConfig& config, engine::DType dtype) { return std::make_unique<Sret>(config, dtype); }};
+        [](const ModelConfig& config, engine::DType dtype) { return std::make_unique<Sret>(config, dtype); },
+        [](const std::string& parameter) {
+            constexpr PositionGrid kGrid{.rows = false, .antialias = true};
+            return parameter == "pos_embed" ? std::optional(kGrid) : std::nullopt;
+        }};
 }
 
 SretBlock::SretBlock(int64_t width, int64_t heads, int64_t hidden, engine::DType dtype)

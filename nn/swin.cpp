@@ -62,13 +62,18 @@ Family swin_family() {
          preset("swin_small_patch4_window7_224_quant", 96, {2, 2, 18, 2}, {3, 6, 12, 24}),
          preset("swin_base_patch4_window7_224_quant", 128, {2, 2, 18, 2}, {4, 8, 16, 32})},
         fields,
-        [](const ModelConfig& config, engine::DType dtype) { return std::make_unique<Swin>(config, dtype); }};
+        [](const ModelConfig& config, engine::DType dtype) { return std::make_unique<Swin>(config, dtype); },
+        [](const std::string& parameter) {
+            const bool bias = parameter.ends_with(".relative_position_bias_table");
+            return bias ? std::optional(PositionGrid{}) : std::nullopt;
+        }};
 }
 
 SwinPatchEmbed::SwinPatchEmbed(const ModelConfig& config, engine::DType dtype)
     : patch_size_(config.patch_size),
       proj_({config.embed_dim, config.in_chans, config.patch_size, config.patch_size}, dtype, Bits::always_8),
       norm_(config.embed_dim, kNormEps, dtype) {
+    quant_.leave_idle();
     add_module("quant", quant_);
     add_module("proj", proj_);
     add_module("norm", norm_);

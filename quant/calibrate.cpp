@@ -54,18 +54,20 @@ double activation_start(const Tensor& x, int bits) {
     return 2.0 * mean / std::sqrt(CodeRange::signed_bits(bits).high);
 }
 
-void calibrate_weights(nn::Module& model) {
+void calibrate_weights(nn::Module& model, Ready ready) {
     for (const auto& [path, slot] : slots(model)) {
         if (slot->get() == nullptr || slot->values() != nn::Values::weight) continue;
+        if (ready == Ready::keep && slot->get()->ready()) continue;
         const autograd::Scope scope(path);
         slot->get()->reset();
         slot->get()->calibrate(slot->weight().value());
     }
 }
 
-Tensor calibrate_activations(nn::Model& model, const Tensor& pictures) {
+Tensor calibrate_activations(nn::Model& model, const Tensor& pictures, Ready ready) {
     for (const auto& [path, slot] : slots(model)) {
-        if (slot->get() != nullptr && slot->values() != nn::Values::weight) slot->get()->reset();
+        if (ready == Ready::start_anew && slot->get() != nullptr && slot->values() != nn::Values::weight)
+            slot->get()->reset();
     }
     const nn::EvaluationMode evaluation(model);
     const autograd::NoGrad no_grad;

@@ -6,15 +6,19 @@
 
 namespace vvtq::quant {
 
-/// Sets the start values of every weight quantizer anew: LSQ's at the fixed point of the mean-squared error.
+/// Whether quantizers that have their steps already keep them.
+enum class Ready { start_anew, keep };
+
+/// Sets the start values of every weight quantizer: LSQ's at the fixed point of the mean-squared error.
 /// Throws Error(Fault::run) naming the layer whose step is not finite.
-void calibrate_weights(nn::Module& model);
+void calibrate_weights(nn::Module& model, Ready ready = Ready::start_anew);
 
 /// One evaluation pass over `pictures` (B, C, S, S) that sets the start values of every activation quantizer
 /// as its input arrives; each layer sees inputs that the layers before it have already quantized. Returns the
 /// logits. The model is left in the mode it was in. Throws Error(Fault::run) naming the quantizer whose step
 /// is not finite.
-engine::Tensor calibrate_activations(nn::Model& model, const engine::Tensor& pictures);
+engine::Tensor calibrate_activations(nn::Model& model, const engine::Tensor& pictures,
+                                     Ready ready = Ready::start_anew);
 
 /// Step and offset of the mean-squared-error fixed point of w. `range` as in the quantizer; without offset o
 /// = 0.

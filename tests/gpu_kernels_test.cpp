@@ -169,7 +169,7 @@ TEST_CASE("gpu kernels: targets and counts of the loss", "[gpu][gpu-ops]") {
 
 TEST_CASE("gpu kernels: pixels", "[gpu][gpu-ops]") {
     if (gpu_missing()) return;
-    const std::array<float, 3> mean = {0.485F, 0.456F, 0.406F}, deviation = {0.229F, 0.224F, 0.225F};
+    const std::array<double, 3> mean = {0.485, 0.456, 0.406}, deviation = {0.229, 0.224, 0.225};
     for_activations([&](DType dtype) {
         for (const int64_t side : {1, 7, 28, 32}) {
             INFO(side << " pixels");

@@ -18,6 +18,12 @@ int command_train(Options& options);
 /// `vvtq softlabel`: a teacher labels crops of every training picture, into one file.
 int command_softlabel(Options& options);
 
+/// `vvtq predict`: prints the classes of pictures, one line each.
+int command_predict(Options& options);
+
+/// `vvtq convert`: writes a checkpoint in another container, or with another program's names.
+int command_convert(Options& options);
+
 /// `vvtq bench step`: prints one line of JSON.
 int command_bench_step(Options& options);
 

@@ -78,7 +78,8 @@ Compute pick_compute(RunFlags& run) {
     return {device, run.precision == "bf16" ? DType::bf16 : parameters, parameters};
 }
 
-nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes) {
+nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes,
+                               bool adapts) {
     const ModelFlags& flags = options.model;
     const auto saved = checkpoint != nullptr ? checkpoint->model_config() : std::nullopt;
     const std::string path = checkpoint != nullptr ? checkpoint->path() : "";
@@ -98,7 +99,9 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
     check_asked(flags, config);
     const auto apply = [&](const std::string& flag, const nn::Field& field, const nn::Size& size) {
         if (wanted.name == config.name) field.set(wanted, size);
-        if (!saved) {
+        const bool adaptable =
+            field.name == "img_size" || field.name == "window_size" || field.name == "num_classes";
+        if (!saved || (adapts && adaptable)) {
             field.set(config, size);
         } else if (size != field.get(*saved)) {
             contradict(flag, nn::size_text(size), nn::size_text(field.get(*saved)));
@@ -123,11 +126,12 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
         engine::input_error(path, " holds another model: ", contradictions, tensors.empty() ? "" : ": ",
                             tensors, "; leave these flags out or name another file");
     }
-    if (!saved && flags.num_classes == 0 && classes != 0) config.num_classes = classes;
+    if ((!saved || adapts) && flags.num_classes == 0 && classes != 0) config.num_classes = classes;
     if (classes != 0 && config.num_classes != classes) {
-        const std::string whose = saved ? path + " has a model of " : "--num_classes: ";
-        engine::input_error(whose, config.num_classes, " classes but the data set has ", classes,
-                            saved ? "; name a data set or a checkpoint that fits" : "; leave the flag out");
+        const std::string whose = saved && !adapts ? path + " has a model of " : "--num_classes: ";
+        engine::input_error(
+            whose, config.num_classes, " classes but the data set has ", classes,
+            saved && !adapts ? "; name a data set or a checkpoint that fits" : "; leave the flag out");
     }
     config.drop_path = flags.drop_path;
     return config;
@@ -152,6 +156,38 @@ QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& pa
     read("fixed-scale", flags.fixed_scale);
     if (info.recipe.count("head-wise") != 0) read("head-wise", flags.head_wise);  // older files do not say
     return flags;
+}
+
+void adopt_stored_bits(Options& options, const Checkpoint& checkpoint, nn::Model& model) {
+    const bool given = options.given("--wbits") && options.given("--abits");
+    const auto bits = given ? std::nullopt : stored_bits(checkpoint.file(), checkpoint.path(), model);
+    if (!bits) return;
+    if (!options.given("--wbits")) options.quantizer.wbits = bits->weights;
+    if (!options.given("--abits")) options.quantizer.abits = bits->activations;
+}
+
+std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkpoint, int64_t classes,
+                                      const Compute& compute, std::vector<std::string>& notes) {
+    if (!checkpoint.info() && classes == 0 && options.model.num_classes == 0 && !options.model.name.empty()) {
+        classes = stored_classes(checkpoint.file(), nn::model_config(options.model.name)).value_or(0);
+    }
+    auto model = make_model(resolve_config(options, &checkpoint, classes), compute, options.run.seed);
+    if (checkpoint.quantized(*model)) {
+        if (checkpoint.info()) {
+            options.quantizer = quantizer_flags(*checkpoint.info(), checkpoint.path());
+        } else {
+            adopt_stored_bits(options, checkpoint, *model);
+        }
+        attach_quantizers(*model, options.quantizer);
+    }
+    const LoadReport report = checkpoint.load_parameters(*model, {.other_size = true});
+    if (!report.exact()) {
+        for (std::string& line : report.table(checkpoint.path(), model->config().name)) {
+            notes.push_back(std::move(line));
+        }
+    }
+    model->train(false);
+    return model;
 }
 
 std::string other_classes_warning(const Checkpoint& checkpoint, const data::Dataset& dataset) {

@@ -21,14 +21,26 @@ Compute pick_compute(RunFlags& run);
 /// The sizes of the model: those that the checkpoint records where there is one, else the published ones of
 /// --model with the flags' changes. `classes` is the data set's class count, 0 without a data set. Throws
 /// Error(Fault::input) naming flags that contradict the checkpoint with the tensors that differ, and a class
-/// count that does not fit.
-nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes);
+/// count that does not fit. Where it `adapts`, picture size, window size and classes may be others than the
+/// checkpoint's.
+nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes,
+                               bool adapts = false);
 
 /// nn::make_model in the precision and on the device of `compute`.
 std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compute& compute, uint64_t seed);
 
 /// The bit widths of a quantized model. Throws Error(Fault::input) naming `path` where they are not recorded.
 QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path);
+
+/// Takes --wbits and --abits from the `nbits` of a published quantized file, where they are not given.
+void adopt_stored_bits(Options& options, const Checkpoint& checkpoint, nn::Model& model);
+
+/// The model of a checkpoint in evaluation mode, with its quantizers. Sizes and bit widths that the file does
+/// not record come from the flags. `classes` is the data set's class count, 0 without one: then a file of
+/// another program decides. What was converted is added to `notes`. Throws Error(Fault::input) where the file
+/// does not fit.
+std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkpoint, int64_t classes,
+                                      const Compute& compute, std::vector<std::string>& notes);
 
 /// A line for the log where the data set's classes are not those that the checkpoint's model was trained for;
 /// else, and where the checkpoint does not say, empty.

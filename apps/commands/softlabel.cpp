@@ -17,17 +17,12 @@ namespace {
 
 constexpr double kSecondsPerLine = 5.0;
 
-std::unique_ptr<nn::Model> load_teacher(const Options& options, const data::Dataset& dataset,
-                                        const Compute& compute, std::string& warning) {
+std::unique_ptr<nn::Model> load_teacher(Options& options, const data::Dataset& dataset,
+                                        const Compute& compute, std::vector<std::string>& notes) {
     const Checkpoint checkpoint(options.labels.teacher, "--teacher");
-    auto model =
-        make_model(resolve_config(options, &checkpoint, dataset.classes()), compute, options.run.seed);
-    if (checkpoint.info() && checkpoint.info()->quantized) {
-        attach_quantizers(*model, quantizer_flags(*checkpoint.info(), checkpoint.path()));
-    }
-    checkpoint.load_parameters(*model, false);
-    warning = other_classes_warning(checkpoint, dataset);
-    model->train(false);
+    auto model = load_model(options, checkpoint, dataset.classes(), compute, notes);
+    const std::string warning = other_classes_warning(checkpoint, dataset);
+    if (!warning.empty()) notes.push_back(warning);
     return model;
 }
 
@@ -136,8 +131,8 @@ int command_softlabel(Options& options) {
     const auto dataset = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
     const data::LabelType type = data::parse_label_type(options.labels.type);
     data::require_label_fits(type, dataset->classes());
-    std::string warning;
-    const auto teacher = load_teacher(options, *dataset, compute, warning);
+    std::vector<std::string> notes;
+    const auto teacher = load_teacher(options, *dataset, compute, notes);
     std::unique_ptr<data::SoftLabels> reference;
     int crops = options.labels.crops_per_image;
     if (!options.labels.reference.empty()) {
@@ -161,7 +156,7 @@ int command_softlabel(Options& options) {
                            : data::make_packed_sink(options.labels.path, header, *dataset);
     const int64_t next = sink->resume();
     RunLog log;
-    if (!warning.empty()) log.line(warning);
+    for (const std::string& note : notes) log.line(note);
     if (next > 0) log.line("=> going on after the first " + std::to_string(next) + " pictures");
     const autograd::NoGrad off_tape;
     DeviceBatch place(compute.device, options.data.batch_size, image_size, dataset->classes(), false);

@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "apps/training/value_text.h"
 #include "engine/check.h"
 
 namespace vvtq::apps {
@@ -52,18 +53,26 @@ data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size
     loader.batch_size = static_cast<int>(options.data.batch_size);
     loader.image_size = static_cast<int>(image_size);
     loader.workers = options.data.workers;
-    if (options.data.crop_pct > 0) {
-        loader.shorter_side = static_cast<int>(static_cast<double>(image_size) / options.data.crop_pct);
-    } else if (options.data.dataset == "folder") {
-        loader.shorter_side = data::evaluation_side(loader.image_size);
-    } else {
-        loader.shorter_side = 0;  // small pictures are looked at whole
-    }
+    loader.shorter_side = shorter_side(evaluation_crop(options), image_size);
     set_bad_image(options, loader);
     return loader;
 }
 
 }  // namespace
+
+std::string evaluation_crop(const Options& options) {
+    if (options.data.crop_pct > 0) return value_text(options.data.crop_pct);
+    constexpr double kPublished = 0.875;  // 224 of 256
+    if (options.data.dataset == "folder") return value_text(kPublished);
+    return "whole";  // small pictures
+}
+
+int shorter_side(const std::string& crop, int64_t image_size) {
+    if (crop == "whole") return 0;
+    double share = 0;
+    VVTQ_CHECK(parse_text(crop, share) && share > 0, "crop ", crop);
+    return static_cast<int>(static_cast<double>(image_size) / share);
+}
 
 TrainingData open_training_data(const Options& options) {
     TrainingData data;

@@ -16,6 +16,12 @@ TrainingData open_training_data(const Options& options);
 /// file where there is one, else augmented.
 TrainingOptions training_options(const Options& options, const TrainingData& data, int64_t image_size);
 
+/// How evaluation cuts a picture: "whole", or the share of the shorter side that is kept.
+std::string evaluation_crop(const Options& options);
+/// The shorter side before the central crop, as LoaderOptions has it. Throws Error(Fault::internal) where the
+/// text is no such crop.
+int shorter_side(const std::string& crop, int64_t image_size);
+
 /// --on-bad-image.
 void set_bad_image(const Options& options, data::LoaderOptions& loader);
 

@@ -129,6 +129,10 @@ void add_training(FlagTable& flags, RunFlags& run) {
     flags.add("--resume", run.resume, "checkpoint to go on from");
     flags.add("--log", run.log, "log file; metrics.jsonl lies beside it. Default: in --save_checkpoint_path");
     flags.add("-p,--print-freq", run.print_freq, "steps from one log line to the next");
+    flags.add("--finetune", run.finetune, "checkpoint whose weights to start from");
+    flags.add_switch(
+        "--allow-partial", run.allow_partial,
+        "--finetune: tensors that are missing or misfit start anew, unexpected ones are left out");
 }
 
 void add_quantizer(FlagTable& flags, QuantizerFlags& quantizer) {
@@ -151,7 +155,6 @@ void define_pretrain(FlagTable& flags, Options& o) {
     add_optimizer(flags, o.optimizer);
     add_run(flags, o.run);
     add_training(flags, o.run);
-    flags.add("--finetune", o.run.finetune, "checkpoint whose weights to start from");
     flags.add_unsupported();
 }
 
@@ -177,7 +180,8 @@ void define_train(FlagTable& flags, Options& o) {
     add_optimizer(flags, o.optimizer);
     add_run(flags, o.run);
     add_training(flags, o.run);
-    flags.add("--finetune", o.run.finetune, "full-precision checkpoint whose weights to start from");
+    flags.add_switch("--keep-steps", o.run.keep_steps,
+                     "--finetune: quantizers start from the steps of a quantized checkpoint");
     flags.add_switch("-e,--evaluate", o.run.evaluate,
                      "measure the accuracy of --resume or --finetune, then stop");
     flags.add_unsupported();
@@ -202,6 +206,47 @@ void define_softlabel(FlagTable& flags, Options& o) {
     add_data(flags, o.data, false);
     flags.add("--hflip", o.data.hflip, "probability of a horizontal flip");
     add_run(flags, o.run);
+}
+
+void define_convert(FlagTable& flags, Options& o) {
+    flags.group("Files");
+    flags.add("in,--input", o.convert.input, "checkpoint to read: .safetensors, or .pth of torch.save");
+    flags.add("out,--output", o.convert.output, "file to write: .safetensors or .pth");
+    flags.add_switch("--drop-optimizer", o.convert.drop_optimizer, "leave the optimizer's moments out");
+    add_model(flags, o.model, false);
+    flags.add("--num_classes", o.model.num_classes, "0: as many as the file has");
+}
+
+void define_predict(FlagTable& flags, Options& o) {
+    o.data.batch_size = 32;
+    flags.group("Files");
+    flags.add("checkpoint,--checkpoint", o.predict.checkpoint, "checkpoint of the model");
+    flags.add("images,--images", o.predict.images, "pictures, and folders whose pictures are taken")
+        ->expected(-1);
+    flags.add("--class-names", o.predict.class_names,
+              "file with a class name a line; left out: those in the checkpoint");
+    flags.group("Output");
+    flags.add("--topk", o.predict.topk, "most probable classes to tell");
+    flags.add_switch("--json", o.predict.json, "one JSON object a line");
+    flags.add_switch("--logits", o.predict.logits, "with --json: the logits too");
+    flags.group("Pictures");
+    flags.add_switch("--center-crop", o.predict.center_crop,
+                     "the central 224 of 256, whatever the checkpoint says");
+    flags.add_switch("--whole", o.predict.whole, "the whole picture, squeezed to a square");
+    flags.add("--on-bad-image", o.data.on_bad_image,
+              "error, or skip: pictures that cannot be decoded are left out and told of");
+    flags.add("-b,--batch-size", o.data.batch_size, "pictures in a batch");
+    flags.add("-j,--workers", o.data.workers, "loading threads");
+    add_model(flags, o.model, false);
+    flags.add("--num_classes", o.model.num_classes, "0: as many as the file has");
+    flags.add("--wbits", o.quantizer.wbits, "of a quantized file that does not say them");
+    flags.add("--abits", o.quantizer.abits, "of a quantized file that does not say them");
+    flags.group("Run");
+    flags.add("--device", o.run.device, "auto, cpu or cuda");
+    flags.add("--gpu", o.run.gpu, "which GPU; -1: the first");
+    flags.add("--precision", o.run.precision,
+              "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32");
+    flags.add("--threads", o.run.threads, "computing threads; 0: all cores");
 }
 
 /// What `bench step` and `bench op` share.
@@ -265,6 +310,8 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         {&app, "pretrain", define_pretrain, "train a full-precision model"},
         {&app, "softlabel", define_softlabel, "let a teacher label crops of the training pictures"},
         {&app, "train", define_train, "quantization-aware training; --evaluate only measures"},
+        {&app, "predict", define_predict, "tell the classes of pictures"},
+        {&app, "convert", define_convert, "write a checkpoint as .safetensors or .pth"},
         {bench, "step", define_bench_step, "time a training step beside its matrix products"},
         {bench, "op", define_bench_op, "time the kernels of a step one by one, beside the device's ceilings"},
         {bench, "loader", define_bench_loader, "count the crops a second that pictures in folders give"},
@@ -285,7 +332,8 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
     }
     if (table == nullptr && !arguments.empty() && !arguments[0].starts_with("-") && !named(0, "bench")) {
         engine::input_error("unknown command ", arguments[0],
-                            "; commands are pretrain, softlabel, train, bench step, bench op, bench loader");
+                            "; commands are pretrain, softlabel, train, predict, convert, bench step, bench "
+                            "op, bench loader");
     }
     if (table != nullptr) words = table->in_own_spelling(words);
     try {

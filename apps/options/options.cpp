@@ -120,6 +120,9 @@ void check_ranges(const Options& o) {
     require(o.run.threads >= 0 && o.run.threads <= 4096, "--threads", "0..4096");
     require(o.run.max_steps >= 0, "--max-steps", "at least 0");
     require(o.run.print_freq >= 1, "--print-freq", "at least 1");
+    require(o.predict.topk >= 1 && o.predict.topk <= 1000000, "--topk", "1..1000000");
+    require(!o.predict.logits || o.predict.json, "--logits", "together with --json");
+    require(!o.predict.whole || !o.predict.center_crop, "--whole", "left out with --center-crop");
     require(o.bench.steps >= 3 && o.bench.steps <= 100000, "--steps", "3..100000");
     require(o.bench.crops >= 1 && o.bench.crops <= 500, "--crops", "1..500");
     require(o.bench.seconds > 0 && o.bench.seconds <= 3600, "--seconds", "above 0 and at most 3600");

@@ -94,6 +94,7 @@ struct RunFlags {
     std::string save_dir = "./checkpoints";
     std::string log;  // empty: <save_dir>/<command>.log
     std::string finetune;
+    bool keep_steps = false, allow_partial = false;
     std::string resume;
     bool evaluate = false;
 };
@@ -104,6 +105,19 @@ struct BenchFlags {
     int64_t img_size = 224;
     int crops = 4;
     double seconds = 15;
+};
+
+struct ConvertFlags {
+    std::string input, output;
+    bool drop_optimizer = false;
+};
+
+struct PredictFlags {
+    std::string checkpoint;
+    std::vector<std::string> images;  // files and folders
+    int topk = 1;
+    bool json = false, logits = false, center_crop = false, whole = false;
+    std::string class_names;
 };
 
 /// One flag of the parsed command.
@@ -130,6 +144,8 @@ struct Options {
     OptimizerFlags optimizer;
     RunFlags run;
     BenchFlags bench;
+    ConvertFlags convert;
+    PredictFlags predict;
     std::vector<Flag> flags;
 
     bool given(const std::string& name) const;

@@ -11,7 +11,8 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kFormat = "vvtq-checkpoint";
-constexpr const char* kVersion = "1";
+constexpr const char* kVersion = "2";
+constexpr const char* kUnchecked = "1";  // files without checksums
 
 json model_to_json(const nn::ModelConfig& config) {
     json j = {{"name", config.name}, {"family", config.family}};
@@ -80,28 +81,33 @@ bool is_checkpoint(const std::map<std::string, std::string>& metadata) {
 }
 
 std::map<std::string, std::string> to_metadata(const CheckpointInfo& info) {
-    return {{"format", kFormat},
-            {"format_version", kVersion},
-            {"command", info.command},
-            {"model", model_to_json(info.model).dump()},
-            {"quantized", value_text(info.quantized)},
-            {"flags", json(info.recipe).dump()},
-            {"epoch", value_text(info.epoch)},
-            {"batch", value_text(info.batch)},
-            {"step", value_text(info.step)},
-            {"best_acc1", value_text(info.best_acc1)},
-            {"dataset", value_text(info.dataset)},
-            {"class_names", json(info.class_names).dump(-1, ' ', false, json::error_handler_t::replace)},
-            {"labels", value_text(info.labels)}};
+    std::map<std::string, std::string> metadata = {
+        {"format", kFormat},
+        {"format_version", kVersion},
+        {"command", info.command},
+        {"model", model_to_json(info.model).dump()},
+        {"quantized", value_text(info.quantized)},
+        {"flags", json(info.recipe).dump()},
+        {"epoch", value_text(info.epoch)},
+        {"batch", value_text(info.batch)},
+        {"step", value_text(info.step)},
+        {"best_acc1", value_text(info.best_acc1)},
+        {"dataset", value_text(info.dataset)},
+        {"class_names", json(info.class_names).dump(-1, ' ', false, json::error_handler_t::replace)},
+        {"labels", value_text(info.labels)},
+    };
+    if (!info.evaluation_crop.empty()) metadata["evaluation_crop"] = info.evaluation_crop;
+    return metadata;
 }
 
 CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata, const std::string& path) {
     const Reader in{metadata, path};
-    if (in.text("format_version") != kVersion) {
+    CheckpointInfo info;
+    info.checked = in.text("format_version") != kUnchecked;
+    if (info.checked && in.text("format_version") != kVersion) {
         engine::input_error(path, ": checkpoint version ", in.text("format_version"),
                             " is unknown; this program writes ", kVersion);
     }
-    CheckpointInfo info;
     info.command = in.text("command");
     try {
         info.model = model_from_json(json::parse(in.text("model")));
@@ -122,6 +128,12 @@ CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata,
     }
     info.dataset = in.number("dataset");
     info.labels = in.number("labels");
+    if (metadata.count("evaluation_crop") != 0) {
+        info.evaluation_crop = in.text("evaluation_crop");
+        double share = 0;
+        const bool number = parse_text(info.evaluation_crop, share) && share > 0 && share <= 1;
+        if (!number && info.evaluation_crop != "whole") in.fail("evaluation_crop");
+    }
     return info;
 }
 

@@ -23,6 +23,8 @@ struct CheckpointInfo {
     uint64_t dataset = 0;                       // fingerprint of the training data
     std::vector<std::string> class_names;       // of it; empty in files of versions that did not keep them
     uint64_t labels = 0;                        // fingerprint of the soft labels; 0 without
+    std::string evaluation_crop;  // "whole", or the share of the shorter side; empty where it was not kept
+    bool checked = true;          // written with checksums
 };
 
 /// Whether a file's metadata was written by to_metadata.

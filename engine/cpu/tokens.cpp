@@ -39,7 +39,7 @@ void for_each_picture(int64_t batch, F&& f) {
 
 }  // namespace
 
-void normalize_pixels(Arg x, const std::array<float, 3>& mean, const std::array<float, 3>& std, Arg y) {
+void normalize_pixels(Arg x, const std::array<double, 3>& mean, const std::array<double, 3>& std, Arg y) {
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 4 && shape[1] == 3 && x.dtype() == DType::u8,
                "pixels (B, 3, S, S) of u8 wanted, not ", shape.str());

@@ -134,13 +134,15 @@ struct TokenFirst {
 
 }  // namespace
 
-void normalize_pixels(Arg x, const std::array<float, 3>& mean, const std::array<float, 3>& std, Arg y) {
+void normalize_pixels(Arg x, const std::array<double, 3>& mean, const std::array<double, 3>& std, Arg y) {
     const Shape& shape = x.shape();
     VVTQ_CHECK(shape.rank() == 4 && shape[1] == 3 && x.numel() == y.numel(), "pictures ", shape.str(), " to ",
                y.shape().str());
     Channels channels;
-    std::copy_n(mean.begin(), 3, channels.mean);
-    std::copy_n(std.begin(), 3, channels.std);
+    for (size_t c = 0; c < 3; ++c) {
+        channels.mean[c] = static_cast<float>(mean[c]);
+        channels.std[c] = static_cast<float>(std[c]);
+    }
     const int64_t plane = shape[2] * shape[3];
     const uint8_t* px = pointer<uint8_t>(x);
     with_activation(y.dtype(), [&]<typename T>() {

@@ -96,7 +96,7 @@ TEST_CASE("a checkpoint brings back parameters, moments and the place in the run
 
     auto model = nn::make_model(info.model, DType::f32, 99);
     apps::attach_quantizers(*model, apps::quantizer_flags(info, "a"));
-    loaded.load_parameters(*model, false);
+    loaded.load_parameters(*model);
     nn::Adamw optimizer(model->parameters(), {});
     loaded.load_optimizer(optimizer);
     CHECK(optimizer.steps_done() == 1);
@@ -115,8 +115,8 @@ TEST_CASE("weights of a quantized model start a full-precision one where steps m
     apps::save_checkpoint(scratch / "a", t.info, *t.model, *t.optimizer);
     const apps::Checkpoint loaded(scratch / "a", "--finetune");
     const auto model = nn::make_model(t.config, DType::f64, 99);
-    CHECK(refuses("not in the model: ", [&] { loaded.load_parameters(*model, false); }));
-    loaded.load_parameters(*model, true);
+    CHECK(refuses("not in the model: ", [&] { loaded.load_parameters(*model); }));
+    loaded.load_parameters(*model, {.steps = false});
     for (const nn::NamedParameter& p : model->parameters()) {
         if (p.name == "head.weight") {
             CHECK(p.parameter.value().to_vector() ==

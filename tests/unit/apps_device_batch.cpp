@@ -32,11 +32,11 @@ data::Batch batch_of(int64_t size, uint8_t first, bool soft) {
 
 /// (pixel / 255 - mean) / deviation of each channel
 std::vector<double> normalized(const data::Batch& batch) {
-    const float mean[3] = {0.485f, 0.456f, 0.406f}, deviation[3] = {0.229f, 0.224f, 0.225f};
+    const double mean[3] = {0.485, 0.456, 0.406}, deviation[3] = {0.229, 0.224, 0.225};
     std::vector<double> values;
     for (size_t i = 0; i < batch.pixels.size(); ++i) {
         const size_t c = i / (kImage * kImage) % 3;
-        values.push_back((batch.pixels[i] / 255.0 - double{mean[c]}) / double{deviation[c]});
+        values.push_back((batch.pixels[i] / 255.0 - mean[c]) / deviation[c]);
     }
     return values;
 }

@@ -184,7 +184,7 @@ struct Run {
         apps::attach_quantizers(*model, flags->quantizer);
         apps::CheckpointInfo info;
         if (saved) {
-            saved->load_parameters(*model, false);
+            saved->load_parameters(*model);
             info = *saved->info();
         } else {
             quant::calibrate_weights(*model);

@@ -116,18 +116,17 @@ TEST_CASE("a pickle that would run a command runs none, and its tensors can be r
 TEST_CASE("what is written reads back, here and in its bytes", "[data][torch]") {
     const std::vector<float> numbers{1.5F, -2.0F, 0.25F, 1e-30F, 3.0F, 4.0F};
     const Bytes flags{1, 0, 1};
-    const Bytes bytes = write_torch_list(
-        {{"F32", {2, 3}, {reinterpret_cast<const uint8_t*>(numbers.data()), 24}}, {"BOOL", {3}, flags}},
-        "some");
+    const TorchValue::List list = {
+        {TorchTensor{"F32", {2, 3}, {reinterpret_cast<const uint8_t*>(numbers.data()), 24}}},
+        {TorchTensor{"BOOL", {3}, flags}}};
+    const Bytes bytes = write_torch({list}, "some");
     const TorchFile file(bytes, "some.tar");
     const TorchArray first = file.array(file.pickle().at(file.root().items.at(0)), "first");
     CHECK(first.shape == std::vector<int64_t>{2, 3});
     CHECK(first.read<float>() == numbers);
     CHECK(file.array(file.pickle().at(file.root().items.at(1)), "second").read<float>() ==
           std::vector<float>{1, 0, 1});
-    CHECK(bytes == write_torch_list({{"F32", {2, 3}, {reinterpret_cast<const uint8_t*>(numbers.data()), 24}},
-                                     {"BOOL", {3}, flags}},
-                                    "some"));
+    CHECK(bytes == write_torch({list}, "some"));
 }
 
 TEST_CASE("truncated files of torch.save are refused by name", "[data][torch][bad-input]") {
@@ -197,8 +196,9 @@ TEST_CASE("pickles that ask for the impossible are refused", "[data][torch][bad-
 TEST_CASE("tensors beyond their storage are refused before memory is taken", "[data][torch][bad-input]") {
     // The pickle of a written file, with its shape (2, 3) and strides (3, 1) changed.
     const std::vector<float> numbers(6);
-    const Bytes whole =
-        write_torch_list({{"F32", {2, 3}, {reinterpret_cast<const uint8_t*>(numbers.data()), 24}}}, "t");
+    const TorchValue::List list = {
+        {TorchTensor{"F32", {2, 3}, {reinterpret_cast<const uint8_t*>(numbers.data()), 24}}}};
+    const Bytes whole = write_torch({list}, "t");
     const auto files = read_zip(whole, "t");
     const Bytes pickle(files.at("t/data.pkl").begin(), files.at("t/data.pkl").end());
     const auto with_shape = [&](int64_t rows, int64_t columns, int64_t stride) {

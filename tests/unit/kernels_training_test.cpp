@@ -88,7 +88,7 @@ TEST_CASE("kernels: count_top: ties go to the lower index, NaN is not found", "[
 }
 
 TEST_CASE("kernels: normalize_pixels", "[kernels]") {
-    const std::array<float, 3> mean = {0.485F, 0.456F, 0.406F}, deviation = {0.229F, 0.224F, 0.225F};
+    const std::array<double, 3> mean = {0.485, 0.456, 0.406}, deviation = {0.229, 0.224, 0.225};
     const Tensor x({2, 3, 16, 16}, DType::u8);
     for (int64_t i = 0; i < x.numel(); ++i) x.data<uint8_t>()[i] = static_cast<uint8_t>(i * 37 + i / 256);
     std::vector<double> expected;

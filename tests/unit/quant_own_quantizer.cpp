@@ -103,7 +103,7 @@ TEST_CASE("a quantizer of a test file is attached by name, trained, saved, and i
     apps::save_checkpoint(scratch / "saved.safetensors", info, *model, optimizer);
     const apps::Checkpoint saved(scratch / "saved.safetensors", "--resume");
     const auto resumed = quantized_model();
-    saved.load_parameters(*resumed, false);
+    saved.load_parameters(*resumed);
     nn::Adamw resumed_optimizer(resumed->parameters(), {});
     saved.load_optimizer(resumed_optimizer);
     for (int i = 0; i < 2; ++i) {

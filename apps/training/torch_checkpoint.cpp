@@ -1,0 +1,108 @@
+#include "apps/training/torch_checkpoint.h"
+
+#include "data/state_file.h"
+#include "engine/check.h"
+
+namespace vvtq::apps {
+namespace {
+
+using data::TorchTensor;
+using data::TorchValue;
+using Dict = TorchValue::Dict;
+using List = TorchValue::List;
+
+TorchValue text(std::string value) { return {std::move(value)}; }
+
+TorchTensor torch_tensor(const StoredTensor& tensor) { return {tensor.dtype, tensor.shape, tensor.bytes}; }
+
+/// A group of torch's AdamW.
+Dict group(double lr, double weight_decay, List params, List names) {
+    Dict dict;
+    dict.emplace_back(text("lr"), TorchValue{lr});
+    dict.emplace_back(text("weight_decay"), TorchValue{weight_decay});
+    dict.emplace_back(text("betas"), TorchValue{List{{0.9}, {0.999}}});
+    dict.emplace_back(text("eps"), TorchValue{1e-8});
+    dict.emplace_back(text("amsgrad"), TorchValue{false});
+    dict.emplace_back(text("params"), TorchValue{std::move(params)});
+    dict.emplace_back(text("param_names"), TorchValue{std::move(names)});
+    return dict;
+}
+
+struct Moments {
+    std::string parameter;
+    const StoredTensor* exp_avg = nullptr;
+    const StoredTensor* exp_avg_sq = nullptr;
+
+    bool decays() const { return exp_avg->shape.size() >= 2 && !parameter.ends_with(".bias"); }
+};
+
+std::vector<Moments> moments_of(const std::vector<StoredTensor>& tensors) {
+    std::vector<Moments> all;
+    std::map<std::string, size_t> at;
+    for (const StoredTensor& tensor : tensors) {
+        if (!tensor.name.starts_with(data::kOptimizerPrefix)) continue;
+        const size_t begin = data::kOptimizerPrefix.size(), dot = tensor.name.rfind('.');
+        if (dot <= begin) continue;
+        const std::string parameter = tensor.name.substr(begin, dot - begin),
+                          kind = tensor.name.substr(dot + 1);
+        const auto [place, made] = at.emplace(parameter, all.size());
+        if (made) all.push_back({parameter, nullptr, nullptr});
+        (kind == "exp_avg" ? all[place->second].exp_avg : all[place->second].exp_avg_sq) = &tensor;
+    }
+    for (const Moments& moments : all) {
+        if (moments.exp_avg == nullptr || moments.exp_avg_sq == nullptr) {
+            engine::input_error("the moments of ", data::printable(moments.parameter),
+                                " are not complete; leave them out with `drop_optimizer`");
+        }
+    }
+    return all;
+}
+
+}  // namespace
+
+data::Bytes torch_checkpoint(const std::vector<StoredTensor>& tensors, const TorchExtras& extras) {
+    Dict state, file;
+    for (const StoredTensor& tensor : tensors) {
+        if (tensor.name.starts_with(data::kOptimizerPrefix)) continue;
+        state.emplace_back(text(tensor.name), TorchValue{torch_tensor(tensor)});
+    }
+    file.emplace_back(text("epoch"), TorchValue{extras.epoch});
+    file.emplace_back(text("arch"), text(extras.arch));
+    file.emplace_back(text("state_dict"), TorchValue{std::move(state)});
+    file.emplace_back(text("best_acc1"), TorchValue{extras.best_acc1});
+    const auto steps = static_cast<float>(extras.step);
+    const TorchTensor step{"F32", {}, {reinterpret_cast<const uint8_t*>(&steps), sizeof steps}};
+    const std::vector<Moments> moments = moments_of(tensors);
+    Dict optimizer_state;
+    List groups;
+    int64_t number = 0;
+    for (const bool decays : {false, true}) {
+        List params, names;
+        for (const Moments& each : moments) {
+            if (each.decays() != decays) continue;
+            Dict entry;
+            entry.emplace_back(text("step"), TorchValue{step});
+            entry.emplace_back(text("exp_avg"), TorchValue{torch_tensor(*each.exp_avg)});
+            entry.emplace_back(text("exp_avg_sq"), TorchValue{torch_tensor(*each.exp_avg_sq)});
+            optimizer_state.emplace_back(TorchValue{number}, TorchValue{std::move(entry)});
+            params.push_back({number++});
+            names.push_back(text(each.parameter));
+        }
+        groups.push_back(
+            {group(extras.lr, decays ? extras.weight_decay : 0.0, std::move(params), std::move(names))});
+    }
+    if (!moments.empty()) {
+        Dict optimizer;
+        optimizer.emplace_back(text("state"), TorchValue{std::move(optimizer_state)});
+        optimizer.emplace_back(text("param_groups"), TorchValue{std::move(groups)});
+        file.emplace_back(text("optimizer"), TorchValue{std::move(optimizer)});
+    }
+    if (!extras.metadata.empty()) {
+        Dict metadata;
+        for (const auto& [key, value] : extras.metadata) metadata.emplace_back(text(key), text(value));
+        file.emplace_back(text("vvtq"), TorchValue{std::move(metadata)});
+    }
+    return data::write_torch({std::move(file)}, "checkpoint");
+}
+
+}  // namespace vvtq::apps
