@@ -9,6 +9,7 @@
 #include "apps/training/log.h"
 #include "apps/training/value_text.h"
 #include "autograd/ops.h"
+#include "data/label_repack.h"
 #include "data/label_sink.h"
 #include "data/packed_labels.h"
 
@@ -101,22 +102,26 @@ class Pending {
 
 int repack(const Options& options) {
     const LabelFlags& labels = options.labels;
-    if (!labels.pack.empty() && !labels.unpack.empty()) {
-        engine::input_error("--pack: leave it or --unpack out");
-    }
+    const bool packs = !labels.pack.empty();
     RunLog log;
-    int64_t count = 0;
-    if (!labels.pack.empty()) {
+    data::Repacked done;
+    if (packs) {
         std::unique_ptr<data::Dataset> dataset;
-        if (!options.data.dir.empty()) {
+        if (options.given("--data") || options.given("--dataset")) {
             dataset = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
         }
-        count = data::pack_tree(labels.pack, labels.path, data::parse_label_type(labels.type),
-                                static_cast<int>(options.model.num_classes), dataset.get());
+        done = data::pack_tree(labels.pack, labels.path, data::parse_label_type(labels.type),
+                               static_cast<int>(options.model.num_classes), dataset.get(), interrupted);
     } else {
-        count = data::unpack_tree(labels.unpack, labels.path);
+        done = data::unpack_tree(labels.unpack, labels.path, interrupted);
     }
-    log.line("=> labels of " + std::to_string(count) + " pictures: " + labels.path);
+    if (!done.note.empty()) log.line(done.note);
+    if (done.pictures < done.of) {
+        std::cerr << "vvtq softlabel: stopped by " << interrupt_name() << " after " << done.pictures << " of "
+                  << done.of << " pictures; the same command begins anew" << std::endl;
+        return 1;
+    }
+    log.line("=> labels of " + std::to_string(done.pictures) + " pictures: " + labels.path);
     return 0;
 }
 
@@ -159,9 +164,11 @@ int command_softlabel(Options& options) {
                                        settings_hash(options, image_size, reference.get())};
     const auto sink = tree ? data::make_tree_sink(options.labels.path, header, *dataset)
                            : data::make_packed_sink(options.labels.path, header, *dataset);
-    const int64_t next = sink->resume();
+    const auto [next, damage] = sink->resume();
     RunLog log;
-    if (!warning.empty()) log.line(warning);
+    for (const std::string& line : {warning, reference ? reference->note() : "", damage}) {
+        if (!line.empty()) log.line(line);
+    }
     if (next > 0) log.line("=> going on after the first " + std::to_string(next) + " pictures");
     const autograd::NoGrad off_tape;
     DeviceBatch place(compute.device, options.data.batch_size, image_size, dataset->classes(), false);

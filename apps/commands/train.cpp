@@ -207,6 +207,7 @@ int command_train(Options& options) {
     make_folder(options.run.save_dir);  // nothing is written before all input was found good
     const std::string& path = options.run.log;
     log.open(path.empty() ? path_in(options.run.save_dir, options.command + ".log") : path);
+    if (data.labels && !data.labels->note().empty()) notes.push_back(data.labels->note());
     for (const std::string& note : notes) log.line(note);
     log.line("=> " + engine::runtime(compute.device).description() + ", " + options.run.precision);
     if (!best.empty()) copy_file(best, path_in(options.run.save_dir, kBestCheckpoint));
