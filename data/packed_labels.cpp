@@ -113,11 +113,10 @@ std::string PackedLabels::place(int64_t picture) const {
 
 std::string PackedLabels::note() const {
     if (raw_.version != kUncheckedVersion) return "";
-    return engine::concat(
-        "=> warning: label file '", printable(path()), "' has version ", kUncheckedVersion,
-        ", without checksums: not all damage is noticed. `vvtq softlabel --unpack` and then "
-        "--pack make one of version ",
-        kPackedVersion);
+    return engine::concat("=> warning: label file '", printable(path()), "' has version ", kUncheckedVersion,
+                          ", without checksums: not all damage is noticed. Unpacked and packed again with "
+                          "`vvtq softlabel` it has version ",
+                          kPackedVersion);
 }
 
 int64_t PackedLabels::record_of(int64_t picture) const {

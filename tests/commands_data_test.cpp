@@ -50,9 +50,10 @@ struct Cifar {
              scratch / "fp");
     }
     std::string softlabel(const std::string& name, const std::string& more = "") const {
-        return "softlabel --crops-per-image 6 --min-crop-area 0.5 --soft_label_type marginal_smoothing_k5 -b "
-               "50 " +
-               more + " --teacher " + checkpoint("fp") + " --softlabel_path " + scratch / name;
+        const std::string area =
+            more.find("--reference_path") == std::string::npos ? "--min-crop-area 0.5 " : "";
+        return "softlabel --crops-per-image 6 --soft_label_type marginal_smoothing_k5 -b 50 " + area + more +
+               " --teacher " + checkpoint("fp") + " --softlabel_path " + scratch / name;
     }
 };
 

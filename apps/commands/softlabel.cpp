@@ -27,6 +27,7 @@ std::unique_ptr<nn::Model> load_teacher(const Options& options, const data::Data
         attach_quantizers(*model, quantizer_flags(*checkpoint.info(), checkpoint.path()));
     }
     checkpoint.load_parameters(*model, false);
+    require_finite(*model, checkpoint.path());
     warning = other_classes_warning(checkpoint, dataset);
     model->train(false);
     return model;

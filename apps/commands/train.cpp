@@ -10,6 +10,7 @@
 #include "apps/training/interrupt.h"
 #include "apps/training/run_folder.h"
 #include "apps/training/trainer.h"
+#include "quant/attach.h"
 #include "quant/calibrate.h"
 
 namespace vvtq::apps {
@@ -22,13 +23,16 @@ void agree_with(const Checkpoint& resumed, Options& options) {
                             " was not written by vvtq; use --finetune for its weights");
     }
     const CheckpointInfo& info = *resumed.info();
+    const auto recipe = checked_recipe(info.recipe, info.command, resumed.path());
     if (options.run.evaluate) {
         if (!info.quantized && has_low_bits(options.quantizer)) {
             engine::input_error("--resume: ", resumed.path(),
                                 " holds a full-precision model; use --finetune with --wbits");
         }
-        options.adopt_recipe(info.recipe, resumed.path(),
-                             {"--wbits", "--abits", "--fixed-scale", "--head-wise"});
+        if (info.quantized) {
+            options.adopt_recipe(recipe, resumed.path(),
+                                 {"--wbits", "--abits", "--fixed-scale", "--head-wise"});
+        }
         return;
     }
     if (info.command != options.command) {
@@ -39,7 +43,7 @@ void agree_with(const Checkpoint& resumed, Options& options) {
         engine::input_error("--start-epoch: --resume goes on at the checkpoint's epoch ", info.epoch,
                             "; leave it out");
     }
-    options.adopt_recipe(info.recipe, resumed.path());
+    options.adopt_recipe(recipe, resumed.path());
 }
 
 /// Several crops of a picture need labels of its crops.
@@ -73,6 +77,16 @@ void require_same_data(const Checkpoint& resumed, const TrainingData& data, cons
     }
 }
 
+/// --head-wise changes nothing where no quantizer has a step for each head.
+void require_head_steps(const QuantizerFlags& flags, nn::Model& model) {
+    if (!flags.head_wise) return;
+    for (const auto& [path, slot] : quant::slots(model)) {
+        if (slot->get() != nullptr && slot->step_heads() > 0) return;
+    }
+    engine::input_error("--head-wise: has no effect on ", model.config().name,
+                        ", whose attention has no steps of heads; leave it out");
+}
+
 /// A model with its start values, from a checkpoint where one is named. What the log should say of it is
 /// added to `notes`.
 std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingData& data,
@@ -93,10 +107,12 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
     if (resumed != nullptr) {
         if (resumed->info()->quantized) attach_quantizers(*model, options.quantizer);
         resumed->load_parameters(*model, false);
+        require_finite(*model, resumed->path());
         return model;
     }
     if (finetuned) {
         finetuned->load_parameters(*model, true);
+        require_finite(*model, finetuned->path());
         if (finetuned->quantized(*model)) {
             notes.push_back("=> the steps of " + finetuned->path() +
                             " are left out: only its weights are taken");
@@ -105,9 +121,19 @@ std::unique_ptr<nn::Model> build_model(const Options& options, const TrainingDat
     if (options.command == "train") {
         attach_quantizers(*model, options.quantizer);
         notes.push_back("=> step sizes start from the weights and from a batch of training pictures");
-        quant::calibrate_weights(*model);
+        require_head_steps(options.quantizer, *model);
         const TrainingOptions training = training_options(options, data, config.img_size);
-        quant::calibrate_activations(*model, calibration_pictures(data, training.training, compute));
+        const nn::Tensor pictures = calibration_pictures(data, training.training, compute);
+        try {
+            quant::calibrate_weights(*model);
+            quant::calibrate_activations(*model, pictures);
+        } catch (const engine::OutOfMemory&) {
+            throw;
+        } catch (const engine::Error& error) {
+            if (!finetuned) throw;
+            engine::input_error("with the weights of '", data::printable(finetuned->path()), "' ",
+                                error.what(), "; name another file");
+        }
     }
     return model;
 }
@@ -187,7 +213,6 @@ int command_train(Options& options) {
         engine::input_error("--evaluate: name a checkpoint with --resume, or weights with --finetune");
     }
     settle_crops(options);
-    if (!options.run.evaluate) check_regularizer(options.quantizer);
     const Compute compute = pick_compute(options.run);
     const TrainingData data = open_training_data(options);
     if (resumed && !options.run.evaluate) require_same_data(*resumed, data, options);
