@@ -1,7 +1,6 @@
 // label_repack: from a tree of label files to a packed file, and back.
 #pragma once
 
-#include <functional>
 #include <string>
 
 #include "data/soft_labels.h"
@@ -13,9 +12,6 @@ struct Repacked {
     int64_t of = 0;        ///< that there are
     std::string note;      ///< a line for the log, or empty
 };
-
-/// Asked before every picture; where it says true, the work stops.
-using Stop = std::function<bool()>;
 
 /// Packs the tree of label files at `root` into `path`. With `dataset` record i is the labels of its picture
 /// i, else the files are taken in the order of their names and `classes` (0: not known) is written down.

@@ -15,7 +15,7 @@ class PackedSink : public LabelSink {
   public:
     PackedSink(const std::string& path, const SoftLabelHeader& header, const Dataset& dataset)
         : dataset_(dataset), writer_(path, header) {}
-    Resumed resume() override { return writer_.resume(dataset_); }
+    Resumed resume(const Stop& stop) override { return writer_.resume(dataset_, stop); }
     void append(int64_t picture, const PictureLabels& labels) override {
         writer_.append(picture, label_name(dataset_, picture), labels);
     }
@@ -42,12 +42,14 @@ class TreeSink : public LabelSink {
     TreeSink(const std::string& root, const SoftLabelHeader& header, const Dataset& dataset)
         : header_(header), dataset_(dataset), tree_(root, origin_of(header)) {}
 
-    Resumed resume() override {
+    Resumed resume(const Stop& stop) override {
         Resumed resumed;
         std::error_code ignored;
         for (; resumed.next < dataset_.size(); ++resumed.next) {
             const std::string path = tree_.file(label_name(dataset_, resumed.next));
             if (!std::filesystem::exists(path, ignored)) break;
+            resumed.stopped = stop();
+            if (resumed.stopped) break;
             try {
                 check(path);
             } catch (const engine::Error& error) {

@@ -66,9 +66,9 @@ class PackedLabelWriter {
     ~PackedLabelWriter();
 
     /// Goes on where a stopped run of the same header left a partial file: the pictures up to the first
-    /// damaged record are kept. To be called before append(). Errors: input_error naming a partial file that
+    /// damaged record are kept. To be called before append(); not to be used on where it was stopped. Errors: input_error naming a partial file that
     /// was made with other settings.
-    Resumed resume(const Dataset& dataset);
+    Resumed resume(const Dataset& dataset, const Stop& stop);
 
     /// The labels of the data set's picture `picture`, which comes after those before; header.crops crops.
     /// Errors: input_error where it would overwrite what a stopped run left and resume() was not called.

@@ -56,7 +56,7 @@ std::string target_of(const std::string& path) {
 }
 
 // The rename itself lasts only once the directory is flushed; some file systems refuse this, harmlessly.
-void flush_directory(const std::string& path) {
+void flush_parent(const std::string& path) {
     const std::string directory = fs::path(path).parent_path().string();
     const int descriptor = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) return;
@@ -157,7 +157,7 @@ void PackedLabelWriter::write_header() {
     write(&raw, sizeof raw);
 }
 
-Resumed PackedLabelWriter::resume(const Dataset& dataset) {
+Resumed PackedLabelWriter::resume(const Dataset& dataset, const Stop& stop) {
     VVTQ_CHECK(names_.empty(), names_.size(), " pictures were appended");
     keep_ = true;
     Resumed resumed;
@@ -176,6 +176,10 @@ Resumed PackedLabelWriter::resume(const Dataset& dataset) {
     const uint64_t records = (held - sizeof raw) / layout.size;
     for (uint64_t i = 0; i < records; ++i) {
         uint32_t picture = 0, check = 0;
+        if (stop()) {
+            resumed.stopped = true;
+            return resumed;
+        }
         read_at(sizeof raw + i * layout.size, record_.data(), layout.size);
         std::memcpy(&picture, record_.data(), sizeof picture);
         std::memcpy(&check, record_.data() + layout.check_at, sizeof check);
@@ -250,7 +254,7 @@ void PackedLabelWriter::finish() {
     if (::fsync(descriptor_) != 0) fail("flush");
     if (std::rename(partial_.c_str(), path_.c_str()) != 0) fail("rename");  // while it is locked
     if (::close(std::exchange(descriptor_, -1)) != 0) fail("close");
-    flush_directory(path_);
+    flush_parent(path_);
 }
 
 void pack_labels(LabelType type, std::span<const Coords> coords, std::span<const uint8_t> flips,

@@ -52,10 +52,14 @@ struct LabelledCrop {
 LabelledCrop checked_crop(LabelType type, int classes, const PictureLabels& labels, int m,
                           const std::function<std::string()>& place);
 
+/// Asked before every picture; where it says true, the work stops.
+using Stop = std::function<bool()>;
+
 /// How far a stopped run had come.
 struct Resumed {
-    int64_t next = 0;  ///< the data set's picture that comes next
-    std::string note;  ///< a line for the log where labels were damaged, else empty
+    int64_t next = 0;      ///< the data set's picture that comes next
+    std::string note;      ///< a line for the log where labels were damaged, else empty
+    bool stopped = false;  ///< before this was known
 };
 
 /// Labels of a data set's pictures. read() and crop() may be called from several threads.

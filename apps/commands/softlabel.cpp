@@ -165,9 +165,15 @@ int command_softlabel(Options& options) {
                                        settings_hash(options, image_size, reference.get())};
     const auto sink = tree ? data::make_tree_sink(options.labels.path, header, *dataset)
                            : data::make_packed_sink(options.labels.path, header, *dataset);
-    const auto [next, damage] = sink->resume();
+    const data::Resumed resumed = sink->resume(interrupted);
+    if (resumed.stopped) {
+        std::cerr << "vvtq softlabel: stopped by " << interrupt_name()
+                  << " while it looked at the labels that are there; the same command goes on" << std::endl;
+        return 1;
+    }
+    const int64_t next = resumed.next;
     RunLog log;
-    for (const std::string& line : {warning, reference ? reference->note() : "", damage}) {
+    for (const std::string& line : {warning, reference ? reference->note() : "", resumed.note}) {
         if (!line.empty()) log.line(line);
     }
     if (next > 0) log.line("=> going on after the first " + std::to_string(next) + " pictures");

@@ -71,7 +71,7 @@ void fill(LabelSink& sink, LabelType type, int64_t begin, int64_t end) {
 
 void write_tree(const std::string& root, LabelType type, const Dataset& dataset) {
     const auto sink = make_tree_sink(root, header_of(type), dataset);
-    fill(*sink, type, sink->resume().next, kPictures);
+    fill(*sink, type, sink->resume(kNever).next, kPictures);
     sink->finish();
 }
 
@@ -210,7 +210,7 @@ TEST_CASE("labelling goes on where it was stopped, and only with the same settin
     const auto write = [&](const std::string& path, bool tree, const SoftLabelHeader& header, int64_t end) {
         const auto sink =
             tree ? make_tree_sink(path, header, dataset) : make_packed_sink(path, header, dataset);
-        const int64_t next = sink->resume().next;
+        const int64_t next = sink->resume(kNever).next;
         fill(*sink, type, next, end);
         if (end == kPictures) sink->finish();
         return next;

@@ -47,7 +47,7 @@ inline void fill(LabelSink& sink, int64_t begin, int64_t end) {
 
 inline Bytes write_packed(const std::string& path) {
     const auto sink = make_packed_sink(path, kHeader, kDataset);
-    fill(*sink, sink->resume().next, kPictures);
+    fill(*sink, sink->resume(kNever).next, kPictures);
     sink->finish();
     return read_file(path, "");
 }

@@ -19,7 +19,7 @@ TEST_CASE("labelling goes on before the first damaged record", "[data][fkd]") {
         fs::remove(partial);
         {
             const auto sink = make_packed_sink(path, kHeader, kDataset);
-            fill(*sink, sink->resume().next, 6);
+            fill(*sink, sink->resume(kNever).next, 6);
         }
         Bytes bytes = read_file(partial, "");
         REQUIRE(bytes.size() == 128 + 6 * record);
@@ -28,8 +28,10 @@ TEST_CASE("labelling goes on before the first damaged record", "[data][fkd]") {
         if (damage == 1) third[40] ^= 4;
         if (damage == 2) std::copy_n(third - static_cast<std::ptrdiff_t>(record), record, third);
         write_bytes(partial, bytes);
+        CHECK(make_packed_sink(path, kHeader, kDataset)->resume([] { return true; }).stopped);
+        CHECK(read_file(partial, "") == bytes);  // nothing was cut off
         const auto sink = make_packed_sink(path, kHeader, kDataset);
-        const Resumed resumed = sink->resume();
+        const Resumed resumed = sink->resume(kNever);
         CHECK(resumed.next == 3);
         CHECK(resumed.note.find(partial + "': record 3 of 6") != std::string::npos);
         fill(*sink, resumed.next, kPictures);
@@ -43,7 +45,7 @@ TEST_CASE("label files of a tree that are empty or damaged are made again", "[da
     const std::string tree = scratch / "tree";
     const auto write = [&](int64_t end) {
         const auto sink = make_tree_sink(tree, kHeader, kDataset);
-        const Resumed resumed = sink->resume();
+        const Resumed resumed = sink->resume(kNever);
         fill(*sink, resumed.next, end);
         if (end == kPictures) sink->finish();
         return resumed;
@@ -77,7 +79,7 @@ TEST_CASE("a label set is written by one process at a time", "[data][fkd][bad-in
     const std::string path = scratch / "labels", tree = scratch / "tree";
     {
         const auto first = make_packed_sink(path, kHeader, kDataset);
-        first->resume();
+        first->resume(kNever);
         fill(*first, 0, 2);
         const Bytes partial = read_file(path + ".partial", "");
         for (const char* name : {"/labels", "/./labels"}) {
@@ -108,13 +110,13 @@ TEST_CASE("a label set is written by one process at a time", "[data][fkd][bad-in
     // Packing does not write over what a stopped labelling left.
     {
         const auto stopped = make_packed_sink(scratch / "pack", kHeader, kDataset);
-        stopped->resume();
+        stopped->resume(kNever);
         fill(*stopped, 0, 4);
     }
     CHECK(refuses("pack.partial' holds labels of a run that was stopped",
                   [&] { pack_tree(tree, scratch / "pack", kType, 0, &kDataset, kNever); }));
     const auto again = make_packed_sink(scratch / "pack", kHeader, kDataset);
-    CHECK(again->resume().next == 4);
+    CHECK(again->resume(kNever).next == 4);
 }
 
 TEST_CASE("packing and unpacking stop where they are told", "[data][fkd]") {
