@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cmath>
 #include <iostream>
 
 #include "apps/commands/commands.h"
@@ -188,7 +190,12 @@ int command_softlabel(Options& options) {
     for (int64_t b = first; loader.next(batch); ++b) {
         place.load(batch);
         const nn::Variable logits = teacher->forward(place.pictures(compute.dtype));
-        pending.add(batch, autograd::softmax(logits).value().to_vector());
+        const std::vector<double> p = autograd::softmax(logits).value().to_vector();
+        if (!std::all_of(p.begin(), p.end(), [](double each) { return std::isfinite(each); })) {
+            engine::run_error("--teacher: '", data::printable(options.labels.teacher),
+                              "' gives probabilities that are not finite: name another checkpoint");
+        }
+        pending.add(batch, p);
         time.update(watch.lap());
         if (interrupted()) {
             std::cerr << "vvtq softlabel: stopped by " << interrupt_name() << " after "

@@ -56,6 +56,12 @@ void check_augmentation(const Given& given, const Options& o) {
         given.useless({"--mixup-switch-prob"}, "unless both --mixup and --cutmix are on");
 }
 
+void check_pictures(const Given& given, const Options& o) {
+    if (o.data.dataset == "fashion-mnist" && o.data.on_bad_image == "skip") {
+        given.useless({"--on-bad-image"}, "with --dataset fashion-mnist, whose files are read whole");
+    }
+}
+
 void check_training(const Given& given, const Options& o) {
     if (o.run.evaluate) return;  // the training's own command may be given with --evaluate in front
     check_crops(given, o);
@@ -103,6 +109,7 @@ void check_effects(const Options& o) {
     if (o.command == "bench step" && o.run.evaluate) given.useless({"--reg"}, "with --evaluate");
     if (trains) check_training(given, o);
     if (o.command == "softlabel") check_labelling(given, o);
+    if (!o.run.evaluate) check_pictures(given, o);
     if (o.quantizer.reg && !has_low_bits(o.quantizer) && !o.run.evaluate) {
         engine::input_error("--reg: needs quantized weights; set --wbits and --abits");
     }

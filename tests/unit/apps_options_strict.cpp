@@ -163,6 +163,11 @@ TEST_CASE("flags that change nothing are refused by name") {
     CHECK(useless("--mixup-switch-prob", {"pretrain", "--mixup", "1", "--mixup-switch-prob", "0.3"}));
     CHECK_NOTHROW(parse_options({"pretrain", "--mixup", "1", "--cutmix-minmax", "0.2", "0.8",
                                  "--mixup-switch-prob", "0.3", "--mixup-mode", "pair"}));
+    for (const char* command : {"pretrain", "train", "softlabel"}) {
+        const Words skip{command, "--on-bad-image", "skip"};
+        CHECK(useless("--on-bad-image", joined(skip, {"--dataset", "fashion-mnist"})));
+        CHECK_NOTHROW(parse_options(joined(skip, {"--dataset", "cifar10"})));
+    }
     // A command of training with --evaluate in front of its flags only measures.
     CHECK_NOTHROW(
         parse_options({"train", "--evaluate", "--reg", "--smoothing", "0.1", "--softlabel_path", "x"}));
