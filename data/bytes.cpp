@@ -161,8 +161,8 @@ void AtomicFile::commit(bool durable) {
     }
 }
 
-uint32_t checksum(std::span<const uint8_t> bytes) {
-    return static_cast<uint32_t>(crc32_z(0, bytes.data(), bytes.size()));
+uint32_t checksum(std::span<const uint8_t> bytes, uint32_t before) {
+    return static_cast<uint32_t>(crc32_z(before, bytes.data(), bytes.size()));
 }
 
 void Fnv::add(std::span<const uint8_t> bytes) {

@@ -63,8 +63,9 @@ class AtomicFile {
     int descriptor_ = -1;
 };
 
-/// CRC-32 of zip and PNG: finds every flipped bit, no deliberate change.
-uint32_t checksum(std::span<const uint8_t> bytes);
+/// CRC-32 of zip and PNG: finds every flipped bit, no deliberate change. `before`: the checksum of the bytes
+/// that come before these.
+uint32_t checksum(std::span<const uint8_t> bytes, uint32_t before = 0);
 
 /// FNV-1a, 64 bits.
 class Fnv {

@@ -12,6 +12,16 @@
 
 namespace vvtq::data {
 
+void lock_descriptor(int descriptor, const std::string& what) {
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) return;
+    if (errno != EWOULDBLOCK) {
+        engine::input_error("cannot lock '", printable(what), "' (", std::strerror(errno),
+                            "): name a place on a file system with locks");
+    }
+    engine::input_error("'", printable(what),
+                        "' is being written by another process: wait for it or name another place");
+}
+
 FileLock::FileLock(const std::string& path, const std::string& what)
     : descriptor_(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666)) {
     if (descriptor_ < 0) {
@@ -36,5 +46,21 @@ FileLock::FileLock(const std::string& path, const std::string& what)
 }
 
 FileLock::~FileLock() { ::close(descriptor_); }
+
+FolderLock::FolderLock(const std::string& path)
+    : descriptor_(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    if (descriptor_ < 0) {
+        engine::input_error("cannot open the folder '", printable(path), "' (", std::strerror(errno),
+                            "): name one that you may read and write");
+    }
+    try {
+        lock_descriptor(descriptor_, path);
+    } catch (...) {
+        ::close(descriptor_);
+        throw;
+    }
+}
+
+FolderLock::~FolderLock() { ::close(descriptor_); }
 
 }  // namespace vvtq::data

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "data/packed_format.h"
 #include "engine/check.h"
 
 namespace vvtq::data {
@@ -11,36 +10,42 @@ namespace {
 
 constexpr const char* kRemedy = "make the labels with `vvtq softlabel`";
 
-template <typename T>
-T number_at(const uint8_t* at) {
-    T value;
-    std::memcpy(&value, at, sizeof value);
-    return value;
+/// The bytes from `begin` to `end`, a part at a time: take(part).
+template <typename Take>
+void read_through(const PositionedFile& file, uint64_t begin, uint64_t end, Take take) {
+    constexpr uint64_t kPart = uint64_t{1} << 20;
+    Bytes part;
+    for (uint64_t at = begin; at < end; at += part.size()) {
+        part.resize(std::min(kPart, end - at));
+        file.read(at, part.data(), part.size(), "the labels");
+        take(part);
+    }
 }
 
 }  // namespace
 
-PackedLabels::PackedLabels(const std::string& path, MappedFile file, const SoftLabelHeader& header)
-    : SoftLabels(path, header), file_(std::move(file)) {}
+PackedLabels::PackedLabels(const std::string& path, const PositionedFile& file, const PackedHeader& raw,
+                           const SoftLabelHeader& header)
+    : SoftLabels(path, header), file_(file), raw_(raw), layout_(header, raw.version) {}
 
 PackedLabels PackedLabels::open(const std::string& path) {
-    MappedFile file(path, kRemedy);
-    const auto bytes = file.bytes();
+    const PositionedFile file(path, kRemedy);
     const auto refuse = [&](const auto&... reason) {
         engine::input_error("label file '", printable(path), "' ", reason..., ": ", kRemedy);
     };
     PackedHeader raw{};
-    if (bytes.size() < sizeof raw.magic + sizeof raw.version) refuse("is truncated");
-    std::memcpy(&raw, bytes.data(), std::min(sizeof raw, bytes.size()));
+    if (file.size() < sizeof raw.magic + sizeof raw.version) refuse("is truncated");
+    file.read(0, &raw, std::min<uint64_t>(sizeof raw, file.size()), "the header");
     if (std::memcmp(raw.magic, kPackedMagic, sizeof kPackedMagic) != 0) refuse("is not a vvtq label file");
-    if (raw.version != kPackedVersion) {
-        refuse("has version ", raw.version, ", this program reads ", kPackedVersion);
+    if (raw.version != kPackedVersion && raw.version != kUncheckedVersion) {
+        refuse("has version ", raw.version, ", this program reads ", kUncheckedVersion, " and ",
+               kPackedVersion);
     }
-    if (bytes.size() < sizeof raw) refuse("is truncated");
+    if (file.size() < sizeof raw) refuse("is truncated");
     if (raw.check != header_check(raw)) refuse("has a damaged header");
     const bool sane =
         raw.type <= static_cast<uint32_t>(LabelType::marginal_renorm) && raw.pictures > 0 &&
-        raw.pictures <= bytes.size() && raw.crops > 0 && raw.crops <= kMostCrops &&
+        raw.pictures <= file.size() && raw.crops > 0 && raw.crops <= kMostCrops &&
         raw.classes <= kMostClasses &&
         (raw.classes == 0 ? raw.type != static_cast<uint32_t>(LabelType::ori)
                           : label_indices(static_cast<LabelType>(raw.type)) <= static_cast<int>(raw.classes));
@@ -52,63 +57,31 @@ PackedLabels PackedLabels::open(const std::string& path) {
                                  raw.fingerprint,
                                  raw.seed,
                                  raw.settings};
-    const size_t record = PackedLayout(header).size;
-    const size_t held = bytes.size() - sizeof raw;
+    const size_t record = PackedLayout(header, raw.version).size;
+    const uint64_t held = file.size() - sizeof raw;
     // Sizes are compared by division, so that no product overflows.
     const bool records_fit = held / record >= raw.pictures;
-    const size_t left = records_fit ? held - record * raw.pictures : 0;
+    const uint64_t left = records_fit ? held - record * raw.pictures : 0;
     constexpr size_t kNameEntry = sizeof(uint64_t) + sizeof(uint32_t);
     const bool entries_fit = records_fit && left / kNameEntry >= raw.pictures;
     if (!entries_fit || left - kNameEntry * raw.pictures != raw.text) {
         refuse("is truncated or damaged: ", held, " bytes for ", raw.pictures, " pictures of ", record,
                " bytes and their names");
     }
-    PackedLabels labels(path, std::move(file), header);
-    constexpr size_t kValidatedAtOnce = size_t{64} << 20;
-    if (bytes.size() <= kValidatedAtOnce) labels.validate();
+    PackedLabels labels(path, file, raw, header);
+    constexpr uint64_t kValidatedAtOnce = uint64_t{64} << 20;
+    if (file.size() <= kValidatedAtOnce) {
+        labels.validate();
+    } else if (raw.version != kUncheckedVersion) {
+        uint32_t check = 0;
+        read_through(file, file.size() - left, file.size(),
+                     [&](const Bytes& part) { check = checksum(part, check); });
+        if (check != raw.names_check) refuse("has a damaged table of names");
+    }
     return labels;
 }
 
-std::string_view PackedLabels::name(int64_t record) const {
-    VVTQ_CHECK(record >= 0 && record < header_.pictures, record);
-    const auto count = static_cast<size_t>(header_.pictures);
-    const auto at = static_cast<size_t>(record);
-    const uint8_t* ends = file_.bytes().data() + sizeof(PackedHeader) + PackedLayout(header_).size * count;
-    const uint8_t* text = ends + (sizeof(uint64_t) + sizeof(uint32_t)) * count;
-    const uint64_t text_size = file_.bytes().data() + file_.bytes().size() - text;
-    const auto begin = at == 0 ? 0 : number_at<uint64_t>(ends + (at - 1) * sizeof(uint64_t));
-    const auto end = number_at<uint64_t>(ends + at * sizeof(uint64_t));
-    if (!(begin <= end && end <= text_size)) {
-        engine::input_error("label file '", printable(path()), "' has a damaged table of names: ", kRemedy);
-    }
-    return {reinterpret_cast<const char*>(text + begin), end - begin};
-}
-
-int64_t PackedLabels::find(std::string_view wanted) const {
-    const auto count = static_cast<size_t>(header_.pictures);
-    const uint8_t* order =
-        file_.bytes().data() + sizeof(PackedHeader) + (PackedLayout(header_).size + sizeof(uint64_t)) * count;
-    const auto record_at = [&](size_t i) {
-        const auto record = number_at<uint32_t>(order + i * sizeof(uint32_t));
-        if (record >= count) {
-            engine::input_error("label file '", printable(path()),
-                                "' has a damaged table of names: ", kRemedy);
-        }
-        return int64_t{record};
-    };
-    size_t low = 0;
-    size_t high = count;
-    while (low < high) {
-        const size_t middle = low + (high - low) / 2;
-        if (name(record_at(middle)) < wanted) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    if (low == count || name(record_at(low)) != wanted) return -1;
-    return record_at(low);
-}
+PackedNames PackedLabels::names() const { return {file_, raw_, layout_.size, path()}; }
 
 void PackedLabels::match(const Dataset& dataset) {
     const bool same_data = header_.fingerprint == dataset.fingerprint();
@@ -123,7 +96,9 @@ void PackedLabels::match(const Dataset& dataset) {
     }
     classes_ = dataset.classes();
     require_label_fits(header_.type, classes_);
-    by_name_ = same_data && header_.pictures == dataset.size() ? nullptr : &dataset;
+    dataset_ = &dataset;
+    const bool by_number = same_data && header_.pictures == dataset.size();
+    names_ = by_number ? nullptr : std::make_shared<const PackedNames>(names());
     if (header_.fingerprint == 0) {  // an early word where no name agrees
         for (const int64_t end : {int64_t{0}, dataset.size() - 1}) {
             PictureLabels labels;
@@ -136,50 +111,80 @@ std::string PackedLabels::place(int64_t picture) const {
     return engine::concat("label file '", printable(path()), "': picture ", picture);
 }
 
-void PackedLabels::read(int64_t picture, PictureLabels& labels) const {
-    int64_t record = picture;
-    if (by_name_ != nullptr) {
-        const std::string wanted = label_name(*by_name_, picture);
-        record = find(wanted);
-        if (record < 0) {
-            engine::input_error("label file '", printable(path()), "' has no labels of '", printable(wanted),
-                                "': ", kRemedy, ", or remove the picture");
-        }
+std::string PackedLabels::note() const {
+    if (raw_.version != kUncheckedVersion) return "";
+    return engine::concat("=> warning: label file '", printable(path()), "' has version ", kUncheckedVersion,
+                          ", without checksums: not all damage is noticed. Unpacked and packed again with "
+                          "`vvtq softlabel` it has version ",
+                          kPackedVersion);
+}
+
+int64_t PackedLabels::record_of(int64_t picture) const {
+    if (names_ == nullptr) {
+        VVTQ_CHECK(picture >= 0 && picture < header_.pictures, "picture ", picture);
+        return picture;
     }
-    VVTQ_CHECK(record >= 0 && record < header_.pictures, "picture ", picture);
-    const PackedLayout layout(header_);
+    const std::string wanted = label_name(*dataset_, picture);
+    const int64_t record = names_->find(wanted);
+    if (record < 0) {
+        engine::input_error("label file '", printable(path()), "' has no labels of '", printable(wanted),
+                            "': ", kRemedy, ", or remove the picture");
+    }
+    return record;
+}
+
+void PackedLabels::refuse_record(int64_t picture, int64_t record) const {
+    std::string name;
+    try {
+        name = names().name(record);
+    } catch (const engine::Error&) {
+        name = "unknown";
+    }
+    engine::input_error(place(picture), ": record ", record, " ('", printable(name),
+                        "') is damaged, its checksum does not fit: ", kRemedy);
+}
+
+void PackedLabels::read(int64_t picture, PictureLabels& labels) const {
+    const int64_t record = record_of(picture);
+    const auto number = static_cast<uint64_t>(record);
     const auto crops = static_cast<size_t>(header_.crops);
-    // Header and records are multiples of 4 bytes and the mapping starts on a page: all parts are aligned.
-    const uint8_t* from =
-        file_.bytes().data() + sizeof(PackedHeader) + layout.size * static_cast<size_t>(record);
-    labels.coords = {reinterpret_cast<const float*>(from + layout.coords_at), crops * 4};
-    labels.index = {reinterpret_cast<const int32_t*>(from + layout.index_at), crops * layout.indices};
-    labels.value = {reinterpret_cast<const float*>(from + layout.value_at), crops * layout.values};
-    labels.flips = {from + layout.flip_at, crops};
+    // All parts begin at multiples of 4 bytes, and memory of a vector at one of 16.
+    labels.file.resize(layout_.size);
+    uint8_t* from = labels.file.data();
+    try {
+        file_.read(sizeof(PackedHeader) + layout_.size * number, from, layout_.size, "a record");
+    } catch (const engine::Error& error) {
+        engine::run_error(place(picture), ", record ", record, ": ", error.what());
+    }
+    if (layout_.check_at != layout_.size) {
+        uint32_t check;
+        std::memcpy(&check, from + layout_.check_at, sizeof check);
+        if (check != record_check(number, labels.file, layout_)) refuse_record(picture, record);
+    }
+    labels.coords = {reinterpret_cast<const float*>(from + layout_.coords_at), crops * 4};
+    labels.index = {reinterpret_cast<const int32_t*>(from + layout_.index_at), crops * layout_.indices};
+    labels.value = {reinterpret_cast<const float*>(from + layout_.value_at), crops * layout_.values};
+    labels.flips = {from + layout_.flip_at, crops};
 }
 
 void PackedLabels::validate() const {
-    const bool bounded = header_.classes > 0;
     PictureLabels labels;
-    for (int64_t picture = 0; bounded && picture < header_.pictures; ++picture) {
+    for (int64_t picture = 0; picture < header_.pictures; ++picture) {
         read(picture, labels);
         for (int each = 0; each < header_.crops; ++each) crop(picture, labels, each);
     }
-    for (int64_t record = 0; record < header_.pictures; ++record) find(name(record));
+    names();
 }
 
 uint64_t PackedLabels::content_hash() const {
-    constexpr size_t kHashedWhole = size_t{64} << 20;
-    constexpr size_t kHashedPart = size_t{1} << 20;
-    const auto bytes = file_.bytes();
+    constexpr uint64_t kHashedWhole = uint64_t{64} << 20;
+    constexpr uint64_t kHashedPart = uint64_t{1} << 20;
+    const uint64_t size = file_.size();
     Fnv hash;
-    hash.add(static_cast<uint64_t>(bytes.size()));
-    if (bytes.size() <= kHashedWhole) {
-        hash.add(bytes);
-    } else {
-        hash.add(bytes.first(kHashedPart));
-        hash.add(bytes.last(kHashedPart));
-    }
+    hash.add(size);
+    const auto add = [&](const Bytes& part) { hash.add(part); };
+    read_through(file_, 0, size <= kHashedWhole ? size : kHashedPart, add);
+    if (size > kHashedWhole) read_through(file_, size - kHashedPart, size, add);
     return hash.value();
 }
 

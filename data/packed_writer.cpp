@@ -6,15 +6,18 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <numeric>
 #include <utility>
 
-#include "data/packed_format.h"
+#include "data/file_lock.h"
 #include "data/packed_labels.h"
 #include "engine/check.h"
 
 namespace vvtq::data {
 namespace {
+
+namespace fs = std::filesystem;
 
 PackedHeader raw_header(const SoftLabelHeader& header) {
     PackedHeader raw{};
@@ -30,30 +33,92 @@ PackedHeader raw_header(const SoftLabelHeader& header) {
     return raw;
 }
 
+// The file that is to be written: where `path` is a link, what it leads to. Only a regular file is replaced.
+std::string target_of(const std::string& path) {
+    std::error_code error;
+    std::string target = path;
+    if (fs::is_symlink(path, error)) {
+        target = fs::canonical(path, error).string();
+        if (error) {
+            engine::input_error("cannot write '", printable(path), "' (", error.message(),
+                                "): it is a link; name the file itself");
+        }
+    }
+    const fs::file_status status = fs::status(target, error);
+    if (fs::is_directory(status)) {
+        engine::input_error("cannot write '", printable(path), "': it is a directory; name a file");
+    }
+    if (fs::exists(status) && !fs::is_regular_file(status)) {
+        engine::input_error("cannot write '", printable(path),
+                            "': it is a device, a pipe or a socket; name a file");
+    }
+    return target;
+}
+
+// The rename itself lasts only once the directory is flushed; some file systems refuse this, harmlessly.
+void flush_parent(const std::string& path) {
+    const std::string directory = fs::path(path).parent_path().string();
+    const int descriptor = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return;
+    ::fsync(descriptor);
+    ::close(descriptor);
+}
+
+template <typename Values>
+std::span<const uint8_t> as_bytes(const Values& values) {
+    return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(values[0])};
+}
+
+bool same_file(const struct stat& a, const struct stat& b) {
+    return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 }  // namespace
 
 PackedLabelWriter::PackedLabelWriter(const std::string& path, const SoftLabelHeader& header)
-    : path_(path), partial_(path + ".partial"), header_(header) {
+    : path_(target_of(path)), partial_(path_ + ".partial"), header_(header) {
     if (header.classes > 0) require_label_fits(header.type, header.classes);
     if (!(header.crops > 0 && header.crops <= static_cast<int>(kMostCrops))) {
         engine::input_error("`crops_per_image` ", header.crops, ": use 1 to ", kMostCrops);
     }
     header_.pictures = 0;
-    if (is_directory(path)) {
-        engine::input_error("cannot write '", printable(path), "': it is a directory; name a file");
-    }
-    descriptor_ = ::open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) {
-        engine::input_error("cannot write '", printable(partial_), "' (", std::strerror(errno),
-                            "): name a file in a directory that exists and is writable");
-    }
+    open_partial();
     record_.resize(PackedLayout(header_).size);
+}
+
+// The partial file is its own lock. Between its opening and its locking another process may have finished and
+// renamed it, or removed it: what is locked then is not the partial file any more, and the next one is tried.
+void PackedLabelWriter::open_partial() {
+    for (;;) {
+        descriptor_ = ::open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+        struct stat opened {
+        }, named{};
+        const bool looked = descriptor_ >= 0 && ::fstat(descriptor_, &opened) == 0;
+        const int reason = errno;
+        const auto refuse = [&](const auto&... text) {
+            if (descriptor_ >= 0) ::close(descriptor_);
+            engine::input_error("cannot write '", printable(partial_), "'", text...);
+        };
+        if (!looked) {
+            refuse(" (", std::strerror(reason), "): name a file in a directory that exists and is writable");
+        }
+        if (!S_ISREG(opened.st_mode)) refuse(": something else than a file has this name; remove it");
+        try {
+            lock_descriptor(descriptor_, path_);
+        } catch (...) {
+            ::close(descriptor_);
+            throw;
+        }
+        if (::stat(partial_.c_str(), &named) == 0 && same_file(opened, named)) return;
+        ::close(descriptor_);
+    }
 }
 
 PackedLabelWriter::~PackedLabelWriter() {
     if (descriptor_ < 0) return;
+    const bool empty = size() == 0;
+    if (empty || !keep_) ::unlink(partial_.c_str());  // while it is locked
     ::close(descriptor_);
-    if (!keep_) ::unlink(partial_.c_str());
 }
 
 void PackedLabelWriter::fail(const char* action) const {
@@ -65,42 +130,73 @@ void PackedLabelWriter::write(const void* data, size_t size) {
     if (!write_all(descriptor_, data, size)) fail("write");
 }
 
+void PackedLabelWriter::read_at(uint64_t at, void* to, size_t size) const {
+    if (::pread(descriptor_, to, size, static_cast<off_t>(at)) != static_cast<ssize_t>(size)) fail("read");
+}
+
+uint64_t PackedLabelWriter::size() const {
+    struct stat status {};
+    return ::fstat(descriptor_, &status) == 0 ? static_cast<uint64_t>(status.st_size) : 0;
+}
+
 // An empty partial file gets its header, which stands for "not finished" by its lack of a checksum.
 void PackedLabelWriter::write_header() {
+    PackedHeader held{};
+    if (!keep_ && size() >= sizeof held) {
+        read_at(0, &held, sizeof held);
+        if (std::memcmp(held.magic, kPackedMagic, sizeof kPackedMagic) == 0 && held.settings != 0) {
+            keep_ = true;
+            engine::input_error(
+                "'", printable(partial_),
+                "' holds labels of a run that was stopped: go on with that run, or remove the "
+                "file");
+        }
+    }
     if (::ftruncate(descriptor_, 0) != 0 || ::lseek(descriptor_, 0, SEEK_SET) != 0) fail("empty");
     const PackedHeader raw = raw_header(header_);
     write(&raw, sizeof raw);
 }
 
-int64_t PackedLabelWriter::resume(const Dataset& dataset) {
+Resumed PackedLabelWriter::resume(const Dataset& dataset, const Stop& stop) {
     VVTQ_CHECK(names_.empty(), names_.size(), " pictures were appended");
     keep_ = true;
-    struct stat status {};
-    if (::fstat(descriptor_, &status) != 0) fail("look at");
-    const auto size = static_cast<size_t>(status.st_size);
+    Resumed resumed;
     const PackedHeader wanted = raw_header(header_);
     PackedHeader raw{};
-    if (size < sizeof raw) return 0;
-    const auto read_at = [&](void* to, size_t bytes, size_t at) {
-        if (::pread(descriptor_, to, bytes, static_cast<off_t>(at)) != static_cast<ssize_t>(bytes))
-            fail("read");
-    };
-    read_at(&raw, sizeof raw, 0);
+    const uint64_t held = size();
+    if (held < sizeof raw) return resumed;
+    read_at(0, &raw, sizeof raw);
     if (std::memcmp(&raw, &wanted, sizeof raw) != 0) {
-        engine::input_error("'", printable(partial_),
-                            "' holds labels begun with other settings: go on with those, or remove the file");
+        engine::input_error(
+            "'", printable(partial_),
+            "' holds labels begun with other settings or by another version, or is damaged: go "
+            "on with those settings, or remove the file");
     }
-    const size_t records = (size - sizeof raw) / record_.size();
-    for (size_t i = 0; i < records; ++i) {
-        uint32_t picture = 0;
-        read_at(&picture, sizeof picture, sizeof raw + i * record_.size());
-        if (picture < next_ || picture >= dataset.size()) break;  // written last before the power went off
+    const PackedLayout layout(header_);
+    const uint64_t records = (held - sizeof raw) / layout.size;
+    for (uint64_t i = 0; i < records; ++i) {
+        uint32_t picture = 0, check = 0;
+        if (stop()) {
+            resumed.stopped = true;
+            return resumed;
+        }
+        read_at(sizeof raw + i * layout.size, record_.data(), layout.size);
+        std::memcpy(&picture, record_.data(), sizeof picture);
+        std::memcpy(&check, record_.data() + layout.check_at, sizeof check);
+        if (check != record_check(i, record_, layout) || picture < next_ || picture >= dataset.size()) {
+            // Written last before the power went off, or changed since.
+            resumed.note = engine::concat("=> warning: '", printable(partial_), "': record ", i, " of ",
+                                          records, ", picture ", next_,
+                                          " or later, is damaged: labels are made again from there on");
+            break;
+        }
         names_.push_back(label_name(dataset, picture));
         next_ = int64_t{picture} + 1;
     }
-    const auto kept = static_cast<off_t>(sizeof raw + names_.size() * record_.size());
+    const auto kept = static_cast<off_t>(sizeof raw + names_.size() * layout.size);
     if (::ftruncate(descriptor_, kept) != 0 || ::lseek(descriptor_, kept, SEEK_SET) != kept) fail("shorten");
-    return next_;
+    resumed.next = next_;
+    return resumed;
 }
 
 void PackedLabelWriter::append(int64_t picture, const std::string& name, const PictureLabels& labels) {
@@ -121,6 +217,8 @@ void PackedLabelWriter::append(int64_t picture, const std::string& name, const P
     put(layout.index_at, labels.index);
     put(layout.value_at, labels.value);
     for (size_t m = 0; m < crops; ++m) record_[layout.flip_at + m] = labels.flips[m] != 0 ? 1 : 0;
+    const uint32_t check = record_check(names_.size(), record_, layout);
+    std::memcpy(record_.data() + layout.check_at, &check, sizeof check);
     write(record_.data(), record_.size());
     names_.push_back(name);
     next_ = picture + 1;
@@ -149,12 +247,14 @@ void PackedLabelWriter::finish() {
     header_.pictures = static_cast<int64_t>(names_.size());
     PackedHeader raw = raw_header(header_);
     raw.text = text.size();
+    raw.names_check = checksum(as_bytes(text), checksum(as_bytes(order), checksum(as_bytes(ends))));
     raw.check = header_check(raw);
     if (::lseek(descriptor_, 0, SEEK_SET) != 0) fail("finish");
     write(&raw, sizeof raw);
     if (::fsync(descriptor_) != 0) fail("flush");
+    if (std::rename(partial_.c_str(), path_.c_str()) != 0) fail("rename");  // while it is locked
     if (::close(std::exchange(descriptor_, -1)) != 0) fail("close");
-    if (std::rename(partial_.c_str(), path_.c_str()) != 0) fail("rename");
+    flush_parent(path_);
 }
 
 void pack_labels(LabelType type, std::span<const Coords> coords, std::span<const uint8_t> flips,

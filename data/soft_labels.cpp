@@ -15,11 +15,16 @@ SoftLabels::SoftLabels(std::string path, const SoftLabelHeader& header)
     : header_(header), classes_(header.classes), path_(std::move(path)) {}
 
 LabelledCrop SoftLabels::crop(int64_t picture, const PictureLabels& labels, int m) const {
+    return checked_crop(header_.type, classes_, labels, m, [&] { return place(picture); });
+}
+
+LabelledCrop checked_crop(LabelType type, int classes, const PictureLabels& labels, int m,
+                          const std::function<std::string()>& place) {
     VVTQ_CHECK(m >= 0 && static_cast<size_t>(m) < labels.flips.size(), "crop ", m, " of ",
                labels.flips.size());
     const auto at = static_cast<size_t>(m);
-    const auto indices = static_cast<size_t>(label_indices(header_.type));
-    const auto values = static_cast<size_t>(label_values(header_.type, classes_));
+    const auto indices = static_cast<size_t>(label_indices(type));
+    const auto values = static_cast<size_t>(label_values(type, classes));
     LabelledCrop out;
     for (size_t i = 0; i < 4; ++i) out.coords[i] = labels.coords[at * 4 + i];
     out.flip = labels.flips[at] != 0;
@@ -27,22 +32,26 @@ LabelledCrop SoftLabels::crop(int64_t picture, const PictureLabels& labels, int 
     out.value = labels.value.subspan(at * values, values);
 
     const auto refuse = [&](const char* reason) {
-        engine::input_error(place(picture), ": crop ", m, " ", reason, ": make the labels again");
+        engine::input_error(place(), ": crop ", m, " ", reason, ": make the labels again");
     };
     constexpr double kSlack = 2e-3;  // of numbers that were once 16-bit floats
     for (size_t i = 0; i < 4; ++i) {
         const double value = out.coords[i];
         if (!(value >= 0 && value <= 1 && (i < 2 || value > 0))) refuse("lies outside of [0, 1]");
     }
-    for (const int32_t index : out.index) {
-        if (!(index >= 0 && index < classes_)) refuse("names a class that does not exist");
+    for (auto index = out.index.begin(); index != out.index.end(); ++index) {
+        if (!(*index >= 0 && (classes == 0 || *index < classes))) refuse("names a class that does not exist");
+        if (std::find(out.index.begin(), index, *index) != index) refuse("names a class twice");
     }
     double sum = 0.0;
     for (const float value : out.value) {
         if (!(value >= 0 && value <= 1)) refuse("has a probability outside of [0, 1]");
         sum += value;
     }
-    if (!out.value.empty() && !(sum > 0 && sum <= 1 + kSlack)) refuse("has probabilities that do not add up");
+    const bool whole = type == LabelType::ori;  // all probabilities are there
+    if (!out.value.empty() && !(sum > (whole ? 1 - kSlack : 0) && sum <= 1 + kSlack)) {
+        refuse("has probabilities that do not add up");
+    }
     return out;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -45,6 +46,22 @@ struct LabelledCrop {
     std::span<const float> value;
 };
 
+/// Crop m of `labels`, which hold `classes` classes (0: not known). `place` is for messages. Errors:
+/// input_error naming the place where a number is not finite or out of its range (coordinates and
+/// probabilities [0, 1], classes those there are, each once) or where the probabilities do not add up.
+LabelledCrop checked_crop(LabelType type, int classes, const PictureLabels& labels, int m,
+                          const std::function<std::string()>& place);
+
+/// Asked before every picture; where it says true, the work stops.
+using Stop = std::function<bool()>;
+
+/// How far a stopped run had come.
+struct Resumed {
+    int64_t next = 0;      ///< the data set's picture that comes next
+    std::string note;      ///< a line for the log where labels were damaged, else empty
+    bool stopped = false;  ///< before this was known
+};
+
 /// Labels of a data set's pictures. read() and crop() may be called from several threads.
 class SoftLabels {
   public:
@@ -62,8 +79,10 @@ class SoftLabels {
     /// A number that changes with what the set holds. Of a large set the ends count.
     virtual uint64_t content_hash() const = 0;
 
-    /// Crop m of what read() gave. Errors: input_error naming the place where a number is not finite or out
-    /// of its range: coordinates and probabilities [0, 1], classes those there are.
+    /// A line for the log where something is to be known of the files, else empty.
+    virtual std::string note() const { return ""; }
+
+    /// Crop m of what read() gave, as checked_crop() gives it.
     LabelledCrop crop(int64_t picture, const PictureLabels& labels, int m) const;
 
   protected:

@@ -44,7 +44,6 @@ BenchModel::BenchModel(Options& options)
       model(make_model(config, compute, options.run.seed)),
       rates{1e-5, options.quantizer.reg, kRegularizerWeight, options.run.seed} {
     const bool quantized = has_low_bits(options.quantizer);
-    check_regularizer(options.quantizer);
     if (quantized) {
         constexpr int64_t kCalibrationPictures = 64;
         attach_quantizers(*model, options.quantizer);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "apps/training/explain.h"
 #include "apps/training/value_text.h"
+#include "data/bytes.h"
 #include "engine/device.h"
 #include "quant/attach.h"
 
@@ -144,17 +146,18 @@ std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compu
 }
 
 QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path) {
+    const auto recipe = checked_recipe(info.recipe, info.command, path);
     QuantizerFlags flags;
     const auto read = [&](const char* name, auto& value) {
-        const auto text = info.recipe.find(name);
-        if (text == info.recipe.end() || !parse_text(text->second, value)) {
+        const auto text = recipe.find(name);
+        if (text == recipe.end() || !parse_text(text->second, value)) {
             engine::input_error(path, ": the checkpoint does not say --", name, "; name another file");
         }
     };
     read("wbits", flags.wbits);
     read("abits", flags.abits);
     read("fixed-scale", flags.fixed_scale);
-    if (info.recipe.count("head-wise") != 0) read("head-wise", flags.head_wise);  // older files do not say
+    read("head-wise", flags.head_wise);
     return flags;
 }
 
@@ -181,6 +184,7 @@ std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkp
         attach_quantizers(*model, options.quantizer);
     }
     const LoadReport report = checkpoint.load_parameters(*model, {.other_size = true});
+    require_finite(*model, checkpoint.path());
     if (!report.exact()) {
         for (std::string& line : report.table(checkpoint.path(), model->config().name)) {
             notes.push_back(std::move(line));
@@ -208,15 +212,11 @@ std::string bits_text(const QuantizerFlags& quantizer) {
     return engine::concat("W", width(quantizer.wbits), "A", width(quantizer.abits));
 }
 
-void check_regularizer(const QuantizerFlags& quantizer) {
-    if (quantizer.reg && !has_low_bits(quantizer)) {
-        engine::input_error("--reg: needs quantized weights; set --wbits and --abits");
-    }
-}
-
-bool has_low_bits(const QuantizerFlags& quantizer) {
-    const auto low = [](int bits) { return bits != -1 && bits != 32; };
-    return low(quantizer.wbits) || low(quantizer.abits);
+void require_finite(const nn::Model& model, const std::string& path) {
+    const std::string name = parameter_not_finite(model);
+    if (name.empty()) return;
+    engine::input_error("'", data::printable(path), "': tensor ", name,
+                        " has values that are not finite; name another file");
 }
 
 void attach_quantizers(nn::Model& model, const QuantizerFlags& quantizer) {

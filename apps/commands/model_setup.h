@@ -49,11 +49,9 @@ std::string other_classes_warning(const Checkpoint& checkpoint, const data::Data
 /// "W4A4"; 32 stands for floats.
 std::string bits_text(const QuantizerFlags& quantizer);
 
-/// Throws Error(Fault::input) where --reg is given and no weight has bins.
-void check_regularizer(const QuantizerFlags& quantizer);
-
-/// Whether the bit widths ask for quantizers that follow them.
-bool has_low_bits(const QuantizerFlags& quantizer);
+/// Throws Error(Fault::input) naming the first tensor of the file `path`, now in `model`, with values that
+/// are not finite.
+void require_finite(const nn::Model& model, const std::string& path);
 
 /// Attaches the quantizers of `vvtq train` to a model.
 void attach_quantizers(nn::Model& model, const QuantizerFlags& quantizer);

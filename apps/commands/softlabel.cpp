@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cmath>
 #include <iostream>
 
 #include "apps/commands/commands.h"
@@ -9,6 +11,7 @@
 #include "apps/training/log.h"
 #include "apps/training/value_text.h"
 #include "autograd/ops.h"
+#include "data/label_repack.h"
 #include "data/label_sink.h"
 #include "data/packed_labels.h"
 
@@ -96,22 +99,26 @@ class Pending {
 
 int repack(const Options& options) {
     const LabelFlags& labels = options.labels;
-    if (!labels.pack.empty() && !labels.unpack.empty()) {
-        engine::input_error("--pack: leave it or --unpack out");
-    }
+    const bool packs = !labels.pack.empty();
     RunLog log;
-    int64_t count = 0;
-    if (!labels.pack.empty()) {
+    data::Repacked done;
+    if (packs) {
         std::unique_ptr<data::Dataset> dataset;
-        if (!options.data.dir.empty()) {
+        if (options.given("--data") || options.given("--dataset")) {
             dataset = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
         }
-        count = data::pack_tree(labels.pack, labels.path, data::parse_label_type(labels.type),
-                                static_cast<int>(options.model.num_classes), dataset.get());
+        done = data::pack_tree(labels.pack, labels.path, data::parse_label_type(labels.type),
+                               static_cast<int>(options.model.num_classes), dataset.get(), interrupted);
     } else {
-        count = data::unpack_tree(labels.unpack, labels.path);
+        done = data::unpack_tree(labels.unpack, labels.path, interrupted);
     }
-    log.line("=> labels of " + std::to_string(count) + " pictures: " + labels.path);
+    if (!done.note.empty()) log.line(done.note);
+    if (done.pictures < done.of) {
+        std::cerr << "vvtq softlabel: stopped by " << interrupt_name() << " after " << done.pictures << " of "
+                  << done.of << " pictures; the same command begins anew" << std::endl;
+        return 1;
+    }
+    log.line("=> labels of " + std::to_string(done.pictures) + " pictures: " + labels.path);
     return 0;
 }
 
@@ -154,8 +161,16 @@ int command_softlabel(Options& options) {
                                        settings_hash(options, image_size, reference.get())};
     const auto sink = tree ? data::make_tree_sink(options.labels.path, header, *dataset)
                            : data::make_packed_sink(options.labels.path, header, *dataset);
-    const int64_t next = sink->resume();
+    const data::Resumed resumed = sink->resume(interrupted);
+    if (resumed.stopped) {
+        std::cerr << "vvtq softlabel: stopped by " << interrupt_name()
+                  << " while it looked at the labels that are there; the same command goes on" << std::endl;
+        return 1;
+    }
+    const int64_t next = resumed.next;
     RunLog log;
+    if (reference && !reference->note().empty()) notes.push_back(reference->note());
+    if (!resumed.note.empty()) notes.push_back(resumed.note);
     for (const std::string& note : notes) log.line(note);
     if (next > 0) log.line("=> going on after the first " + std::to_string(next) + " pictures");
     const autograd::NoGrad off_tape;
@@ -169,7 +184,12 @@ int command_softlabel(Options& options) {
     for (int64_t b = first; loader.next(batch); ++b) {
         place.load(batch);
         const nn::Variable logits = teacher->forward(place.pictures(compute.dtype));
-        pending.add(batch, autograd::softmax(logits).value().to_vector());
+        const std::vector<double> p = autograd::softmax(logits).value().to_vector();
+        if (!std::all_of(p.begin(), p.end(), [](double each) { return std::isfinite(each); })) {
+            engine::run_error("--teacher: '", data::printable(options.labels.teacher),
+                              "' gives probabilities that are not finite: name another checkpoint");
+        }
+        pending.add(batch, p);
         time.update(watch.lap());
         if (interrupted()) {
             std::cerr << "vvtq softlabel: stopped by " << interrupt_name() << " after "

@@ -58,8 +58,8 @@ void add_data(FlagTable& flags, DataFlags& data, bool augments) {
     flags.add("--on-bad-image", data.on_bad_image,
               "error, or skip: pictures that cannot be decoded are left out and counted", true);
     if (augments) {
-        flags.add("--scale", data.scale, "random crops: range of the area share", true)->expected(2);
-        flags.add("--ratio", data.ratio, "random crops: range of width / height", true)->expected(2);
+        flags.add_pair("--scale", data.scale, "random crops: range of the area share");
+        flags.add_pair("--ratio", data.ratio, "random crops: range of width / height");
         flags.add("--hflip", data.hflip, "random crops: probability of a horizontal flip", true);
         flags.add_switch("--no-aug", data.no_aug, "train on whole pictures, neither cropped nor mirrored",
                          true);
@@ -81,8 +81,7 @@ void add_augmentation(FlagTable& flags, DataFlags& data) {
     flags.add("--recount", data.erase_count, "random erasing: most rectangles in a picture", true);
     flags.add("--mixup", data.mixup, "mixup: alpha of its beta distribution; 0: none", true);
     flags.add("--cutmix", data.cutmix, "cutmix: alpha of its beta distribution; 0: none", true);
-    flags.add("--cutmix-minmax", data.cutmix_minmax, "cutmix: range of a rectangle's sides", true)
-        ->expected(2);
+    flags.add_pair("--cutmix-minmax", data.cutmix_minmax, "cutmix: range of a rectangle's sides");
     flags.add("--mixup-prob", data.mixup_probability, "probability of mixup or cutmix", true);
     flags.add("--mixup-switch-prob", data.mixup_switch_probability, "probability of cutmix where both are on",
               true);
@@ -101,7 +100,7 @@ void add_optimizer(FlagTable& flags, OptimizerFlags& optimizer) {
     flags.add("--warmup-epochs", optimizer.warmup_epochs, "epochs of warm-up, with single crops", true);
     flags.add("--weight-decay,--wd", optimizer.weight_decay, "on weights of two or more dimensions", true);
     flags.add("--opt-eps", optimizer.eps, "AdamW's eps", true);
-    flags.add("--opt-betas", optimizer.betas, "AdamW's betas", true)->expected(2);
+    flags.add_pair("--opt-betas", optimizer.betas, "AdamW's betas");
     flags.add("--clip-grad", optimizer.clip_grad, "largest norm of the gradients; 0: no clipping", true);
 }
 
@@ -284,6 +283,14 @@ void define_bench_loader(FlagTable& flags, Options& o) {
     flags.add("--seed", o.run.seed, "decides which crops are drawn");
 }
 
+/// Where --config gave the flag that `message` begins with; empty where the command line did.
+std::string place_of_flag(const std::string& message, const Options& options) {
+    for (const Flag& flag : options.flags) {
+        if (message.starts_with(flag.name + ":") || message.starts_with(flag.name + " ")) return flag.place;
+    }
+    return "";
+}
+
 /// CLI11's messages can have several lines.
 std::string one_line(std::string text) {
     for (char& c : text) c = c == '\n' ? ' ' : c;
@@ -317,7 +324,6 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         {bench, "loader", define_bench_loader, "count the crops a second that pictures in folders give"},
     };
     // Defaults depend on the command, so only the named one gets its flags.
-    std::vector<std::string> words(arguments.rbegin(), arguments.rend());  // CLI11 takes them reversed
     const auto named = [&](size_t i, const char* name) {
         return arguments.size() > i && arguments[i] == name;
     };
@@ -335,7 +341,8 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
                             "; commands are pretrain, softlabel, train, predict, convert, bench step, bench "
                             "op, bench loader");
     }
-    if (table != nullptr) words = table->in_own_spelling(words);
+    std::vector<std::string> words = table != nullptr ? table->in_own_spelling(arguments) : arguments;
+    std::reverse(words.begin(), words.end());  // as CLI11 takes them
     try {
         app.parse(std::move(words));
         VVTQ_CHECK(table != nullptr, "a command line without a command was parsed");
@@ -354,7 +361,14 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         engine::input_error(one_line(error.what()), "; see `vvtq ", options->command,
                             options->command.empty() ? "" : " ", "--help`");
     }
-    options->with_flags_in_errors([&] { check_ranges(*options); });
+    try {
+        options->with_flags_in_errors([&] {
+            check_ranges(*options);
+            if (options->run.resume.empty()) check_effects(*options);  // else the checkpoint has flags too
+        });
+    } catch (const engine::Error& error) {
+        throw engine::Error(error.fault(), place_of_flag(error.what(), *options) + error.what());
+    }
     return options;
 }
 

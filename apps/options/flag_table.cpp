@@ -2,6 +2,8 @@
 
 #include <toml++/toml.h>
 #include <algorithm>
+#include <cctype>
+#include <map>
 #include <numeric>
 #include <set>
 #include <utility>
@@ -10,6 +12,8 @@
 
 namespace vvtq::apps {
 namespace {
+
+constexpr int kAnyNumber = CLI::detail::expected_max_vector_size;  // values of a list
 
 /// A value of a file as the command line would have it; an empty word where it is no text, number or switch.
 std::vector<std::string> words_of(const toml::node& node) {
@@ -27,6 +31,12 @@ std::vector<std::string> words_of(const toml::node& node) {
         add(node);
     }
     return words;
+}
+
+/// CLI11's messages may begin with the flag: "--lr: 'x' is not a number".
+std::string without_flag(const std::string& text, const std::string& name) {
+    const std::string begin = flag_of(name) + ": ";
+    return flag_of(text.substr(0, begin.size())) == flag_of(begin) ? text.substr(begin.size()) : text;
 }
 
 /// Letters to insert, remove or replace to make `b` of `a` (Levenshtein).
@@ -73,22 +83,37 @@ void FlagTable::refuse_unknown(const std::string& where, const std::string& flag
 
 std::vector<std::string> FlagTable::in_own_spelling(const std::vector<std::string>& words) const {
     std::vector<std::string> result;
+    std::map<std::string, std::vector<std::string>> lists;  // CLI11 would join a list that is given twice
+    std::vector<std::string>* values = nullptr;             // of the list that is being read
     for (const std::string& word : words) {
         if (word == "--") return words;  // CLI11 says what it thinks of it
         const size_t end = std::min(word.find('='), word.size());
-        if (!word.starts_with("--")) {
-            result.push_back(word);
-            continue;
+        if (word.starts_with("--")) {
+            const std::string flag = own_spelling(word.substr(0, end));
+            if (flag.empty()) refuse_unknown("", word.substr(0, end));
+            if (end + 1 == word.size()) {
+                engine::input_error(flag, ": has no value; give one or leave the flag out");
+            }
+            const bool list = app_.get_option(flag)->get_items_expected_max() >= kAnyNumber;
+            values = list ? &lists[flag] : nullptr;
+            if (values != nullptr) values->clear();
+            (values != nullptr ? *values : result).push_back(flag + word.substr(end));
+        } else {
+            if (word.size() > 1 && word[0] == '-' && std::isalpha(static_cast<unsigned char>(word[1])) != 0) {
+                values = nullptr;  // a short flag
+            }
+            (values != nullptr ? *values : result).push_back(word);
         }
-        const std::string flag = own_spelling(word.substr(0, end));
-        if (flag.empty()) refuse_unknown("", word.substr(0, end));
-        result.push_back(flag + word.substr(end));
     }
+    for (const auto& [flag, all] : lists) result.insert(result.end(), all.begin(), all.end());
     return result;
 }
 
 void FlagTable::add_config() {
     app_.add_option("--config", config_, "file of flags, one `name = value` a line; the command line wins")
+        ->check([](const std::string& text) {
+            return std::string(text.empty() ? "has no value; name a file or leave the flag out" : "");
+        })
         ->group(group_);
 }
 
@@ -105,22 +130,38 @@ void FlagTable::read_config() {
         engine::input_error(at(error.source()), data::printable(error.description()),
                             "; write one `flag = value` a line, as in TOML");
     }
-    std::set<std::string> seen;
-    for (const auto& [key, value] : values) {
-        const std::string name(key.str()), flag = own_spelling("--" + name), where = at(value.source());
+    std::map<toml::source_position, std::pair<std::string, const toml::node*>>
+        entries;  // in the file's order
+    for (const auto& [key, value] : values) entries[value.source().begin] = {std::string(key.str()), &value};
+    std::set<const CLI::Option*> seen;  // a flag may have two names
+    for (const auto& [begin, entry] : entries) {
+        const std::string& name = entry.first;
+        const toml::node& value = *entry.second;
+        const std::string flag = own_spelling("--" + name), where = at(value.source());
         if (flag.empty() || flag == "--config" || flag == "--help") refuse_unknown(where, "--" + name);
-        if (!seen.insert(flag).second) engine::input_error(where, flag, " stands there twice; leave one out");
-        const std::vector<std::string> words = words_of(value);
+        CLI::Option* option = app_.get_option(flag);
+        if (!seen.insert(option).second) {
+            engine::input_error(where, flag, " stands there twice; leave one out");
+        }
+        std::vector<std::string> words = words_of(value);
         if (words.empty() || std::count(words.begin(), words.end(), "") > 0) {
             engine::input_error(where, name, " has no value; give it a text, a number, true or false");
         }
-        CLI::Option* option = app_.get_option(flag);
+        const bool is_switch = option->get_items_expected_max() == 0;
+        const auto given = static_cast<int>(words.size()), fewest = option->get_items_expected_min();
+        if (is_switch ? given != 1 || value.is_array()
+                      : given < fewest || given > option->get_items_expected_max()) {
+            engine::input_error(where, name, " has ", given, given == 1 ? " value" : " values", ", not ",
+                                is_switch ? 1 : fewest);
+        }
         if (!option->empty()) continue;
+        in_file_[option] = where;
         try {
+            if (is_switch) words = {option->get_flag_value(flag.substr(2), words[0])};
             option->add_result(words);
             option->run_callback();
         } catch (const CLI::Error& error) {
-            engine::input_error(where, name, ": ", error.what());
+            engine::input_error(where, name, ": ", data::printable(without_flag(error.what(), name)));
         }
     }
 }
@@ -128,7 +169,11 @@ void FlagTable::read_config() {
 void FlagTable::finish() {
     read_config();
     refuse_unsupported();
-    for (size_t i = 0; i < added_.size(); ++i) options_.flags[i].given = !added_[i]->empty();
+    for (size_t i = 0; i < added_.size(); ++i) {
+        options_.flags[i].given = !added_[i]->empty();
+        const auto place = in_file_.find(added_[i]);
+        if (place != in_file_.end()) options_.flags[i].place = place->second;
+    }
 }
 
 }  // namespace vvtq::apps

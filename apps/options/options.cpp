@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "data/augment.h"
+#include "data/label_types.h"
 #include "data/mixing.h"
 #include "engine/check.h"
 
@@ -82,6 +83,7 @@ void check_ranges(const Options& o) {
     data::parse_rand_augment(o.data.auto_augment);
     data::parse_erase_mode(o.data.erase_mode);
     data::parse_mix_mode(o.data.mixup_mode);
+    data::parse_label_type(o.labels.type);
     require(in_range(o.data.color_jitter, 0, 10), "--color-jitter", "0..10");
     require(in_range(o.data.erase_probability, 0, 1), "--reprob", "0..1");
     require(o.data.erase_count >= 1 && o.data.erase_count <= 100, "--recount", "1..100");
@@ -151,38 +153,6 @@ std::string flag_of(const std::string& field) {
     std::string name = field;
     std::replace(name.begin(), name.end(), '_', '-');
     return "--" + name;
-}
-
-std::map<std::string, std::string> Options::recipe() const {
-    std::map<std::string, std::string> values;
-    for (const Flag& flag : flags) {
-        if (flag.recipe) values[flag.name.substr(2)] = flag.get();
-    }
-    return values;
-}
-
-void Options::adopt_recipe(const std::map<std::string, std::string>& saved, const std::string& checkpoint,
-                           const std::vector<std::string>& names) {
-    std::string contradictions;
-    for (Flag& flag : flags) {
-        const auto value = saved.find(flag.name.substr(2));
-        const bool wanted = names.empty() || std::find(names.begin(), names.end(), flag.name) != names.end();
-        if (!flag.recipe || !wanted || value == saved.end()) continue;
-        if (!flag.given || (flag.name == "--precision" && flag.get() == "auto")) {
-            if (!flag.set(value->second)) {
-                engine::input_error(checkpoint, ": value '", value->second, "' of ", flag.name,
-                                    " in its metadata is damaged; name another file");
-            }
-        } else if (flag.get() != value->second) {
-            contradictions += (contradictions.empty() ? "" : ", ") + flag.name + " " + flag.get() +
-                              " (there " + value->second + ")";
-        }
-    }
-    check_ranges(*this);
-    if (!contradictions.empty()) {
-        engine::input_error("--resume: ", checkpoint, " was trained with other flags: ", contradictions,
-                            "; leave these flags out or start afresh");
-    }
 }
 
 }  // namespace vvtq::apps

@@ -124,6 +124,7 @@ struct PredictFlags {
 struct Flag {
     std::string name;     // "--lr"
     bool given = false;   // on the command line or in the --config file
+    std::string place;    // "--config: FILE, line 3: " where the file gave it, else empty
     bool recipe = false;  // changes what is trained, so a resumed run must agree with its checkpoint
     std::function<std::string()> get;
     std::function<bool(const std::string&)> set;  // false where the text is not such a value
@@ -151,8 +152,9 @@ struct Options {
     bool given(const std::string& name) const;
     /// Name (without dashes) and value of every flag that changes what is trained.
     std::map<std::string, std::string> recipe() const;
-    /// Takes the values of a checkpoint for the flags `names` (all flags of the recipe where it is empty).
-    /// Throws Error(Fault::input) naming the flags that were given with another value.
+    /// Takes the values of a checkpoint, as checked_recipe() gives them, for the flags `names` (all flags of
+    /// the recipe where it is empty). Throws Error(Fault::input) naming the flags that were given with
+    /// another value.
     void adopt_recipe(const std::map<std::string, std::string>& saved, const std::string& checkpoint,
                       const std::vector<std::string>& names = {});
     /// Runs `action`. Where it throws engine::Error, the names of fields in the message, which stand in
@@ -163,8 +165,20 @@ struct Options {
 /// "--embed-dim" of "embed_dim".
 std::string flag_of(const std::string& field);
 
+/// The recipe that a checkpoint of `vvtq COMMAND` holds, complete: names of flags that its version did not
+/// have yet come with the value they had then. Throws Error(Fault::input) naming `checkpoint` where a name is
+/// unknown or missing.
+std::map<std::string, std::string> checked_recipe(const std::map<std::string, std::string>& saved,
+                                                  const std::string& command, const std::string& checkpoint);
+
 /// Throws Error(Fault::input) naming the flag whose value is out of its range.
 void check_ranges(const Options& options);
+
+/// Whether the bit widths ask for quantizers that follow them.
+bool has_low_bits(const QuantizerFlags& quantizer);
+
+/// Throws Error(Fault::input) naming a flag that was given and changes nothing beside the other flags.
+void check_effects(const Options& options);
 
 /// Parses a command line (without the program's name). Throws Error(Fault::input), one line that names the
 /// flag.

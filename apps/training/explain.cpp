@@ -1,6 +1,7 @@
 #include "apps/training/explain.h"
 
 #include "autograd/variable.h"
+#include "engine/kernels.h"
 
 namespace vvtq::apps {
 
@@ -13,6 +14,19 @@ std::string where_not_finite(const std::function<void()>& forward) {
         return error.what();
     }
     return "every output of the forward pass is finite when it is repeated";
+}
+
+bool is_finite(const nn::Tensor& x) {
+    const nn::Tensor count({1}, engine::DType::i64, x.device());
+    engine::kernels(x.device()).count_not_finite(x, count);
+    return count.item() == 0;
+}
+
+std::string parameter_not_finite(const nn::Model& model) {
+    for (const nn::NamedParameter& p : model.parameters()) {
+        if (!is_finite(p.parameter.value())) return p.name;
+    }
+    return "";
 }
 
 void load_again(data::Loader& loader, uint64_t epoch, int64_t index, DeviceBatch& place) {

@@ -13,20 +13,6 @@ namespace {
 
 constexpr const char* kRemedy = "; a smaller `lr` may help";
 
-bool is_finite(const nn::Tensor& x) {
-    const nn::Tensor count({1}, engine::DType::i64, x.device());
-    engine::kernels(x.device()).count_not_finite(x, count);
-    return count.item() == 0;
-}
-
-/// The name of the first parameter with values that are not finite; empty where there is none.
-std::string parameter_not_finite(const nn::Model& model) {
-    for (const nn::NamedParameter& p : model.parameters()) {
-        if (!is_finite(p.parameter.value())) return p.name;
-    }
-    return "";
-}
-
 template <typename T>
 void send(engine::Upload& upload, T value) {
     std::memcpy(upload.host(), &value, sizeof value);

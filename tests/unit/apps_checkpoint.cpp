@@ -2,6 +2,7 @@
 #include "apps/training/checkpoint.h"
 
 #include "apps/commands/model_setup.h"
+#include "apps/options/options.h"
 #include "apps/training/training_step.h"
 #include "quant/calibrate.h"
 #include "tests/catch.h"
@@ -59,7 +60,7 @@ struct Trained {
         info.command = "train";
         info.model = config;
         info.quantized = true;
-        info.recipe = {{"wbits", "3"}, {"abits", "3"}, {"fixed-scale", "false"}, {"lr", "0.1"}};
+        info.recipe = apps::parse_options({"train", "--wbits", "3", "--abits", "3", "--lr", "0.1"})->recipe();
         info.epoch = 3;
         info.batch = 4;
         info.step = 1;

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "data/fkd_labels.h"
+#include "data/label_repack.h"
 #include "data/label_sink.h"
 #include "data/packed_format.h"
 #include "data/packed_labels.h"
@@ -19,6 +20,7 @@ using namespace vvtq::tests;
 
 namespace {
 
+const Stop kNever = [] { return false; };
 constexpr int kPictures = 12, kCrops = 4, kClasses = 20;
 constexpr LabelType kTypes[] = {LabelType::ori,
                                 LabelType::hard,
@@ -69,7 +71,7 @@ void fill(LabelSink& sink, LabelType type, int64_t begin, int64_t end) {
 
 void write_tree(const std::string& root, LabelType type, const Dataset& dataset) {
     const auto sink = make_tree_sink(root, header_of(type), dataset);
-    fill(*sink, type, sink->resume(), kPictures);
+    fill(*sink, type, sink->resume(kNever).next, kPictures);
     sink->finish();
 }
 
@@ -135,9 +137,9 @@ TEST_CASE("labels of every type go through a file, a tree, a pack and back", "[d
         INFO(name);
         const std::string tree = scratch / ("tree_" + name), pack = scratch / ("pack_" + name);
         write_tree(tree, type, dataset);
-        CHECK(pack_tree(tree, pack, type, kClasses, nullptr) == kPictures);
-        CHECK(unpack_tree(pack, scratch / ("again_" + name)) == kPictures);
-        CHECK(pack_tree(tree, pack + "_matched", type, 0, &dataset) == kPictures);
+        CHECK(pack_tree(tree, pack, type, kClasses, nullptr, kNever).pictures == kPictures);
+        CHECK(unpack_tree(pack, scratch / ("again_" + name), kNever).pictures == kPictures);
+        CHECK(pack_tree(tree, pack + "_matched", type, 0, &dataset, kNever).pictures == kPictures);
         for (const std::string& path : {tree, pack, scratch / ("again_" + name), pack + "_matched"}) {
             const auto set = open_soft_labels(path, dataset, type, true);
             for (int64_t i = 0; i < kPictures; ++i) {
@@ -169,13 +171,13 @@ TEST_CASE("a missing, short or foreign label file is refused by its path", "[dat
     for (size_t size = 0; size < whole.size(); size += 37) {
         write_bytes(file, Bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)));
         CHECK(refuses(file, [&] { set->read(7, labels); }));
-        CHECK(refuses(file, [&] { pack_tree(tree, scratch / "pack", type, 0, nullptr); }));
+        CHECK(refuses(file, [&] { pack_tree(tree, scratch / "pack", type, 0, nullptr, kNever); }));
     }
     CHECK_FALSE(std::filesystem::exists(scratch / "pack"));
     CHECK_FALSE(std::filesystem::exists(scratch / "pack.partial"));
     std::filesystem::remove(file);
     CHECK(refuses(file, [&] { set->read(7, labels); }));
-    CHECK(refuses(file, [&] { pack_tree(tree, scratch / "pack", type, 0, &dataset); }));
+    CHECK(refuses(file, [&] { pack_tree(tree, scratch / "pack", type, 0, &dataset, kNever); }));
     // One crop less than the first picture has.
     draw_labels(type, 7, labels);
     labels.coords = labels.coords.first((kCrops - 1) * 4);
@@ -184,16 +186,16 @@ TEST_CASE("a missing, short or foreign label file is refused by its path", "[dat
     labels.value = labels.value.first((kCrops - 1) * 5);
     write_bytes(file, write_fkd(type, kClasses, labels, "7"));
     CHECK(refuses(file, [&] { set->read(7, labels); }));
-    CHECK(refuses(file, [&] { pack_tree(tree, scratch / "pack", type, 0, nullptr); }));
+    CHECK(refuses(file, [&] { pack_tree(tree, scratch / "pack", type, 0, nullptr, kNever); }));
     CHECK(refuses(scratch / "absent", [&] { open_soft_labels(scratch / "absent", dataset, type, false); }));
     std::filesystem::create_directories(scratch / "empty");
     CHECK(refuses("set/train/class0/0.tar",
                   [&] { open_soft_labels(scratch / "empty", dataset, type, false); }));
     CHECK(refuses(scratch / "empty",
-                  [&] { pack_tree(scratch / "empty", scratch / "pack", type, 0, nullptr); }));
+                  [&] { pack_tree(scratch / "empty", scratch / "pack", type, 0, nullptr, kNever); }));
     // A picture that a pack made of a tree does not name.
     std::filesystem::remove(file);
-    pack_tree(tree, scratch / "pack", type, kClasses, nullptr);
+    pack_tree(tree, scratch / "pack", type, kClasses, nullptr, kNever);
     const auto packed = open_soft_labels(scratch / "pack", dataset, type, false);
     CHECK_NOTHROW(packed->read(6, labels));
     CHECK(refuses("set/train/class7/7", [&] { packed->read(7, labels); }));
@@ -208,7 +210,7 @@ TEST_CASE("labelling goes on where it was stopped, and only with the same settin
     const auto write = [&](const std::string& path, bool tree, const SoftLabelHeader& header, int64_t end) {
         const auto sink =
             tree ? make_tree_sink(path, header, dataset) : make_packed_sink(path, header, dataset);
-        const int64_t next = sink->resume();
+        const int64_t next = sink->resume(kNever).next;
         fill(*sink, type, next, end);
         if (end == kPictures) sink->finish();
         return next;
@@ -250,7 +252,7 @@ TEST_CASE("a packed file cannot lead out of the tree it is unpacked into", "[dat
         draw_labels(LabelType::hard, 0, labels);
         writer.append(0, name, labels);
         writer.finish();
-        CHECK(refuses("pack", [&] { unpack_tree(scratch / "pack", scratch / "tree"); }));
+        CHECK(refuses("pack", [&] { unpack_tree(scratch / "pack", scratch / "tree", kNever); }));
         CHECK_FALSE(std::filesystem::exists(scratch / "out.tar"));
     }
 }
@@ -278,11 +280,19 @@ TEST_CASE("labels of a million pictures open in no time and are not held in memo
     raw.classes = 1000;
     raw.fingerprint = 5;
     raw.text = text.size();
+    const auto bytes_of = [](const auto& values) {
+        return std::span(reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(values[0]));
+    };
+    raw.names_check = checksum(bytes_of(text), checksum(bytes_of(order), checksum(bytes_of(ends))));
     raw.check = header_check(raw);
+    Bytes last(layout.size);
+    const uint32_t check = record_check(kMillion - 1, last, layout);
+    std::memcpy(&last[layout.check_at], &check, sizeof check);
     {
         std::ofstream file(path, std::ios::binary);
         file.write(reinterpret_cast<const char*>(&raw), sizeof raw);
-        file.seekp(static_cast<std::streamoff>(sizeof raw + layout.size * kMillion));
+        file.seekp(static_cast<std::streamoff>(sizeof raw + layout.size * (kMillion - 1)));
+        file.write(reinterpret_cast<const char*>(last.data()), static_cast<std::streamsize>(last.size()));
         file.write(reinterpret_cast<const char*>(ends.data()), static_cast<std::streamsize>(ends.size() * 8));
         file.write(reinterpret_cast<const char*>(order.data()),
                    static_cast<std::streamsize>(order.size() * 4));

@@ -203,28 +203,32 @@ TEST_CASE("a damaged label file is refused by name", "[data][bad-input]") {
         INFO("header byte " << i);
         CHECK(refused(damaged, "label file"));
     }
-    // Picture 4, crop 1: coordinates, then a class and a probability.
-    constexpr size_t kRecord = (4 + kCrops * (16 + 20 + 20 + 1) + 3) / 4 * 4;
+    // Picture 4, crop 1: coordinates, then a class and a probability. The checksum is made to fit.
+    constexpr size_t kRecord = (4 + kCrops * (16 + 20 + 20 + 1) + 3) / 4 * 4 + 4;
     const size_t record = 128 + 4 * kRecord + 4;
-    const auto with_float = [&](size_t at, float value) {
+    const auto with = [&](size_t at, auto value) {
         Bytes changed = whole;
         std::memcpy(&changed[at], &value, sizeof value);
+        const PackedLayout layout({LabelType::marginal_smoothing_k5, 0, kCrops, kClasses});
+        const uint32_t check = record_check(4, std::span(changed).subspan(record - 4, kRecord), layout);
+        std::memcpy(&changed[record - 4 + layout.check_at], &check, sizeof check);
         return changed;
     };
     for (const float bad : {-0.01F, 1.01F, 5.0F, std::nanf(""), INFINITY}) {
         for (size_t k = 0; k < 4; ++k) {
             INFO("coordinate " << k << " " << bad);
-            CHECK(refused(with_float(record + 16 + 4 * k, bad), "picture 4: crop 1 lies outside of [0, 1]"));
+            CHECK(refused(with(record + 16 + 4 * k, bad), "picture 4: crop 1 lies outside of [0, 1]"));
         }
-        CHECK(refused(with_float(record + kCrops * 36 + 20 + 8, bad), "picture 4: crop 1 has a probability"));
+        CHECK(refused(with(record + kCrops * 36 + 20 + 8, bad), "picture 4: crop 1 has a probability"));
     }
-    CHECK(refused(with_float(record + 16 + 8, 0.0F), "picture 4: crop 1 lies outside"));
+    CHECK(refused(with(record + 16 + 8, 0.0F), "picture 4: crop 1 lies outside"));
     for (const int32_t bad : {-1, int32_t{kClasses}, INT32_MAX, INT32_MIN}) {
-        Bytes changed = whole;
-        std::memcpy(&changed[record + kCrops * 16 + 20 + 4], &bad, sizeof bad);
-        CHECK(refused(changed, "picture 4: crop 1 names a class"));
+        CHECK(refused(with(record + kCrops * 16 + 20 + 4, bad), "picture 4: crop 1 names a class"));
     }
+    int32_t first = 0;
+    std::memcpy(&first, &whole[record + kCrops * 16 + 20], sizeof first);
+    CHECK(refused(with(record + kCrops * 16 + 20 + 4, first), "picture 4: crop 1 names a class twice"));
     write_bytes(path, whole);
-    CHECK_NOTHROW(PackedLabels::open(path).validate());
+    CHECK_NOTHROW(PackedLabels::open(path));
     CHECK(refuses("absent", [&] { PackedLabels::open(scratch / "absent"); }));
 }

@@ -26,8 +26,8 @@ inline data::Bytes fixture(const std::string& name) {
 /// A directory of its own for one test, removed at the end.
 class Scratch {
   public:
-    Scratch() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "vvtq-test-XXXXXX").string();
+    explicit Scratch(const std::filesystem::path& parent = std::filesystem::temp_directory_path()) {
+        std::string pattern = (parent / "vvtq-test-XXXXXX").string();
         if (::mkdtemp(pattern.data()) == nullptr) engine::run_error("no scratch directory ", pattern);
         path_ = pattern;
     }
