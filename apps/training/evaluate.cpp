@@ -70,6 +70,7 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         if (interrupted()) return {};
     }
     while (results.pending() > 0) read_one();
+    if (interrupted()) return {};  // while waiting for a batch
     char text[80];
     std::snprintf(text, sizeof text, " * Acc@1 %.3f Acc@5 %.3f", top1.mean(), top5.mean());
     log.line(text);

@@ -1,5 +1,6 @@
 #include "apps/training/training_step.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -59,26 +60,34 @@ nn::Variable TrainingStep::loss_of(const nn::Variable& logits) const {
                           : nn::cross_entropy(logits, batch_.labels(), options_.smoothing);
 }
 
+TrainingStep::Losses TrainingStep::losses(bool regularize) const {
+    Losses out;
+    out.logits = model_.forward(batch_.pictures(options_.dtype), key_);
+    out.loss = out.total = loss_of(out.logits);
+    if (regularize) {
+        out.term = autograd::scale_by(quant::bin_regularizer(model_).total, lambda_.to(loss_.dtype()));
+        out.total = autograd::add(out.loss, out.term);
+    }
+    return out;
+}
+
 void TrainingStep::compute(bool regularize) {
     const auto& kernel = engine::kernels(loss_.device());
+    if (options_.skip) kernel.fill(0.0, optimizer_.found_inf());
     optimizer_.clear_grad();
     quant::regularize(model_, regularize);
-    const nn::Variable logits = model_.forward(batch_.pictures(options_.dtype), key_);
-    const nn::Variable loss = loss_of(logits);
-    kernel.find_not_finite(loss.value(), optimizer_.found_inf());
-    kernel.copy(loss.value(), loss_);
+    const Losses step = losses(regularize);
+    kernel.find_not_finite(step.loss.value(), optimizer_.found_inf());
+    kernel.copy(step.loss.value(), loss_);
     if (regularize) {
-        const nn::Variable term =
-            autograd::scale_by(quant::bin_regularizer(model_).total, lambda_.to(loss_.dtype()));
-        kernel.find_not_finite(term.value(), optimizer_.found_inf());
-        kernel.copy(term.value(), regularizer_);
-        autograd::add(loss, term).backward();
+        kernel.find_not_finite(step.term.value(), optimizer_.found_inf());
+        kernel.copy(step.term.value(), regularizer_);
     } else {
         kernel.fill(0.0, regularizer_);
-        loss.backward();
     }
+    step.total.backward();
     optimizer_.update();
-    kernel.copy(nn::count_top(logits.value(), batch_.labels()), counts_);
+    kernel.copy(nn::count_top(step.logits.value(), batch_.labels()), counts_);
 }
 
 void TrainingStep::submit(const StepRates& rates) {
@@ -113,28 +122,66 @@ StepResult TrainingStep::take() {
             static_cast<int>(values[4])};
 }
 
-void TrainingStep::explain(const StepRates& rates, const StepResult& bad) {
-    const bool loss = !std::isfinite(bad.loss);
-    if ((bad.found_inf & 1) == 0) {
+std::string TrainingStep::bad_gradient(const StepRates& rates) {
+    optimizer_.clear_grad();
+    losses(rates.regularize).total.backward();
+    const std::vector<nn::NamedParameter> parameters = model_.parameters();
+    std::string text = "a gradient is not finite, but all are when the step is repeated";
+    // backwards: what is not finite spreads from the loss towards the first layer
+    for (auto p = parameters.rbegin(); p != parameters.rend(); ++p) {
+        const nn::Tensor& gradient = p->parameter.grad();
+        if (!gradient.defined() || is_finite(gradient)) continue;
+        const std::vector<double> values = gradient.to_vector();
+        const auto bad =
+            std::find_if_not(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
+        text = engine::concat("the gradient of ", p->name, " is not finite (", *bad, ")");
+        break;
+    }
+    optimizer_.clear_grad();
+    return text;
+}
+
+std::string TrainingStep::reason(const StepRates& rates, const StepResult& bad) {
+    if ((bad.found_inf & 2) != 0) {
         for (const nn::NamedParameter& p : model_.parameters()) {
             if (p.parameter.value().numel() == 1 && !is_finite(p.parameter.value())) {
-                engine::run_error(p.name, " is not finite after the update", kRemedy);
+                return engine::concat(p.name, " is not finite after the update (", p.parameter.value().item(),
+                                      ")");
             }
         }
     }
-    const std::string name = parameter_not_finite(model_);
-    const std::string where =
-        !name.empty() ? "parameter " + name + " has values that are not finite" : where_not_finite([&] {
-            send(*to_key_, rates.random_key);
-            quant::regularize(model_, rates.regularize);
+    const bool loss = !std::isfinite(bad.loss);
+    const std::string what = engine::concat(loss ? "the loss" : "the bin regularizer", " is not finite (",
+                                            loss ? bad.loss : bad.regularizer, "): ");
+    if (const std::string name = parameter_not_finite(model_); !name.empty()) {
+        return what + "parameter " + name + " has values that are not finite";
+    }
+    send(*to_key_, rates.random_key);
+    send(*to_lambda_, rates.regularizer_weight);
+    quant::regularize(model_, rates.regularize);
+    std::vector<std::pair<nn::Tensor, nn::Tensor>> buffers;  // running statistics see a batch once
+    for (const auto& [name, buffer] : model_.buffers()) {
+        buffers.emplace_back(buffer, buffer.like());
+        engine::kernels(buffer.device()).copy(buffer, buffers.back().second);
+    }
+    const std::string text =
+        (bad.found_inf & 4) != 0 ? bad_gradient(rates) : what + where_not_finite([&] {
             loss_of(model_.forward(batch_.pictures(options_.dtype), key_));
         });
-    engine::run_error(loss ? "the loss" : "the bin regularizer", " is not finite: ", where, kRemedy);
+    for (const auto& [buffer, before] : buffers) engine::kernels(buffer.device()).copy(before, buffer);
+    return text;
+}
+
+void TrainingStep::explain(const StepRates& rates, const StepResult& bad) {
+    engine::run_error(reason(rates, bad), kRemedy);
 }
 
 void check_state_finite(const nn::Model& model, const nn::Adamw& optimizer) {
     if (const std::string bad = parameter_not_finite(model); !bad.empty()) {
         engine::run_error("parameter ", bad, " has values that are not finite", kRemedy);
+    }
+    for (const auto& [name, buffer] : model.buffers()) {
+        if (!is_finite(buffer)) engine::run_error(name, " has values that are not finite", kRemedy);
     }
     for (const auto& [name, moment] : optimizer.state()) {
         if (!is_finite(moment)) {
