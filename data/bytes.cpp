@@ -127,8 +127,8 @@ const char* not_replaceable(const std::string& path) {
     if (!look(parent.empty() ? "." : parent.c_str(), directory)) return nullptr;
     if ((directory.stx_attributes & STATX_ATTR_APPEND) != 0) return "its directory only takes new files";
     const uid_t user = ::geteuid();
-    const bool others = (directory.stx_mode & S_ISVTX) != 0 && user != 0 && user != file.stx_uid &&
-                        user != directory.stx_uid;
+    const bool others =
+        (directory.stx_mode & S_ISVTX) != 0 && user != 0 && user != file.stx_uid && user != directory.stx_uid;
     return others ? "it belongs to another user" : nullptr;
 }
 

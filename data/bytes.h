@@ -38,8 +38,8 @@ class MappedFile {
     size_t size_ = 0;
 };
 
-/// From here on a mapped file that became shorter ends the process with status 1 and one line that begins with
-/// `command` and names the file, instead of SIGBUS.
+/// From here on a mapped file that became shorter ends the process with status 1 and one line that begins
+/// with `command` and names the file, instead of SIGBUS.
 void tell_of_lost_mappings(const std::string& command);
 
 /// Writes all bytes; false, with errno, where that fails.
@@ -49,10 +49,10 @@ bool write_all(int descriptor, const void* data, size_t size);
 void flush_directory(const std::string& directory);
 
 /// Writes `path` under a temporary name in the same directory; commit() flushes it to the disk and renames it
-/// over `path`. Without commit() nothing is left behind and a previous `path` stays as it was. A symbolic link
-/// stays one: what it points to is written.
-/// Errors: input_error where the file cannot be made, or may not be replaced (a device, a mount point, another
-/// user's file in a shared directory); run_error where a write fails (a full disk).
+/// over `path`. Without commit() nothing is left behind and a previous `path` stays as it was. A symbolic
+/// link stays one: what it points to is written. Errors: input_error where the file cannot be made, or may
+/// not be replaced (a device, a mount point, another user's file in a shared directory); run_error where a
+/// write fails (a full disk).
 class AtomicFile {
   public:
     explicit AtomicFile(const std::string& path);

@@ -109,8 +109,8 @@ class Loader {
     int64_t batches() const { return batches_; }
     /// Begins `epoch`; its order and crops depend on (seed, epoch) alone. Begins at batch `first`.
     void start(uint64_t epoch, int64_t first = 0);
-    /// The next batch with a crop in it, false at the end of the epoch, or where it was interrupted. Memory of `batch` is used again.
-    /// Rethrows what a worker threw.
+    /// The next batch with a crop in it, false at the end of the epoch, or where it was interrupted. Memory
+    /// of `batch` is used again. Rethrows what a worker threw.
     bool next(Batch& batch);
 
     /// Nanoseconds that workers spent making batches so far, and in decoding JPEGs of these.

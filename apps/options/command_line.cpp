@@ -93,7 +93,8 @@ void add_augmentation(FlagTable& flags, DataFlags& data) {
 
 void add_optimizer(FlagTable& flags, OptimizerFlags& optimizer) {
     flags.group("Optimizer and schedule");
-    flags.add("--epochs", optimizer.epochs, "epochs in all, warm-up included; a resumed run may raise them", true);
+    flags.add("--epochs", optimizer.epochs, "epochs in all, warm-up included; a resumed run may raise them",
+              true);
     flags.add("--start-epoch", optimizer.start_epoch, "first epoch of a run that is not resumed");
     flags.add("--lr,--learning-rate", optimizer.lr, "learning rate after the warm-up", true);
     flags.add("--min-lr", optimizer.min_lr, "learning rate at the end", true);

@@ -39,10 +39,9 @@ nn::ModelConfig model_from_json(const json& j) {
 }
 
 /// In the order in which files have them.
-constexpr double RunningMeans::*kMeans[] = {&RunningMeans::pictures,   &RunningMeans::loss,
-                                            &RunningMeans::regularizer, &RunningMeans::top1,
-                                            &RunningMeans::top5,        &RunningMeans::usual_loss,
-                                            &RunningMeans::usual_steps};
+constexpr double RunningMeans::*kMeans[] = {
+    &RunningMeans::pictures, &RunningMeans::loss,       &RunningMeans::regularizer, &RunningMeans::top1,
+    &RunningMeans::top5,     &RunningMeans::usual_loss, &RunningMeans::usual_steps};
 
 std::string means_text(const RunningMeans& means) {
     std::vector<double> values;

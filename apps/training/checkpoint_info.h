@@ -28,11 +28,11 @@ struct CheckpointInfo {
     int64_t batch = 0;                          // batches of it that are done
     int crops = 0;                              // of each picture in its pass; 0 before a pass has begun
     RunningMeans means;
-    int64_t step = 0;                           // optimizer steps since the start
-    double best_acc1 = -1;                      // per cent; -1 before the first evaluation
-    uint64_t dataset = 0;                       // fingerprint of the training data
-    std::vector<std::string> class_names;       // of it; empty in files of versions that did not keep them
-    uint64_t labels = 0;                        // fingerprint of the soft labels; 0 without
+    int64_t step = 0;                      // optimizer steps since the start
+    double best_acc1 = -1;                 // per cent; -1 before the first evaluation
+    uint64_t dataset = 0;                  // fingerprint of the training data
+    std::vector<std::string> class_names;  // of it; empty in files of versions that did not keep them
+    uint64_t labels = 0;                   // fingerprint of the soft labels; 0 without
 };
 
 /// Whether a file's metadata was written by to_metadata.

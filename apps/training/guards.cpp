@@ -19,9 +19,11 @@ using Slots = std::vector<std::pair<std::string, nn::QuantizerSlot*>>;
 /// What quantizers make of all their activations, where that is one value; nothing where it is more.
 class Watched {
   public:
-    Watched(const Slots& slots) : slots_(slots) {
+    explicit Watched(const Slots& slots) : slots_(slots) {
         for (const auto& [path, slot] : slots_) {
             if (slot->get() == nullptr || slot->values() == nn::Values::weight) continue;
+            const bool one_bit = slot->get()->describe().bits == 1;
+            if (one_bit && slot->values() == nn::Values::probability) continue;  // of one sign always
             slot->watch([this, path, quantizer = slot->get()](const nn::Tensor& x) {
                 const auto one = quant::only_value(*quantizer, x);
                 const auto [known, first] = values_.try_emplace(path, one);
@@ -54,8 +56,8 @@ void Guards::warn(const std::string& what, int64_t step, const std::string& laye
 }
 
 void Guards::see_loss(int epoch, int64_t step, double loss, RunningMeans& means) {
-    constexpr double kFewest = 20, kMemory = 50;      // steps
-    constexpr double kTimes = 2.0, kAbove = 1.0;      // a spike is above both
+    constexpr double kFewest = 20, kMemory = 50;  // steps
+    constexpr double kTimes = 2.0, kAbove = 1.0;  // a spike is above both
     const double usual = means.usual_loss;
     if (means.usual_steps >= kFewest && loss > kTimes * usual && loss > usual + kAbove &&
         told_.insert("loss " + std::to_string(epoch)).second) {

@@ -1,5 +1,5 @@
-// guards: signs that a run goes wrong, each told of once: a line "=> warning: ..." in the log, and an object of
-// the kind "warning" in metrics.jsonl.
+// guards: signs that a run goes wrong, each told of once: a line "=> warning: ..." in the log, and an object
+// of the kind "warning" in metrics.jsonl.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ class Guards {
     /// Both must outlive this.
     Guards(nn::Model& model, RunLog& log) : model_(model), log_(log) {}
 
-    /// The loss of a step, which is finite: far above its mean of late it is a spike. The first of each epoch is
-    /// told of.
+    /// The loss of a step, which is finite: far above its mean of late it is a spike. The first of each epoch
+    /// is told of.
     void see_loss(int epoch, int64_t step, double loss, RunningMeans& means);
     /// A step that was left out because of `reason`, and one that was not. Throws Error(Fault::run) after 100
     /// in a row.

@@ -282,7 +282,8 @@ Outcome Trainer::run_pass(const Pass& pass) {
         ++info_.batch;
         ++info_.step;
         while (step_->pending() > ahead) account(pass, meters);
-        const bool last = info_.batch == batches.batches();  // the step limit lets a finished pass be evaluated
+        const bool last =
+            info_.batch == batches.batches();  // the step limit lets a finished pass be evaluated
         if (interrupted() || (at_step_limit() && !last)) return stop(pass, meters);
         if (options_.save_every_steps > 0 && info_.step % options_.save_every_steps == 0) {
             account_all(pass, meters);
@@ -323,8 +324,8 @@ Outcome Trainer::end_pass(const Pass& pass) {
                   {"acc1", accuracy->acc1},
                   {"acc5", accuracy->acc5}});
     if (guards_.skipped() > 0) {
-        log_.line(engine::concat("=> steps left out so far because they were not finite: ",
-                                 guards_.skipped()));
+        log_.line(
+            engine::concat("=> steps left out so far because they were not finite: ", guards_.skipped()));
     }
     info_.epoch = pass.epoch + pass.crops;
     info_.batch = 0;

@@ -24,9 +24,9 @@ enum class Outcome {
 /// Trains `model` from the place that `info` names to the end of the run (specification sections 6 and 7).
 /// The learning rate and the regularizer's weight of a pass are those of its first epoch. After each pass the
 /// model is evaluated and checkpoint.safetensors replaced, model_best.safetensors where it is the best so
-/// far. A signal, the step limit, or a picture that cannot be read ends the run after a step, with a checkpoint
-/// from which a run goes on exactly there. A checkpoint that cannot be written is told of and tried again at
-/// the next one. Everything random depends on (seed, epoch, step) alone.
+/// far. A signal, the step limit, or a picture that cannot be read ends the run after a step, with a
+/// checkpoint from which a run goes on exactly there. A checkpoint that cannot be written is told of and
+/// tried again at the next one. Everything random depends on (seed, epoch, step) alone.
 class Trainer {
   public:
     /// All arguments must outlive the trainer. `resumed` is the checkpoint that `info` comes from, or null.

@@ -28,6 +28,8 @@ std::string parameter_not_finite(const nn::Model& model) {
     return "";
 }
 
+std::string value_of(double value) { return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf"; }
+
 template <typename T>
 void send(engine::Upload& upload, T value) {
     std::memcpy(upload.host(), &value, sizeof value);
@@ -50,6 +52,7 @@ TrainingStep::TrainingStep(nn::Model& model, nn::Adamw& optimizer, const DeviceB
     loss_ = nn::Tensor({1}, master, device);
     regularizer_ = nn::Tensor({1}, master, device);
     counts_ = nn::Tensor({2}, engine::DType::i64, device);
+    none_found_ = nn::Tensor::from({0}, {1}, engine::DType::i32, device);
     to_key_ = engine::upload_to(key_);
     to_lambda_ = engine::upload_to(lambda_);
 }
@@ -73,7 +76,7 @@ TrainingStep::Losses TrainingStep::losses(bool regularize) const {
 
 void TrainingStep::compute(bool regularize) {
     const auto& kernel = engine::kernels(loss_.device());
-    if (options_.skip) kernel.fill(0.0, optimizer_.found_inf());
+    if (options_.skip) kernel.copy(none_found_, optimizer_.found_inf());
     optimizer_.clear_grad();
     quant::regularize(model_, regularize);
     const Losses step = losses(regularize);
@@ -130,11 +133,18 @@ std::string TrainingStep::bad_gradient(const StepRates& rates) {
     // backwards: what is not finite spreads from the loss towards the first layer
     for (auto p = parameters.rbegin(); p != parameters.rend(); ++p) {
         const nn::Tensor& gradient = p->parameter.grad();
-        if (!gradient.defined() || is_finite(gradient)) continue;
-        const std::vector<double> values = gradient.to_vector();
-        const auto bad =
-            std::find_if_not(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
-        text = engine::concat("the gradient of ", p->name, " is not finite (", *bad, ")");
+        if (!gradient.defined()) continue;
+        const nn::Tensor squares({1}, engine::DType::f64, gradient.device());
+        engine::kernels(gradient.device()).sum_squares(gradient, squares);
+        if (std::isfinite(squares.item())) continue;
+        double worst = 0;
+        for (const double value : gradient.to_vector()) {
+            if (!(std::abs(value) <= std::abs(worst))) worst = value;
+            if (std::isnan(worst)) break;
+        }
+        text = std::isfinite(worst)
+                   ? engine::concat("the gradient of ", p->name, " is too large (", worst, ")")
+                   : "the gradient of " + p->name + " is not finite (" + value_of(worst) + ")";
         break;
     }
     optimizer_.clear_grad();
@@ -145,14 +155,14 @@ std::string TrainingStep::reason(const StepRates& rates, const StepResult& bad) 
     if ((bad.found_inf & 2) != 0) {
         for (const nn::NamedParameter& p : model_.parameters()) {
             if (p.parameter.value().numel() == 1 && !is_finite(p.parameter.value())) {
-                return engine::concat(p.name, " is not finite after the update (", p.parameter.value().item(),
-                                      ")");
+                return p.name + " is not finite after the update (" + value_of(p.parameter.value().item()) +
+                       ")";
             }
         }
     }
     const bool loss = !std::isfinite(bad.loss);
-    const std::string what = engine::concat(loss ? "the loss" : "the bin regularizer", " is not finite (",
-                                            loss ? bad.loss : bad.regularizer, "): ");
+    const std::string what = std::string(loss ? "the loss" : "the bin regularizer") + " is not finite (" +
+                             value_of(loss ? bad.loss : bad.regularizer) + "): ";
     if (const std::string name = parameter_not_finite(model_); !name.empty()) {
         return what + "parameter " + name + " has values that are not finite";
     }
@@ -164,10 +174,11 @@ std::string TrainingStep::reason(const StepRates& rates, const StepResult& bad) 
         buffers.emplace_back(buffer, buffer.like());
         engine::kernels(buffer.device()).copy(buffer, buffers.back().second);
     }
-    const std::string text =
-        (bad.found_inf & 4) != 0 ? bad_gradient(rates) : what + where_not_finite([&] {
-            loss_of(model_.forward(batch_.pictures(options_.dtype), key_));
-        });
+    const std::string text = (bad.found_inf & 4) != 0
+                                 ? bad_gradient(rates)
+                                 : what + where_not_finite([&] {
+                                       loss_of(model_.forward(batch_.pictures(options_.dtype), key_));
+                                   });
     for (const auto& [buffer, before] : buffers) engine::kernels(buffer.device()).copy(before, buffer);
     return text;
 }

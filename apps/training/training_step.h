@@ -73,7 +73,7 @@ class TrainingStep {
     StepOptions options_;
     // at fixed places, for replaying
     nn::Tensor key_, lambda_;
-    nn::Tensor loss_, regularizer_, counts_;
+    nn::Tensor loss_, regularizer_, counts_, none_found_;
     std::unique_ptr<engine::Upload> to_key_, to_lambda_;
     std::unique_ptr<engine::Graph> graph_;
     bool graph_regularizes_ = false;
@@ -82,7 +82,8 @@ class TrainingStep {
     Readback results_;
 };
 
-/// Throws Error(Fault::run) naming the first parameter, running statistic or moment with values that are not finite.
+/// Throws Error(Fault::run) naming the first parameter, running statistic or moment with values that are not
+/// finite.
 void check_state_finite(const nn::Model& model, const nn::Adamw& optimizer);
 
 }  // namespace vvtq::apps
