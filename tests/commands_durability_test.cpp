@@ -299,6 +299,10 @@ TEST_CASE("the first signal ends what has nothing to lose, the second one everyt
     const Ended ended = start.wait();
     CHECK(ended.status == 1);
     CHECK(ended.err == "vvtq train: stopped by SIGTERM\n");
+    Running loader("bench loader --dataset fashion-mnist --seconds 100 --data " + p.data, p.scratch.path());
+    REQUIRE(loader.wait_until([&] { return handles(loader.pid(), SIGXCPU); }));
+    loader.signal(SIGINT);
+    CHECK(loader.wait().err == "vvtq bench loader: stopped by SIGINT\n");
     Running step("pretrain" + big + p.scratch / "step", p.scratch.path());  // of many seconds
     REQUIRE(step.wait_until([&] { return contains(text_of(p.scratch / "step/metrics.jsonl"), "start"); }));
     std::this_thread::sleep_for(std::chrono::milliseconds(300));

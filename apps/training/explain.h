@@ -14,7 +14,7 @@ namespace vvtq::apps {
 /// first, or that there is none.
 std::string where_not_finite(const std::function<void()>& forward);
 
-/// Loads batch `index` of an epoch into `place` once more.
-void load_again(data::Loader& loader, uint64_t epoch, int64_t index, DeviceBatch& place);
+/// Loads batch `index` of an epoch into `place` once more; false where a signal arrived before it was there.
+bool load_again(data::Loader& loader, uint64_t epoch, int64_t index, DeviceBatch& place);
 
 }  // namespace vvtq::apps

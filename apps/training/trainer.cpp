@@ -94,6 +94,10 @@ void Trainer::plan(bool resumed) {
     if (resumed) {  // the passes so far may be those of fewer epochs
         int first = info_.epoch;
         if (info_.batch > 0 && info_.crops > 0) {
+            if (info_.crops != 1 && info_.crops != options_.training.num_crops) {
+                engine::input_error("`resume`: the checkpoint stands in an epoch of ", info_.crops,
+                                    " crops of each picture, which this run does not have; name another file");
+            }
             passes_.push_back({first, info_.crops});
             first += info_.crops;
         }
@@ -206,11 +210,14 @@ void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, int64_t s
 }
 
 void Trainer::look_into(const Pass& pass, int64_t index, int64_t step, const StepResult& bad) {
-    load_again(loader(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
     moved_ = true;
+    const bool there = load_again(loader(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
     const StepRates rates = rates_of(pass, step);
-    if (!options_.skip_not_finite || (bad.found_inf & 2) != 0) step_->explain(rates, bad);
-    const std::string reason = step_->reason(rates, bad);
+    const std::string reason =
+        there ? step_->reason(rates, bad) : "it is not finite, and a signal arrived before it was looked into";
+    if (!options_.skip_not_finite || (bad.found_inf & 2) != 0) {
+        engine::run_error(reason, "; a smaller `lr` may help");
+    }
     check_state_finite(model_, optimizer_);  // no later step could be finite
     guards_.see_skipped(step + 1, reason);
 }
@@ -299,7 +306,7 @@ Outcome Trainer::run_pass(const Pass& pass) {
 }
 
 Outcome Trainer::end_pass(const Pass& pass) {
-    constexpr int64_t kLooked = 32;  // pictures that the guards look at
+    constexpr int64_t kLooked = 8;  // pictures that the guards look at
     if (place_->size() > 0) {
         guards_.inspect(info_.step,
                         place_->pictures(compute_.dtype).slice(0, std::min(kLooked, place_->size())));
@@ -327,6 +334,7 @@ Outcome Trainer::end_pass(const Pass& pass) {
         log_.line(
             engine::concat("=> steps left out so far because they were not finite: ", guards_.skipped()));
     }
+    if (last_checkpoint_.empty()) save(kCheckpoint);  // an earlier run's may not lie beside this one's best
     info_.epoch = pass.epoch + pass.crops;
     info_.batch = 0;
     info_.crops = 0;
