@@ -1,4 +1,9 @@
-// The `vvtq` program. Exit status: 0 done; 1 the run failed or was stopped by a signal; 2 bad usage or input.
+// The `vvtq` program. Exit status: 0 done; 1 the run failed or was stopped by a signal, or its output could
+// not be written; 2 bad usage or input.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <csignal>
 #include <exception>
 #include <iostream>
 #include <map>
@@ -7,6 +12,8 @@
 
 #include "apps/commands/commands.h"
 #include "apps/options/options.h"
+#include "apps/training/interrupt.h"
+#include "data/bytes.h"
 #include "engine/check.h"
 #include "engine/threads.h"
 
@@ -39,11 +46,14 @@ std::string command_of(const std::vector<std::string>& arguments) {
     return command.empty() ? "vvtq" : "vvtq " + command;
 }
 
-}  // namespace
+/// A standard stream that is closed would become the first file that the program opens.
+void fill_standard_streams() {
+    for (int descriptor = 0; descriptor <= STDERR_FILENO; ++descriptor) {
+        if (::fcntl(descriptor, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) < 0) return;
+    }
+}
 
-int main(int argc, char** argv) {
-    const std::vector<std::string> arguments(argv + 1, argv + argc);
-    const std::string command = command_of(arguments);
+int run_command(const std::vector<std::string>& arguments, const std::string& command) {
     try {
         const auto options = parse_options(arguments);
         int status = 1;
@@ -62,4 +72,23 @@ int main(int argc, char** argv) {
         std::cerr << command << ": error: " << error.what() << std::endl;
         return 1;
     }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    fill_standard_streams();
+    std::signal(SIGPIPE, SIG_IGN);  // output that nobody takes, and files that may not grow, are errors
+    std::signal(SIGXFSZ, SIG_IGN);
+    const std::vector<std::string> arguments(argv + 1, argv + argc);
+    const std::string command = command_of(arguments);
+    stop_at_signals(command);
+    vvtq::data::tell_of_lost_mappings(command);
+    const int status = run_command(arguments, command);
+    std::cout.flush();
+    if (!std::cout && status == 0) {
+        std::cerr << command << ": error: standard output could not be written: free some space or send it "
+                  << "elsewhere" << std::endl;
+    }
+    return status == 0 && !(std::cout && std::cerr) ? 1 : status;
 }

@@ -6,10 +6,13 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <mutex>
 #include <utility>
 
 #include "engine/check.h"
@@ -21,7 +24,7 @@ namespace {
 class OpenFile {
   public:
     OpenFile(const std::string& path, const std::string& remedy)
-        : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+        : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {  // waits for no FIFO
         struct stat status {};
         if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0) {
             const int reason = errno;
@@ -50,6 +53,84 @@ class OpenFile {
     int descriptor_;
     size_t size_ = 0;
 };
+
+// Which file is mapped where, for a signal handler: a fixed place without locks to read.
+struct Mapping {
+    std::atomic<const uint8_t*> begin{nullptr};
+    size_t size = 0;
+    char path[256] = "";
+};
+Mapping mappings[32];  // of more than so many at once the others have no name
+std::mutex mappings_change;
+char lost[80] = "";  // how the line of tell_of_lost_mappings begins
+
+void remember_mapping(const uint8_t* begin, size_t size, const std::string& path) {
+    const std::lock_guard lock(mappings_change);
+    for (Mapping& mapping : mappings) {
+        if (mapping.begin != nullptr) continue;
+        mapping.size = size;
+        const std::string name = printable(path);
+        mapping.path[name.copy(mapping.path, sizeof mapping.path - 1)] = '\0';
+        mapping.begin = begin;
+        return;
+    }
+}
+
+void forget_mapping(const uint8_t* begin) {
+    const std::lock_guard lock(mappings_change);
+    for (Mapping& mapping : mappings) {
+        if (mapping.begin == begin) mapping.begin = nullptr;
+    }
+}
+
+void on_lost_mapping(int, siginfo_t* info, void*) {
+    const auto at = reinterpret_cast<uintptr_t>(info->si_addr);
+    const char* path = "a mapped file";
+    for (const Mapping& mapping : mappings) {
+        const auto begin = reinterpret_cast<uintptr_t>(mapping.begin.load());
+        if (begin != 0 && at >= begin && at - begin < mapping.size) path = mapping.path;
+    }
+    for (const char* text : {static_cast<const char*>(lost), path,
+                             " became shorter while it was read, or its disk fails: write it anew\n"}) {
+        write_all(STDERR_FILENO, text, std::strlen(text));
+    }
+    _exit(1);
+}
+
+// Where a chain of symbolic links ends; the end itself need not exist.
+std::string followed(const std::string& path) {
+    constexpr int kMostLinks = 40;  // as the system's own limit
+    namespace fs = std::filesystem;
+    std::error_code error;
+    fs::path at = path;
+    for (int i = 0; i < kMostLinks && fs::is_symlink(at, error); ++i) {
+        at = at.parent_path() / fs::read_symlink(at, error);
+    }
+    return at.string();
+}
+
+// Why a rename may not replace the file; null where it may, or where there is none.
+const char* not_replaceable(const std::string& path) {
+    struct statx file {
+    }, directory{};
+    const auto look = [](const char* name, struct statx& found) {
+        return ::statx(AT_FDCWD, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &found) == 0;
+    };
+    if (!look(path.c_str(), file)) return nullptr;
+    if (S_ISDIR(file.stx_mode)) return "it is a directory";
+    if (!S_ISREG(file.stx_mode)) return "it is no regular file";
+    if ((file.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0) return "something is mounted on it";
+    if ((file.stx_attributes & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)) != 0) {
+        return "its attributes forbid to replace it";
+    }
+    const std::string parent = std::filesystem::path(path).parent_path().string();
+    if (!look(parent.empty() ? "." : parent.c_str(), directory)) return nullptr;
+    if ((directory.stx_attributes & STATX_ATTR_APPEND) != 0) return "its directory only takes new files";
+    const uid_t user = ::geteuid();
+    const bool others =
+        (directory.stx_mode & S_ISVTX) != 0 && user != 0 && user != file.stx_uid && user != directory.stx_uid;
+    return others ? "it belongs to another user" : nullptr;
+}
 
 }  // namespace
 
@@ -98,8 +179,21 @@ MappedFile::MappedFile(const std::string& path, const std::string& remedy) {
         engine::input_error("cannot map '", printable(path), "' (", std::strerror(errno), "): ", remedy);
     }
     size_ = file.size();
-    data_ = {static_cast<const uint8_t*>(mapped),
-             [mapped, size = size_](const uint8_t*) { ::munmap(mapped, size); }};
+    remember_mapping(static_cast<const uint8_t*>(mapped), size_, path);
+    data_ = {static_cast<const uint8_t*>(mapped), [mapped, size = size_](const uint8_t* begin) {
+                 forget_mapping(begin);
+                 ::munmap(mapped, size);
+             }};
+}
+
+void tell_of_lost_mappings(const std::string& command) {
+    const std::string text = command + ": error: ";
+    lost[text.copy(lost, sizeof lost - 1)] = '\0';
+    struct sigaction action = {};
+    action.sa_sigaction = on_lost_mapping;
+    action.sa_flags = SA_SIGINFO;
+    sigemptyset(&action.sa_mask);
+    ::sigaction(SIGBUS, &action, nullptr);
 }
 
 bool write_all(int descriptor, const void* data, size_t size) {
@@ -114,18 +208,25 @@ bool write_all(int descriptor, const void* data, size_t size) {
     return true;
 }
 
-AtomicFile::AtomicFile(const std::string& path) : path_(path) {
-    if (is_directory(path)) {
-        engine::input_error("cannot write '", printable(path), "': it is a directory; name a file");
+void flush_directory(const std::string& directory) {
+    const int descriptor = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return;
+    ::fsync(descriptor);
+    ::close(descriptor);
+}
+
+AtomicFile::AtomicFile(const std::string& path) : path_(followed(path)) {
+    if (const char* reason = not_replaceable(path_)) {
+        engine::input_error("cannot write '", printable(path_), "': ", reason, "; name another file");
     }
     constexpr int kAttempts = 1000;  // names left behind by killed runs are stepped over
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
-        temporary_ = engine::concat(path, ".", ::getpid(), ".", attempt, ".tmp");
+        temporary_ = engine::concat(path_, ".", ::getpid(), ".", attempt, ".tmp");
         descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (descriptor_ >= 0 || errno != EEXIST) break;
     }
     if (descriptor_ < 0) {
-        engine::input_error("cannot write '", printable(path), "' (", std::strerror(errno),
+        engine::input_error("cannot write '", printable(path_), "' (", std::strerror(errno),
                             "): name a file in a directory that exists and is writable");
     }
 }
@@ -140,6 +241,17 @@ void AtomicFile::fail(const char* action) const {
                       "): free some space or choose another directory; the previous file is unchanged");
 }
 
+void AtomicFile::reserve(size_t size) {
+    VVTQ_CHECK(descriptor_ >= 0, "'", path_, "' is already committed");
+    int reason = 0;
+    do {
+        reason = size > 0 ? ::posix_fallocate(descriptor_, 0, static_cast<off_t>(size)) : 0;
+    } while (reason == EINTR);
+    if (reason == 0 || reason == EINVAL || reason == EOPNOTSUPP) return;  // some file systems cannot tell
+    errno = reason;
+    fail("write");
+}
+
 void AtomicFile::write(const void* data, size_t size) {
     VVTQ_CHECK(descriptor_ >= 0, "'", path_, "' is already committed");
     if (!write_all(descriptor_, data, size)) fail("write");
@@ -152,13 +264,7 @@ void AtomicFile::commit(bool durable) {
     if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename");
     temporary_.clear();
     if (!durable) return;
-    // The rename itself lasts only once the directory is flushed; some file systems refuse this, harmlessly.
-    const std::string directory = std::filesystem::path(path_).parent_path().string();
-    const int descriptor = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor >= 0) {
-        ::fsync(descriptor);
-        ::close(descriptor);
-    }
+    flush_directory(std::filesystem::path(path_).parent_path().string());  // else the rename may not last
 }
 
 uint32_t checksum(std::span<const uint8_t> bytes, uint32_t before) {

@@ -38,12 +38,21 @@ class MappedFile {
     size_t size_ = 0;
 };
 
+/// From here on a mapped file that became shorter ends the process with status 1 and one line that begins
+/// with `command` and names the file, instead of SIGBUS.
+void tell_of_lost_mappings(const std::string& command);
+
 /// Writes all bytes; false, with errno, where that fails.
 bool write_all(int descriptor, const void* data, size_t size);
 
+/// Makes what was created, renamed or removed in a directory last. Some file systems cannot, harmlessly.
+void flush_directory(const std::string& directory);
+
 /// Writes `path` under a temporary name in the same directory; commit() flushes it to the disk and renames it
-/// over `path`. Without commit() nothing is left behind and a previous `path` stays as it was.
-/// Errors: input_error where the file cannot be made, run_error where a write fails (a full disk).
+/// over `path`. Without commit() nothing is left behind and a previous `path` stays as it was. A symbolic
+/// link stays one: what it points to is written. Errors: input_error where the file cannot be made, or may
+/// not be replaced (a device, a mount point, another user's file in a shared directory); run_error where a
+/// write fails (a full disk).
 class AtomicFile {
   public:
     explicit AtomicFile(const std::string& path);
@@ -51,6 +60,8 @@ class AtomicFile {
     AtomicFile& operator=(const AtomicFile&) = delete;
     ~AtomicFile();
 
+    /// Takes the room for `size` bytes now, where the file system can; the file then has at least this size.
+    void reserve(size_t size);
     void write(const void* data, size_t size);
     /// Without `durable` the file is not flushed: for many small files that can be made again.
     void commit(bool durable = true);

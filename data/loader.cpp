@@ -121,17 +121,21 @@ void Loader::work() {
     }
 }
 
-void Loader::take(Batch& batch) {
+// False where it was interrupted.
+bool Loader::take(Batch& batch) {
+    constexpr std::chrono::milliseconds kPatience(50);  // from one question to the next
     if (options_.workers == 0) {
         make(consumed_, batch, own_);
         ++consumed_;
-        return;
+        return true;
     }
     std::exception_ptr error;
     {
         std::unique_lock lock(mutex_);
         Slot& slot = slots_[static_cast<size_t>(consumed_ % static_cast<int64_t>(slots_.size()))];
-        ready_.wait(lock, [&] { return slot.ready; });
+        while (!ready_.wait_for(lock, kPatience, [&] { return slot.ready; })) {
+            if (options_.interrupted && options_.interrupted()) return false;
+        }
         slot.ready = false;
         std::swap(slot.batch, batch);
         error = std::exchange(slot.error, nullptr);
@@ -142,12 +146,13 @@ void Loader::take(Batch& batch) {
         std::rethrow_exception(error);
     }
     room_.notify_all();
+    return true;
 }
 
 bool Loader::next(Batch& batch) {
     VVTQ_CHECK(started_, "call start() first");
     while (consumed_ < batches_) {
-        take(batch);
+        if (!take(batch)) return false;
         if (skipped_ == 0 && !batch.skipped.empty()) first_skipped_ = batch.skipped.front();
         skipped_ += static_cast<int64_t>(batch.skipped.size());
         if (batch.size > 0) return true;  // else all of its pictures were left out

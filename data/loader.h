@@ -65,6 +65,8 @@ struct LoaderOptions {
     bool skip_bad = false;
     /// Called by next() with one line at the end of an epoch that left out pictures.
     std::function<void(const std::string&)> on_skipped;
+    /// Asked while next() waits for workers; next() returns false soon after it says yes.
+    std::function<bool()> interrupted;
     Augmentation augmentation;  ///< training
     /// training, labelling: crops by `rule` (training: only where `augment`, else the whole picture),
     /// mirrored with flip_probability.
@@ -107,8 +109,8 @@ class Loader {
     int64_t batches() const { return batches_; }
     /// Begins `epoch`; its order and crops depend on (seed, epoch) alone. Begins at batch `first`.
     void start(uint64_t epoch, int64_t first = 0);
-    /// The next batch with a crop in it, false at the end of the epoch. Memory of `batch` is used again.
-    /// Rethrows what a worker threw.
+    /// The next batch with a crop in it, false at the end of the epoch, or where it was interrupted. Memory
+    /// of `batch` is used again. Rethrows what a worker threw.
     bool next(Batch& batch);
 
     /// Nanoseconds that workers spent making batches so far, and in decoding JPEGs of these.
@@ -146,7 +148,7 @@ class Loader {
     };
 
     void count_batches();
-    void take(Batch& batch);
+    bool take(Batch& batch);
     void stop();
     void work();
     void make(int64_t index, Batch& batch, Worker& worker);

@@ -194,7 +194,8 @@ struct Kernels {
     Entry<void(Arg x, double s, Arg bias, Arg mask, Arg y)> biased_softmax;
     // x (R, C); mean and variance (C) of M over the rows, variance with R
     Entry<void(Arg x, Arg mean, Arg variance)> column_moments;
-    // r = (1 - momentum) r + momentum m for both; variance with rows - 1; count (1) += 1. All of M
+    // r = (1 - momentum) r + momentum m for both, in columns where both are finite; variance with rows - 1;
+    // count (1) += 1. All of M
     Entry<void(Arg mean, Arg variance, int64_t rows, double momentum, Arg running_mean, Arg running_variance,
                Arg count)>
         update_running_stats;
@@ -320,8 +321,9 @@ struct Kernels {
     // (r, b) from Random(mix_key({key, r, b})).uniform() < rate_r
     Entry<void(Arg key, Arg rates, Arg keep)> stochastic_depth;
     // schedule (4) f64: learning rate, 1 - beta1^step, 1 - beta2^step, gradient scale. Sets the last one to
-    // min(1, most / norm), 1 where the norm is not finite; norm the l2 norm of all gradients
-    Entry<void(const std::vector<AdamwItem>& items, double most, Arg schedule)> clip_gradients;
+    // min(1, most / norm), norm the l2 norm of all gradients; most 0: no limit. Where the norm is not finite
+    // it is 1, and bit 2 of found_inf (1) i32 is set unless a bit is set already
+    Entry<void(const std::vector<AdamwItem>& items, double most, Arg schedule, Arg found_inf)> clip_gradients;
     // found_inf (1) i32: bit 0 is set where x has values that are not finite
     Entry<void(Arg x, Arg found_inf)> find_not_finite;
     // g = scale g; m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;  p *= 1 - lr weight_decay

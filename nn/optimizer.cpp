@@ -62,7 +62,7 @@ void Adamw::update() {
     }
     if (items.empty()) return;
     const auto& kernel = engine::kernels(items[0].p.device());
-    if (options_.clip_grad > 0) kernel.clip_gradients(items, options_.clip_grad, schedule_);
+    kernel.clip_gradients(items, options_.clip_grad, schedule_, found_inf_);
     kernel.adamw(items, {options_.beta1, options_.beta2, options_.eps, options_.weight_decay}, schedule_,
                  found_inf_);
 }

@@ -36,7 +36,8 @@ class Adamw {
     /// `found_inf` is not 0.
     void update();
     /// (1) i32: bit 0 is set by who finds a loss that is not finite (kernel find_not_finite), bit 1 where
-    /// an update makes a step, or another parameter of one element, so. Updates stop at it.
+    /// an update makes a step, or another parameter of one element, so, bit 2 where a gradient is and the
+    /// loss is not. Updates stop at it until somebody clears it.
     const Tensor& found_inf() const { return found_inf_; }
     void clear_grad();
 

@@ -7,6 +7,7 @@ namespace vvtq::nn {
 Variable QuantizerSlot::operator()(const Variable& x) {
     if (!quantizer_) return x;
     const autograd::Scope scope(name());
+    if (watcher_) watcher_(x.value());
     return (*quantizer_)(x);
 }
 
@@ -18,6 +19,7 @@ Quantized QuantizerSlot::quantized(const Variable& x) {
 
 std::optional<autograd::QuantParams> QuantizerSlot::fusable_params(int64_t numel) const {
     if (!quantizer_) return autograd::QuantParams{};
+    if (watcher_) return {};
     return quantizer_->params(numel);
 }
 

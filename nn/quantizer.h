@@ -1,6 +1,7 @@
 // quantizer: the place in a layer where a quantizer may sit. quant/attach fills it; empty it does nothing.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -97,6 +98,8 @@ class QuantizerSlot : public Module {
     void follow(const QuantizerSlot& previous) { previous_ = &previous; }
     const QuantizerSlot* previous() const { return previous_; }
 
+    /// While `watcher` is set, it sees each x before the quantizer does, and no op quantizes in its place.
+    void watch(std::function<void(const Tensor& x)> watcher) { watcher_ = std::move(watcher); }
     /// Says that the model never calls it: it is in the state files and quantizes nothing.
     void leave_idle() { idle_ = true; }
     bool idle() const { return idle_; }
@@ -128,6 +131,7 @@ class QuantizerSlot : public Module {
     std::optional<Quantized> prepared_;
     Tensor matrix_;
     const QuantizerSlot* previous_ = nullptr;
+    std::function<void(const Tensor&)> watcher_;
 };
 
 }  // namespace vvtq::nn

@@ -6,6 +6,8 @@
 #include <limits>
 #include <sstream>
 
+#include "quant/lsq.h"
+
 namespace vvtq::quant {
 
 using engine::DType;
@@ -76,6 +78,25 @@ Inspection inspect(nn::Quantizer& quantizer, const Tensor& x) {
     const autograd::NoGrad off_tape;
     found.signal_to_noise_db = signal_to_noise(x.to_vector(), quantizer(nn::Variable(x)).value().to_vector());
     return found;
+}
+
+std::optional<double> only_value(nn::Quantizer& quantizer, const Tensor& x) {
+    const autograd::NoGrad off_tape;
+    const std::vector<double> y = quantizer(nn::Variable(x)).value().to_vector();
+    VVTQ_CHECK(!y.empty(), "nothing to look at");
+    const nn::QuantizerDescription description = quantizer.describe();
+    const auto all_equal = [](const auto& values) {
+        return std::all_of(values.begin(), values.end(), [&](auto v) { return v == values[0]; });
+    };
+    bool one = false;
+    if (description.bits == 1) {
+        one = std::all_of(y.begin(), y.end(), [&](double v) { return (v > 0) == (y[0] > 0); });
+    } else if (const auto* lsq = dynamic_cast<const Lsq*>(&quantizer); lsq && lsq->alpha().shape()[0] > 1) {
+        one = all_equal(lsq->inspect(x).codes);  // steps differ from head to head
+    } else {
+        one = all_equal(y);
+    }
+    return one ? std::optional(y[0]) : std::nullopt;
 }
 
 std::string occupancy_chart(const Inspection& inspection, engine::CodeRange range, int width) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,10 @@ Inspection inspect(const engine::Tensor& x, const engine::QuantParams& quantizer
 /// The same of any quantizer that describes itself by steps: codes and clipping follow from its description,
 /// the signal-to-noise ratio from its own output. Throws Error(Fault::internal) where it has no step yet.
 Inspection inspect(nn::Quantizer& quantizer, const engine::Tensor& x);
+
+/// Where all elements of x have one code (of 1 bit: one sign), what the quantizer makes of the first; else
+/// nothing.
+std::optional<double> only_value(nn::Quantizer& quantizer, const engine::Tensor& x);
 
 /// The occupancy as a bar chart of text, one line a code: "  -2     3  ###". The longest bar has `width`
 /// marks; a code that is used has at least one.

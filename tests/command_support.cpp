@@ -2,10 +2,13 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -14,6 +17,7 @@
 
 #include "engine/check.h"
 #include "engine/random.h"
+#include "tests/catch.h"
 
 namespace vvtq::tests {
 namespace {
@@ -117,10 +121,16 @@ bool Running::ended() {
 }
 
 bool Running::wait_for(const std::string& text) {
+    return wait_until([&] { return text_of(out_).find(text) != std::string::npos; });
+}
+
+std::string Running::err() const { return text_of(err_); }
+
+bool Running::wait_until(const std::function<bool()>& holds) {
     const auto deadline = steady_clock::now() + std::chrono::minutes(1);
     while (steady_clock::now() < deadline) {
         const bool over = ended();
-        if (text_of(out_).find(text) != std::string::npos) {
+        if (holds()) {
             return true;
         }
         if (over) {
@@ -145,6 +155,41 @@ Ended Running::wait() {
 Ended run_vvtq(const std::string& arguments, const std::string& scratch) {
     return Running(arguments, scratch).wait();
 }
+
+Ended run_shell(const std::string& command, const std::string& scratch) {
+    const std::string out = scratch + "/stdout", err = scratch + "/stderr";
+    const std::string line = "VVTQ='" VVTQ_BINARY "'; { " + command + "; } >" + out + " 2>" + err;
+    const int status = std::system(line.c_str());
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    return {code, text_of(out), text_of(err)};
+}
+
+MemoryDisk::MemoryDisk(const std::string& dir, const std::string& size) : dir_(dir) {
+    std::filesystem::create_directories(dir);
+    mounted_ = ::mount("none", dir.c_str(), "tmpfs", 0, ("size=" + size).c_str()) == 0;
+    if (!mounted_) WARN("not tested: this process may not mount a file system");
+}
+
+MemoryDisk::~MemoryDisk() {
+    if (mounted_) ::umount2(dir_.c_str(), MNT_DETACH);
+}
+
+void MemoryDisk::make_read_only() {
+    const int done = ::mount("none", dir_.c_str(), "tmpfs", MS_REMOUNT | MS_RDONLY, nullptr);
+    VVTQ_CHECK(done == 0, "cannot mount ", dir_, " read-only");
+}
+
+void MemoryDisk::fill(size_t left) const {
+    const int descriptor = ::open((dir_ + "/filler").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    const data::Bytes page(4096, 1);
+    off_t size = 0;
+    while (data::write_all(descriptor, page.data(), page.size())) size += 4096;
+    const int done = ::ftruncate(descriptor, std::max<off_t>(0, size - static_cast<off_t>(left)));
+    ::close(descriptor);
+    VVTQ_CHECK(done == 0, "cannot shorten the filler");
+}
+
+void MemoryDisk::free() const { std::filesystem::remove(dir_ + "/filler"); }
 
 void write_idx_dataset(const std::string& dir, int train, int evaluation) {
     std::filesystem::create_directories(dir);

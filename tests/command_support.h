@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 
 #include "data/bytes.h"
@@ -27,7 +28,11 @@ class Running {
 
     /// Polls standard output until it holds `text`; false where the program ended or a minute passed before.
     bool wait_for(const std::string& text);
+    /// The same of any condition.
+    bool wait_until(const std::function<bool()>& holds);
     void signal(int number) const;
+    pid_t pid() const { return pid_; }
+    std::string err() const;
     Ended wait();
 
   private:
@@ -41,6 +46,29 @@ class Running {
 
 /// Runs the program to its end.
 Ended run_vvtq(const std::string& arguments, const std::string& scratch);
+
+/// Runs a line of the shell in which $VVTQ is the program; `scratch` as above.
+Ended run_shell(const std::string& command, const std::string& scratch);
+
+/// A file system in memory of `size` ("1m") on the new folder `dir`, gone at the end.
+class MemoryDisk {
+  public:
+    MemoryDisk(const std::string& dir, const std::string& size);
+    MemoryDisk(const MemoryDisk&) = delete;
+    MemoryDisk& operator=(const MemoryDisk&) = delete;
+    ~MemoryDisk();
+
+    /// False, with a warning of the test, where this process may not mount.
+    bool mounted() const { return mounted_; }
+    void make_read_only();
+    /// A file that takes all room but `left` bytes.
+    void fill(size_t left = 0) const;
+    void free() const;
+
+  private:
+    std::string dir_;
+    bool mounted_;
+};
 
 /// idx files of a Fashion-MNIST with few pictures: bars whose place tells the class, with noise.
 void write_idx_dataset(const std::string& dir, int train, int evaluation);

@@ -92,6 +92,7 @@ TEST_CASE("missing and damaged data sets are refused with the path") {
         refused(scratch, pretrain_on(scratch, "fashion-mnist", "gz"),
                 {"train-labels-idx1-ubyte.gz", "truncated"});
     }
+    CHECK_FALSE(fs::exists(scratch / "out/checkpoint.safetensors"));
     for (const char* picture : {"picture.png", "picture_q75_s0.jpg"}) {
         const std::string dir = std::string("cut_") + picture;
         write_folder_dataset(scratch / dir, 2, 4);
@@ -101,7 +102,6 @@ TEST_CASE("missing and damaged data sets are refused with the path") {
         truncate_file(cut, 0.5);
         refused(scratch, pretrain_on(scratch, "folder", dir), {cut});
     }
-    CHECK_FALSE(fs::exists(scratch / "out/checkpoint.safetensors"));
 }
 
 TEST_CASE("checkpoints that do not fit are refused with the names") {

@@ -119,10 +119,16 @@ TEST_CASE("gpu kernels: gradients are clipped to the norm of all", "[gpu][gpu-op
         Parameters parameters(31);
         parameters.set_gradients(1);
         const Tensor schedule = schedule_of(1, 1.0), gpu_schedule = schedule.to(kGpu);
-        on_gpu().clip_gradients(parameters.gpu, most, gpu_schedule);
-        on_cpu().clip_gradients(parameters.cpu, most, schedule);
+        const Tensor found_inf = Tensor::from({0}, {1}, DType::i32), on_device = found_inf.to(kGpu);
+        on_gpu().clip_gradients(parameters.gpu, most, gpu_schedule, on_device);
+        on_cpu().clip_gradients(parameters.cpu, most, schedule, found_inf);
         CHECK(largest_difference(gpu_schedule.to_vector(), schedule.to_vector()) <= 1e-9);
         CHECK((gpu_schedule.to_vector()[3] < 1) == (most < 1));
+        CHECK(on_device.item() == 0);
+        on_gpu().fill(kNaN, parameters.gpu[2].g);
+        on_gpu().clip_gradients(parameters.gpu, most, gpu_schedule, on_device);
+        CHECK(gpu_schedule.to_vector()[3] == 1);
+        CHECK(on_device.item() == 4);
     }
 }
 

@@ -7,7 +7,6 @@
 #include <thread>
 
 #include "apps/commands/commands.h"
-#include "apps/training/interrupt.h"
 #include "apps/training/log.h"
 #include "data/loader.h"
 #include "engine/random.h"
@@ -71,7 +70,7 @@ double decoding_rate(const data::Dataset& dataset, int workers, double seconds) 
     for (int i = 0; i < workers; ++i) {
         threads.emplace_back([&] {
             data::PictureReader reader;
-            while (watch.seconds() < seconds && !interrupted()) {
+            while (watch.seconds() < seconds) {
                 dataset.open(next++ % dataset.size(), reader);
                 reader.decode({0, 0, reader.height(), reader.width()});
                 ++done;
@@ -85,7 +84,6 @@ double decoding_rate(const data::Dataset& dataset, int workers, double seconds) 
 }  // namespace
 
 int command_bench_loader(Options& options) {
-    install_interrupt_handler();
     const std::string dir = options.bench.dir.empty() ? options.data.dir : options.bench.dir;
     const auto dataset = data::open_dataset(options.data.dataset, dir, data::Split::train);
     const int workers = std::max(1, options.data.workers);
@@ -106,11 +104,11 @@ int command_bench_loader(Options& options) {
         while (!loader.next(batch)) loader.start(++epoch);
     };
     loader.start(epoch);
-    for (int i = 0; i < 2 * workers + 2 && !interrupted(); ++i) next();  // what was made ahead does not count
+    for (int i = 0; i < 2 * workers + 2; ++i) next();  // what was made ahead does not count
     const int64_t busy_before = loader.busy_time(), jpeg_before = loader.jpeg_time();
     Stopwatch watch;
     int64_t crops = 0;
-    while (watch.seconds() < options.bench.seconds && !interrupted()) {
+    while (watch.seconds() < options.bench.seconds) {
         next();
         crops += batch.size;
     }
@@ -119,10 +117,6 @@ int command_bench_loader(Options& options) {
     const auto jpeg = static_cast<double>(loader.jpeg_time() - jpeg_before);
     loader.start(0, loader.batches());  // ends the workers
     const double decoding = decoding_rate(*dataset, workers, std::min(3.0, options.bench.seconds));
-    if (interrupted()) {
-        std::cerr << "vvtq bench loader: stopped by " << interrupt_name() << std::endl;
-        return 1;
-    }
     const double crops_s = static_cast<double>(crops) / seconds;
     const nlohmann::ordered_json line = {
         {"bench", "loader"},

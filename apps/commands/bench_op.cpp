@@ -8,7 +8,6 @@
 #include "apps/commands/bench_model.h"
 #include "apps/commands/bench_support.h"
 #include "apps/commands/commands.h"
-#include "apps/training/interrupt.h"
 #include "engine/kernels.h"
 
 namespace vvtq::apps {
@@ -33,7 +32,6 @@ double product_rate(const Compute& compute) {
 int command_bench_op(Options& options) {
     constexpr int kWarmups = 3;
     BenchModel bench(options);
-    install_interrupt_handler();
     engine::Runtime& runtime = engine::runtime(bench.compute.device);
     const double bandwidth = copy_bandwidth(bench.compute.device), rate = product_rate(bench.compute);
     std::cout << nlohmann::ordered_json{{"bench", "ceilings"},
@@ -48,13 +46,9 @@ int command_bench_op(Options& options) {
         const int64_t count =
             call.count - call.nested;  // a kernel that is built from others is measured as one
         std::vector<double> ms;
-        for (int i = 0; i < kWarmups + options.bench.steps && count > 0 && !interrupted(); ++i) {
+        for (int i = 0; i < kWarmups + options.bench.steps && count > 0; ++i) {
             const double one = timed(runtime, call.repeat);
             if (i >= kWarmups) ms.push_back(one);
-        }
-        if (interrupted()) {
-            std::cerr << "vvtq bench op: stopped by " << interrupt_name() << std::endl;
-            return 1;
         }
         if (ms.empty()) continue;
         const double median = quantile(ms, 0.5);

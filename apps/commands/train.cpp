@@ -1,5 +1,6 @@
 // `vvtq pretrain` and `vvtq train`: from flags to a model and data, then the trainer.
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -11,18 +12,53 @@
 #include "apps/training/interrupt.h"
 #include "apps/training/run_folder.h"
 #include "apps/training/trainer.h"
+#include "apps/training/value_text.h"
 
 namespace vvtq::apps {
 namespace {
 
+/// The checkpoint of --resume; nothing without it, and where `auto` finds none.
+void open_resumed(Options& options, std::optional<Checkpoint>& resumed, std::vector<std::string>& notes) {
+    std::string& path = options.run.resume;
+    if (path.empty()) return;
+    if (path != "auto") {
+        resumed.emplace(path, "--resume");
+        return;
+    }
+    open_newest(options.run.save_dir, "--resume", resumed, notes);
+    path = resumed ? resumed->path() : "";
+    if (!resumed && options.run.evaluate) {
+        engine::input_error("--resume: there is no checkpoint in ", options.run.save_dir,
+                            "; name the folder of a run with --save_checkpoint_path");
+    }
+    notes.push_back(resumed ? "=> --resume auto: going on from " + path
+                            : "=> --resume auto: no checkpoint in " + options.run.save_dir +
+                                  ", the run starts afresh");
+}
+
+/// Lets --epochs be more than in the checkpoint's `recipe`.
+void raise_epochs(const Options& options, int epoch, std::map<std::string, std::string>& recipe,
+                  std::vector<std::string>& notes) {
+    const auto saved = recipe.find("epochs");
+    int before = 0;
+    if (!options.given("--epochs") || saved == recipe.end() || !parse_text(saved->second, before) ||
+        options.optimizer.epochs <= before) {
+        return;
+    }
+    saved->second = value_text(options.optimizer.epochs);
+    notes.push_back(engine::concat("=> --epochs ", before, " becomes ", saved->second, ": from epoch ", epoch,
+                                   " on the learning rate and the bin regularizer follow the schedule of ",
+                                   saved->second, " epochs"));
+}
+
 /// Makes flags and the checkpoint to resume from agree, or throws naming what does not.
-void agree_with(const Checkpoint& resumed, Options& options) {
+void agree_with(const Checkpoint& resumed, Options& options, std::vector<std::string>& notes) {
     if (!resumed.info()) return;  // it is resumed as a model
     if (options.run.allow_partial) {
         engine::input_error("--allow-partial: ", resumed.path(), " is resumed exactly; leave the flag out");
     }
     const CheckpointInfo& info = *resumed.info();
-    const auto recipe = checked_recipe(info.recipe, info.command, resumed.path());
+    auto recipe = checked_recipe(info.recipe, info.command, resumed.path());
     if (options.run.evaluate) {
         if (!info.quantized && has_low_bits(options.quantizer)) {
             engine::input_error("--resume: ", resumed.path(),
@@ -42,6 +78,7 @@ void agree_with(const Checkpoint& resumed, Options& options) {
         engine::input_error("--start-epoch: --resume goes on at the checkpoint's epoch ", info.epoch,
                             "; leave it out");
     }
+    raise_epochs(options, info.epoch, recipe, notes);
     options.adopt_recipe(recipe, resumed.path());
 }
 
@@ -128,6 +165,7 @@ void add_summary(const Options& options, const TrainingData& data, const nn::Mod
 
 int measure(const Options& options, const TrainingData& data, const Compute& compute, nn::Model& model,
             const std::vector<std::string>& notes, RunLog& log) {
+    install_interrupt_handler();
     if (!options.run.log.empty()) log.open(options.run.log);
     for (const std::string& note : notes) log.line(note);
     const TrainingOptions training = training_options(options, data, model.config().img_size);
@@ -137,17 +175,39 @@ int measure(const Options& options, const TrainingData& data, const Compute& com
         std::cerr << "vvtq train: stopped by " << interrupt_name() << " before all pictures were measured"
                   << std::endl;
     }
-    return accuracy ? 0 : 1;
+    return accuracy && log.incomplete().empty() ? 0 : 1;
+}
+
+/// The line and the exit status of a run that ended.
+int tell_end(Outcome outcome, const Options& options, const Trainer& trainer, RunLog& log) {
+    if (outcome == Outcome::interrupted) {
+        std::cerr << "vvtq " << options.command << ": stopped by " << interrupt_name();
+        if (trainer.saved()) {
+            std::cerr << " after step " << trainer.info().step << "; go on with the same flags and --resume "
+                      << trainer.checkpoint_path() << std::endl;
+        } else {
+            std::cerr << " before the first step" << std::endl;
+        }
+        return 1;
+    }
+    log.line((outcome == Outcome::finished ? "=> done: " : "=> --max-steps reached: ") +
+             trainer.checkpoint_path());
+    if (log.incomplete().empty()) return 0;
+    std::cerr << "vvtq " << options.command << ": error: the run is done, but lines are missing in "
+              << log.incomplete() << std::endl;
+    return 1;
 }
 
 }  // namespace
 
 int command_train(Options& options) {
-    install_interrupt_handler();
+    RunFolder folder(options.run.save_dir, options.run.keep);
+    if (!options.run.evaluate && folder.exists()) folder.take();
     std::optional<Checkpoint> resumed;
-    if (!options.run.resume.empty()) {
-        resumed.emplace(options.run.resume, "--resume");
-        agree_with(*resumed, options);
+    std::vector<std::string> notes;
+    open_resumed(options, resumed, notes);
+    if (resumed) {
+        agree_with(*resumed, options, notes);
     } else if (options.run.evaluate && options.run.finetune.empty()) {
         engine::input_error("--evaluate: name a checkpoint with --resume, or weights with --finetune");
     }
@@ -155,7 +215,6 @@ int command_train(Options& options) {
     const Compute compute = pick_compute(options.run);
     const TrainingData data = open_training_data(options);
     if (resumed && resumed->info() && !options.run.evaluate) require_same_data(*resumed, data, options);
-    std::vector<std::string> notes;
     const auto model = build_model(options, data, compute, resumed ? &*resumed : nullptr, notes);
     const Checkpoint* source = resumed && resumed->info() ? &*resumed : nullptr;
     add_summary(options, data, *model, notes);
@@ -166,36 +225,25 @@ int command_train(Options& options) {
     RunLog log;
     if (options.run.evaluate) return measure(options, data, compute, *model, notes, log);
     const TrainingOptions training = training_options(options, data, model->config().img_size);
-    Trainer trainer(training, data, compute, *model, start_info(options, data, *model, source), source, log);
+    Trainer trainer(training, data, compute, *model, start_info(options, data, *model, source), source,
+                    folder, log);
     const std::string best =
         source != nullptr ? best_to_bring_along(*source, options.run.save_dir, notes) : "";
-    make_folder(options.run.save_dir);  // nothing is written before all input was found good
+    folder.try_out(trainer.checkpoint_bytes());  // nothing is written before all input was found good
     const std::string& path = options.run.log;
     log.open(path.empty() ? path_in(options.run.save_dir, options.command + ".log") : path);
     if (data.labels && !data.labels->note().empty()) notes.push_back(data.labels->note());
     for (const std::string& note : notes) log.line(note);
     log.line("=> " + engine::runtime(compute.device).description() + ", " + options.run.precision);
-    if (!best.empty()) copy_file(best, path_in(options.run.save_dir, kBestCheckpoint));
+    if (!best.empty()) folder.bring_best(best);
     log.metrics({{"kind", "start"},
                  {"command", options.command},
                  {"model", model->config().name},
                  {"epoch", trainer.info().epoch},
                  {"step", trainer.info().step},
                  {"flags", options.recipe()}});
-    switch (trainer.run()) {
-        case Outcome::finished:
-            log.line("=> done: " + trainer.checkpoint_path());
-            return 0;
-        case Outcome::step_limit:
-            log.line("=> --max-steps reached: " + trainer.checkpoint_path());
-            return 0;
-        case Outcome::interrupted:
-            std::cerr << "vvtq " << options.command << ": stopped by " << interrupt_name() << " after step "
-                      << trainer.info().step << "; go on with the same flags and --resume "
-                      << trainer.checkpoint_path() << std::endl;
-            return 1;
-    }
-    return 1;
+    install_interrupt_handler();  // until here there was nothing to lose
+    return tell_end(trainer.run(), options, trainer, log);
 }
 
 }  // namespace vvtq::apps

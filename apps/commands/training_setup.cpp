@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "apps/training/interrupt.h"
 #include "apps/training/value_text.h"
 #include "engine/check.h"
 
@@ -105,7 +106,9 @@ TrainingOptions training_options(const Options& options, const TrainingData& dat
     training.graph = !options.run.no_graph;
     training.max_steps = options.run.max_steps;
     training.print_freq = options.run.print_freq;
-    training.folder = options.run.save_dir;
+    training.save_every_steps = options.run.save_every_steps;
+    training.skip_not_finite = options.run.on_nan == "skip";
+    training.training.interrupted = training.evaluation.interrupted = interrupted;
     return training;
 }
 

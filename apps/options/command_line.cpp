@@ -92,7 +92,8 @@ void add_augmentation(FlagTable& flags, DataFlags& data) {
 
 void add_optimizer(FlagTable& flags, OptimizerFlags& optimizer) {
     flags.group("Optimizer and schedule");
-    flags.add("--epochs", optimizer.epochs, "epochs in all, warm-up included", true);
+    flags.add("--epochs", optimizer.epochs, "epochs in all, warm-up included; a resumed run may raise them",
+              true);
     flags.add("--start-epoch", optimizer.start_epoch, "first epoch of a run that is not resumed");
     flags.add("--lr,--learning-rate", optimizer.lr, "learning rate after the warm-up", true);
     flags.add("--min-lr", optimizer.min_lr, "learning rate at the end", true);
@@ -125,7 +126,14 @@ void add_training(FlagTable& flags, RunFlags& run) {
     flags.add("--save_checkpoint_path", run.save_dir,
               "folder of checkpoint.safetensors and model_best.safetensors; a run resumed into another "
               "folder brings both along");
-    flags.add("--resume", run.resume, "checkpoint to go on from");
+    flags.add("--save-every-steps", run.save_every_steps,
+              "checkpoints within epochs, too: one after so many steps; 0: none");
+    flags.add("--keep", run.keep,
+              "keep this many numbered checkpoints, such as checkpoint-0000120.safetensors; 0 and 1: none");
+    flags.add("--resume", run.resume,
+              "checkpoint to go on from; auto: the newest whole one in --save_checkpoint_path");
+    flags.add("--on-nan", run.on_nan,
+              "where loss or gradients are not finite: stop, or skip: the step is left out");
     flags.add("--log", run.log, "log file; metrics.jsonl lies beside it. Default: in --save_checkpoint_path");
     flags.add("-p,--print-freq", run.print_freq, "steps from one log line to the next");
     flags.add("--finetune", run.finetune, "checkpoint whose weights to start from");

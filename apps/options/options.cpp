@@ -121,6 +121,9 @@ void check_ranges(const Options& o) {
     require(in_range(opt.clip_grad, 0, 1e300), "--clip-grad", "a number of at least 0");
     require(o.run.threads >= 0 && o.run.threads <= 4096, "--threads", "0..4096");
     require(o.run.max_steps >= 0, "--max-steps", "at least 0");
+    require(o.run.save_every_steps >= 0, "--save-every-steps", "at least 0");
+    require(o.run.keep >= 0 && o.run.keep <= 1000000, "--keep", "0..1000000");
+    require(one_of(o.run.on_nan, {"stop", "skip"}), "--on-nan", "stop or skip");
     require(o.run.print_freq >= 1, "--print-freq", "at least 1");
     require(o.predict.topk >= 1 && o.predict.topk <= 1000000, "--topk", "1..1000000");
     require(!o.predict.logits || o.predict.json, "--logits", "together with --json");

@@ -90,6 +90,9 @@ struct RunFlags {
     uint64_t seed = 0;
     bool dry_run = false;
     int64_t max_steps = 0;
+    int64_t save_every_steps = 0;
+    int keep = 1;
+    std::string on_nan = "stop";
     int print_freq = 10;
     std::string save_dir = "./checkpoints";
     std::string log;  // empty: <save_dir>/<command>.log

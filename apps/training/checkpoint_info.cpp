@@ -1,5 +1,6 @@
 #include "apps/training/checkpoint_info.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "apps/training/value_text.h"
@@ -38,6 +39,17 @@ nn::ModelConfig model_from_json(const json& j) {
     return config;
 }
 
+/// In the order in which files have them.
+constexpr double RunningMeans::*kMeans[] = {
+    &RunningMeans::pictures, &RunningMeans::loss,       &RunningMeans::regularizer, &RunningMeans::top1,
+    &RunningMeans::top5,     &RunningMeans::usual_loss, &RunningMeans::usual_steps};
+
+std::string means_text(const RunningMeans& means) {
+    std::vector<double> values;
+    for (const auto member : kMeans) values.push_back(means.*member);
+    return value_text(values);
+}
+
 /// Reads entries of the metadata; every failure names the file.
 struct Reader {
     const std::map<std::string, std::string>& metadata;
@@ -66,6 +78,16 @@ struct Reader {
         if (!parse_text(text(key), value) || value < 0 || value > (int64_t{1} << 62)) fail(key);
         return value;
     }
+    RunningMeans means(const std::string& key) const {
+        std::vector<double> values;
+        if (!parse_text(text(key), values) || values.size() != std::size(kMeans)) fail(key);
+        RunningMeans means;
+        for (size_t i = 0; i < values.size(); ++i) {
+            if (!std::isfinite(values[i])) fail(key);
+            means.*kMeans[i] = values[i];
+        }
+        return means;
+    }
     uint64_t number(const std::string& key) const {
         uint64_t value = 0;
         if (!parse_text(text(key), value)) fail(key);
@@ -90,6 +112,8 @@ std::map<std::string, std::string> to_metadata(const CheckpointInfo& info) {
         {"flags", json(info.recipe).dump()},
         {"epoch", value_text(info.epoch)},
         {"batch", value_text(info.batch)},
+        {"crops", value_text(info.crops)},
+        {"means", means_text(info.means)},
         {"step", value_text(info.step)},
         {"best_acc1", value_text(info.best_acc1)},
         {"dataset", value_text(info.dataset)},
@@ -121,6 +145,12 @@ CheckpointInfo from_metadata(const std::map<std::string, std::string>& metadata,
     if (epoch > 1000000) in.fail("epoch");
     info.epoch = static_cast<int>(epoch);
     info.batch = in.count("batch");
+    if (metadata.count("crops") + metadata.count("means") > 0) {  // older files have neither
+        const int64_t crops = in.count("crops");
+        if (crops > 10000) in.fail("crops");
+        info.crops = static_cast<int>(crops);
+        info.means = in.means("means");
+    }
     info.step = in.count("step");
     if (!parse_text(in.text("best_acc1"), info.best_acc1) ||
         !(info.best_acc1 >= -1 && info.best_acc1 <= 100)) {

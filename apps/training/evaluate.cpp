@@ -42,11 +42,13 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         const auto count = static_cast<double>(sizes.front());
         sizes.pop_front();
         if (!std::isfinite(values[0])) {
-            load_again(loader, 0, read, place);
-            engine::run_error("the loss of the evaluation is not finite: ", where_not_finite([&] {
-                                  const nn::Variable logits = model.forward(place.pictures(compute.dtype));
-                                  nn::cross_entropy(logits, place.labels(), 0.0);
-                              }));
+            const auto where = [&] {
+                const nn::Variable logits = model.forward(place.pictures(compute.dtype));
+                nn::cross_entropy(logits, place.labels(), 0.0);
+            };
+            const bool there = load_again(loader, 0, read, place);
+            engine::run_error("the loss of the evaluation is not finite",
+                              there ? ": " + where_not_finite(where) : "");
         }
         losses.update(values[0], count);
         top1.update(100.0 * values[1] / count, count);
@@ -70,6 +72,7 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         if (interrupted()) return {};
     }
     while (results.pending() > 0) read_one();
+    if (interrupted()) return {};  // while waiting for a batch
     char text[80];
     std::snprintf(text, sizeof text, " * Acc@1 %.3f Acc@5 %.3f", top1.mean(), top5.mean());
     log.line(text);

@@ -19,7 +19,7 @@ bool is_finite(const nn::Tensor& x);
 /// The name of the first parameter with values that are not finite; empty where there is none.
 std::string parameter_not_finite(const nn::Model& model);
 
-/// Loads batch `index` of an epoch into `place` once more.
-void load_again(data::Loader& loader, uint64_t epoch, int64_t index, DeviceBatch& place);
+/// Loads batch `index` of an epoch into `place` once more; false where a signal arrived before it was there.
+bool load_again(data::Loader& loader, uint64_t epoch, int64_t index, DeviceBatch& place);
 
 }  // namespace vvtq::apps

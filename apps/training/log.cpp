@@ -1,14 +1,19 @@
 #include "apps/training/log.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "data/bytes.h"
 #include "engine/check.h"
 
 namespace vvtq::apps {
@@ -21,14 +26,7 @@ std::string print(const char* format, double value) {
     return text;
 }
 
-std::ofstream open_for_append(const fs::path& path) {
-    std::ofstream out(path, std::ios::app);
-    if (!out) {
-        engine::input_error("`log`: cannot write ", path.string(),
-                            "; name a file in a folder you may write to");
-    }
-    return out;
-}
+constexpr const char* kStandardOutput = "standard output";
 
 }  // namespace
 
@@ -71,14 +69,46 @@ double Stopwatch::lap() {
     return elapsed;
 }
 
+LineFile::~LineFile() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void LineFile::open(const std::string& path) {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    path_ = path;
+    descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);
+    struct stat status {};
+    if (descriptor_ >= 0 && ::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode)) return;
+    engine::input_error("`log`: cannot write ", path, " (",
+                        descriptor_ < 0 ? std::strerror(errno) : "no regular file",
+                        "); name a file in a folder you may write to");
+}
+
+bool LineFile::write(const std::string& line) {
+    const std::string whole = line + "\n";
+    const off_t before = ::lseek(descriptor_, 0, SEEK_END);
+    if (data::write_all(descriptor_, whole.data(), whole.size())) return true;
+    const int reason = errno;
+    if (before < 0 || ::ftruncate(descriptor_, before) != 0) return false;
+    errno = reason;
+    return false;
+}
+
 RunLog::RunLog() : on_terminal_(isatty(STDOUT_FILENO) == 1) {}
 
 void RunLog::open(const std::string& log_path) {
     const fs::path path(log_path);
     std::error_code ignored;  // an impossible folder shows when the file is opened
     if (path.has_parent_path()) fs::create_directories(path.parent_path(), ignored);
-    file_ = open_for_append(path);
-    metrics_ = open_for_append(path.parent_path() / "metrics.jsonl");
+    file_.open(path.string());
+    metrics_.open((path.parent_path() / "metrics.jsonl").string());
+}
+
+void RunLog::reopen() {
+    std::error_code ignored;
+    if (file_.is_open() && !(fs::exists(file_.path(), ignored) && fs::exists(metrics_.path(), ignored))) {
+        open(file_.path());
+    }
 }
 
 RunLog::~RunLog() { clear_bar(); }
@@ -90,10 +120,35 @@ void RunLog::clear_bar() {
     }
 }
 
+void RunLog::tell_once(const std::string& what) {
+    const int reason = errno;
+    if (!told_.insert(what).second) return;
+    std::cerr << "vvtq: warning: cannot write " << what << " (" << std::strerror(reason)
+              << "): the command goes on, and lines are missing there" << std::endl;
+}
+
+void RunLog::show(const std::string& text) {
+    if (!std::cout) return;  // main says so at the end, too
+    std::cout << text << std::flush;
+    if (!std::cout) tell_once(kStandardOutput);
+}
+
+void RunLog::write(LineFile& file, const std::string& text) {
+    if (file.is_open() && !file.write(text)) tell_once(file.path());
+}
+
+std::string RunLog::incomplete() const {
+    std::string files;
+    for (const std::string& what : told_) {
+        if (what != kStandardOutput) files += (files.empty() ? "" : ", ") + what;
+    }
+    return files;
+}
+
 void RunLog::line(const std::string& text) {
     clear_bar();
-    std::cout << text << std::endl;
-    if (file_.is_open()) file_ << text << std::endl;
+    show(text + "\n");
+    write(file_, text);
 }
 
 void RunLog::progress(const std::string& text, const std::string& label, int64_t done, int64_t total,
@@ -102,20 +157,18 @@ void RunLog::progress(const std::string& text, const std::string& label, int64_t
         line(text);
         return;
     }
-    if (file_.is_open()) file_ << text << std::endl;
+    write(file_, text);
     constexpr int64_t kWidth = 24;
     const int64_t filled = total > 0 ? kWidth * done / total : kWidth;
     std::string bar(static_cast<size_t>(kWidth), '.');
     std::fill_n(bar.begin(), std::clamp<int64_t>(filled, 0, kWidth), '#');
-    std::cout << "\r\033[K" << label << " |" << bar << "| " << done << "/" << total << "  "
-              << clock_text(seconds_per_item * static_cast<double>(total - done)) << " left" << std::flush;
+    show("\r\033[K" + label + " |" + bar + "| " + std::to_string(done) + "/" + std::to_string(total) + "  " +
+         clock_text(seconds_per_item * static_cast<double>(total - done)) + " left");
     bar_shown_ = true;
 }
 
 void RunLog::metrics(const nlohmann::json& object) {
-    if (metrics_.is_open()) {
-        metrics_ << object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
-    }
+    write(metrics_, object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
 }  // namespace vvtq::apps

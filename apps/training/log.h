@@ -4,8 +4,8 @@
 
 #include <chrono>
 #include <cstdint>
-#include <fstream>
 #include <nlohmann/json_fwd.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,7 +18,13 @@ class Meter {
     Meter(std::string name, std::string format) : name_(std::move(name)), format_(std::move(format)) {}
 
     void update(double value, double count = 1);
+    /// Goes on where another meter of these sums was.
+    void restore(double sum, double count) {
+        sum_ = sum;
+        count_ = count;
+    }
     double latest() const { return latest_; }
+    double sum() const { return sum_; }
     double mean() const { return count_ > 0 ? sum_ / count_ : 0.0; }
     std::string str() const;
 
@@ -46,7 +52,29 @@ class Stopwatch {
     std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+/// A regular file to which whole lines are added.
+class LineFile {
+  public:
+    LineFile() = default;
+    LineFile(const LineFile&) = delete;
+    LineFile& operator=(const LineFile&) = delete;
+    ~LineFile();
+
+    /// Throws Error(Fault::input) naming `log` where it cannot be written.
+    void open(const std::string& path);
+    bool is_open() const { return descriptor_ >= 0; }
+    const std::string& path() const { return path_; }
+    /// False, with errno, where the line could not be written; then nothing of it is.
+    bool write(const std::string& line);
+
+  private:
+    std::string path_;
+    int descriptor_ = -1;
+};
+
 /// Writes to standard output, to the log file, and to metrics.jsonl beside it. Both files are appended to.
+/// Where one of the three cannot be written, this is told once on standard error; further lines are tried in
+/// the files.
 class RunLog {
   public:
     /// Writes no files until `open`.
@@ -59,6 +87,8 @@ class RunLog {
     /// From here on lines go to the file `log_path` too. Throws Error(Fault::input) naming `log` where it
     /// cannot be written.
     void open(const std::string& log_path);
+    /// Makes the files again where they were removed.
+    void reopen();
 
     /// A line for people and parsers.
     void line(const std::string& text);
@@ -69,14 +99,19 @@ class RunLog {
     void metrics(const nlohmann::json& object);
 
     bool on_terminal() const { return on_terminal_; }
+    /// The files that lack lines, separated by ", "; empty where all is written.
+    std::string incomplete() const;
 
   private:
     void clear_bar();
+    void show(const std::string& text);
+    void write(LineFile& file, const std::string& text);
+    void tell_once(const std::string& what);
 
     bool on_terminal_;
     bool bar_shown_ = false;
-    std::ofstream file_;
-    std::ofstream metrics_;
+    LineFile file_, metrics_;
+    std::set<std::string> told_;  // what could not be written
 };
 
 }  // namespace vvtq::apps

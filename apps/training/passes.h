@@ -14,7 +14,7 @@ struct Pass {
 };
 
 /// `warmup_epochs` with single crops, then passes of `num_crops`, then the last up to `num_crops` epochs one
-/// by one.
-std::vector<Pass> plan_passes(int epochs, int warmup_epochs, int num_crops);
+/// by one. Of these, those from epoch `first` on, where a pass begins.
+std::vector<Pass> plan_passes(int epochs, int warmup_epochs, int num_crops, int first = 0);
 
 }  // namespace vvtq::apps

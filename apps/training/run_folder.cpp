@@ -1,24 +1,155 @@
 #include "apps/training/run_folder.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <filesystem>
+#include <regex>
 
+#include "apps/training/value_text.h"
 #include "data/bytes.h"
 #include "engine/check.h"
 
 namespace vvtq::apps {
 namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kLock = ".lock";
+
+std::string numbered(int64_t step) {
+    char name[64];
+    std::snprintf(name, sizeof name, "checkpoint-%07lld.safetensors", static_cast<long long>(step));
+    return name;
+}
+
+/// The steps of the numbered checkpoints, latest first.
+std::vector<int64_t> numbered_steps(const std::string& dir) {
+    static const std::regex pattern("checkpoint-([0-9]{7,18})\\.safetensors");
+    std::vector<int64_t> steps;
+    std::error_code ignored;
+    for (const fs::directory_entry& entry : fs::directory_iterator(dir, ignored)) {
+        std::smatch match;
+        const std::string name = entry.path().filename().string();
+        int64_t step = 0;
+        if (!std::regex_match(name, match, pattern)) continue;
+        if (parse_text(match[1].str(), step) && numbered(step) == name) steps.push_back(step);
+    }
+    std::sort(steps.rbegin(), steps.rend());
+    return steps;
+}
+
+/// Only of our own names; whoever has the folder's lock knows that no run is writing them.
+void remove_half_written(const std::string& dir) {
+    static const std::regex pattern(
+        "(checkpoint(-[0-9]+)?|model_best)\\.safetensors\\.[0-9]+\\.[0-9]+\\.tmp");
+    std::error_code ignored;
+    std::vector<fs::path> left;
+    for (const fs::directory_entry& entry : fs::directory_iterator(dir, ignored)) {
+        if (std::regex_match(entry.path().filename().string(), pattern)) left.push_back(entry.path());
+    }
+    for (const fs::path& path : left) fs::remove(path, ignored);
+}
+
+/// Replaces `to` by a copy of `from`, complete or not at all.
+void copy_file(const std::string& from, const std::string& to) {
+    const data::MappedFile source(from, "name the folder that the run was in");
+    data::AtomicFile target(to);
+    target.write(source.bytes().data(), source.bytes().size());
+    target.commit();
+}
+
+}  // namespace
 
 std::string path_in(const std::string& dir, const std::string& file) {
     return (fs::path(dir) / file).string();
 }
 
-void make_folder(const std::string& dir) {
-    std::error_code error;
-    fs::create_directories(dir, error);
-    if (error || !fs::is_directory(dir)) {
-        engine::input_error("`save_checkpoint_path`: cannot make the folder ", dir,
-                            "; name one you may write to");
+bool RunFolder::exists() const { return data::is_directory(dir_); }
+
+void RunFolder::take() {
+    if (!exists()) {
+        std::error_code error;
+        fs::create_directories(dir_, error);
+        if (error || !exists()) {
+            engine::input_error("`save_checkpoint_path`: cannot make the folder ", dir_,
+                                "; name one you may write to");
+        }
+        data::flush_directory(fs::path(dir_).parent_path().string());
     }
+    const std::string path = path_in(dir_, kLock);
+    if (lock_ != nullptr && fs::exists(path)) return;
+    lock_ = std::make_unique<data::FileLock>(path, "the run folder " + dir_);
+    remove_half_written(dir_);
+}
+
+void RunFolder::try_out(size_t bytes) {
+    take();
+    try {
+        data::AtomicFile checkpoint(path_in(dir_, kCheckpoint)), best(path_in(dir_, kBestCheckpoint));
+        checkpoint.reserve(bytes);
+        best.reserve(bytes);
+    } catch (const engine::Error& error) {
+        engine::input_error("`save_checkpoint_path`: ", error.what());
+    }
+}
+
+bool RunFolder::save(const std::string& file, const CheckpointInfo& info, const nn::Model& model,
+                     const nn::Adamw& optimizer, bool afresh) {
+    const bool gone = lock_ != nullptr && !exists();
+    take();
+    if (afresh) {
+        std::error_code ignored;
+        fs::remove(path_in(dir_, kBestCheckpoint), ignored);
+        remove_numbered(-1, 0);
+    }
+    save_checkpoint(path_in(dir_, file), info, model, optimizer);
+    if (file == kCheckpoint && keep_ > 1) number(info.step);
+    return gone;
+}
+
+void RunFolder::number(int64_t step) {
+    std::error_code error;
+    const std::string from = fs::canonical(path_in(dir_, kCheckpoint), error).string();
+    const std::string to = path_in(dir_, numbered(step));
+    fs::remove(to, error);
+    fs::create_hard_link(from, to, error);
+    if (error) copy_file(from, to);
+    remove_numbered(step, keep_);
+    data::flush_directory(dir_);
+}
+
+// Those of later steps too: the run that made them was given up for an earlier state.
+void RunFolder::remove_numbered(int64_t last, int kept) {
+    for (const int64_t step : numbered_steps(dir_)) {
+        if (step <= last && kept-- > 0) continue;
+        std::error_code ignored;
+        fs::remove(path_in(dir_, numbered(step)), ignored);
+    }
+}
+
+void RunFolder::bring_best(const std::string& from) { copy_file(from, path_in(dir_, kBestCheckpoint)); }
+
+void open_newest(const std::string& dir, const std::string& flag, std::optional<Checkpoint>& newest,
+                 std::vector<std::string>& notes) {
+    std::vector<std::string> names{kCheckpoint};
+    for (const int64_t step : numbered_steps(dir)) names.push_back(numbered(step));
+    names.emplace_back(kBestCheckpoint);
+    std::string damaged;
+    for (const std::string& name : names) {
+        std::error_code ignored;
+        const std::string path = path_in(dir, name);
+        if (fs::symlink_status(path, ignored).type() == fs::file_type::not_found) continue;
+        try {
+            newest.emplace(path, flag);
+            return;
+        } catch (const engine::Error& error) {
+            if (error.fault() != engine::Fault::input) throw;
+            notes.push_back(engine::concat("=> warning: ", path, " is passed over: ", error.what()));
+            if (damaged.empty()) damaged = error.what();
+        }
+    }
+    if (damaged.empty()) return;
+    engine::input_error(flag, ": no checkpoint in ", dir, " is whole (", damaged,
+                        "); remove them to start afresh, or name another folder");
 }
 
 std::string best_to_bring_along(const Checkpoint& resumed, const std::string& dir,
@@ -35,13 +166,6 @@ std::string best_to_bring_along(const Checkpoint& resumed, const std::string& di
     notes.push_back("=> the best model so far does not lie beside " + resumed.path() + ": " +
                     kBestCheckpoint + " is written once an epoch is better");
     return "";
-}
-
-void copy_file(const std::string& from, const std::string& to) {
-    const data::MappedFile source(from, "name the folder that the run was in");
-    data::AtomicFile target(to);
-    target.write(source.bytes().data(), source.bytes().size());
-    target.commit();
 }
 
 }  // namespace vvtq::apps

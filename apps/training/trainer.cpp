@@ -1,14 +1,15 @@
 #include "apps/training/trainer.h"
 
 #include <algorithm>
-#include <filesystem>
+#include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
 #include "apps/training/evaluate.h"
 #include "apps/training/explain.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/memory_fit.h"
-#include "apps/training/run_folder.h"
 #include "engine/random.h"
 #include "quant/bin_regularizer.h"
 
@@ -32,10 +33,17 @@ struct Trainer::Meters {
     Meter regularizer{"Reg", "%.4e"};
     Meter top1{"Acc@1", "%6.2f"};
     Meter top5{"Acc@5", "%6.2f"};
+    RunningMeans& means;   // what a checkpoint keeps of them
     int64_t pictures = 0;  // of the latest batch
     Stopwatch watch;       // from one result to the next
     Stopwatch waiting;     // for the loader
 
+    explicit Meters(RunningMeans& so_far) : means(so_far) {
+        loss.restore(means.loss, means.pictures);
+        regularizer.restore(means.regularizer, means.pictures);
+        top1.restore(means.top1, means.pictures);
+        top5.restore(means.top5, means.pictures);
+    }
     void update(const StepResult& result, int64_t batch_size) {
         pictures = batch_size;
         const auto count = static_cast<double>(pictures);
@@ -43,26 +51,27 @@ struct Trainer::Meters {
         regularizer.update(result.regularizer, count);
         top1.update(100.0 * static_cast<double>(result.top1) / count, count);
         top5.update(100.0 * static_cast<double>(result.top5) / count, count);
+        means.pictures += count;
+        means.loss = loss.sum();
+        means.regularizer = regularizer.sum();
+        means.top1 = top1.sum();
+        means.top5 = top5.sum();
     }
 };
 
 Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const Compute& compute,
-                 nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunLog& log)
+                 nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunFolder& folder,
+                 RunLog& log)
     : options_(options),
       data_(data),
       model_(model),
       info_(info),
+      folder_(folder),
       log_(log),
+      guards_(model, log),
       compute_(compute),
-      optimizer_(model.parameters(), options.optimizer),
-      passes_(
-          plan_passes(options.schedule.epochs, options.schedule.warmup_epochs, options.training.num_crops)) {
-    while (next_pass_ < passes_.size() && passes_[next_pass_].epoch < info_.epoch) ++next_pass_;
-    const int begins = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options.schedule.epochs;
-    if (begins != info_.epoch) {
-        engine::input_error("`start_epoch`: no pass over the pictures begins at epoch ", info_.epoch,
-                            "; the next one begins at ", begins);
-    }
+      optimizer_(model.parameters(), options.optimizer) {
+    plan(resumed != nullptr);
     for (size_t i = next_pass_; i < passes_.size(); ++i) {
         loader(passes_[i].crops);  // refuses what it cannot make batches of
     }
@@ -77,17 +86,75 @@ Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const
     }
 }
 
-std::string Trainer::checkpoint_path() const { return path_in(options_.folder, kCheckpoint); }
-
-void Trainer::save(const std::string& file) {
-    check_state_finite(model_, optimizer_);
-    const std::string path = path_in(options_.folder, file);
-    if (last_checkpoint_.empty()) {  // an earlier run's best is not this one's
-        std::error_code ignored;
-        std::filesystem::remove(path_in(options_.folder, kBestCheckpoint), ignored);
+void Trainer::plan(bool resumed) {
+    const nn::CosineSchedule& schedule = options_.schedule;
+    const auto from = [&](int first) {
+        return plan_passes(schedule.epochs, schedule.warmup_epochs, options_.training.num_crops, first);
+    };
+    if (resumed) {  // the passes so far may be those of fewer epochs
+        int first = info_.epoch;
+        if (info_.batch > 0 && info_.crops > 0) {
+            if (info_.crops != 1 && info_.crops != options_.training.num_crops) {
+                engine::input_error(
+                    "`resume`: the checkpoint stands in an epoch of ", info_.crops,
+                    " crops of each picture, which this run does not have; name another file");
+            }
+            passes_.push_back({first, info_.crops});
+            first += info_.crops;
+        }
+        const std::vector<Pass> rest = from(first);
+        passes_.insert(passes_.end(), rest.begin(), rest.end());
+        return;
     }
-    save_checkpoint(path, info_, model_, optimizer_);
-    last_checkpoint_ = path;
+    passes_ = from(0);
+    while (next_pass_ < passes_.size() && passes_[next_pass_].epoch < info_.epoch) ++next_pass_;
+    const int begins = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : schedule.epochs;
+    if (begins != info_.epoch) {
+        engine::input_error("`start_epoch`: no pass over the pictures begins at epoch ", info_.epoch,
+                            "; the next one begins at ", begins);
+    }
+}
+
+std::string Trainer::checkpoint_path() const { return path_in(folder_.dir(), kCheckpoint); }
+
+size_t Trainer::checkpoint_bytes() const {
+    size_t bytes = 0;
+    for (const nn::NamedParameter& p : model_.parameters()) bytes += p.parameter.value().bytes();
+    for (const auto& [name, buffer] : model_.buffers()) bytes += buffer.bytes();
+    for (const auto& [name, moment] : optimizer_.state()) bytes += moment.bytes();
+    return bytes;
+}
+
+bool Trainer::save(const std::string& file) {
+    check_state_finite(model_, optimizer_);
+    const std::string path = path_in(folder_.dir(), file);
+    const bool latest = file == kCheckpoint;
+    const std::string before = not_saved_;
+    try {
+        if (folder_.save(file, info_, model_, optimizer_, last_checkpoint_.empty())) {
+            log_.reopen();
+            guards_.warn("folder_gone", info_.step, "", 0,
+                         "the folder " + folder_.dir() + " had gone and is made again");
+        }
+        last_checkpoint_ = path;
+        if (latest) not_saved_.clear();
+        if (latest && !before.empty()) log_.line("=> " + path + " is written again");
+        return true;
+    } catch (const engine::Error& error) {
+        if (latest) not_saved_ = error.what();
+        std::cerr << "vvtq: warning: after step " << info_.step << ": " << error.what()
+                  << "; this is tried again at the next checkpoint" << std::endl;
+        guards_.warn("not_saved", info_.step, "", 0, error.what());
+        return false;
+    }
+}
+
+void Trainer::stop_at(const engine::Error& error) {
+    if (error.fault() != engine::Fault::input || !saved() || !not_saved_.empty()) {
+        throw engine::Error(error.fault(), error.what());
+    }
+    engine::input_error(error.what(), "; ", last_checkpoint_, " holds the state after step ", info_.step,
+                        ": go on from there with `resume`");
 }
 
 bool Trainer::at_step_limit() const { return options_.max_steps > 0 && info_.step >= options_.max_steps; }
@@ -143,6 +210,19 @@ void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, int64_t s
                   {"img_s", static_cast<double>(m.pictures) / m.time.mean()}});
 }
 
+void Trainer::look_into(const Pass& pass, int64_t index, int64_t step, const StepResult& bad) {
+    moved_ = true;
+    const bool there = load_again(loader(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
+    const StepRates rates = rates_of(pass, step);
+    const std::string reason = there ? step_->reason(rates, bad)
+                                     : "it is not finite, and a signal arrived before it was looked into";
+    if (!options_.skip_not_finite || (bad.found_inf & 2) != 0) {
+        engine::run_error(reason, "; a smaller `lr` may help");
+    }
+    check_state_finite(model_, optimizer_);  // no later step could be finite
+    guards_.see_skipped(step + 1, reason);
+}
+
 void Trainer::account(const Pass& pass, Meters& meters) {
     const int64_t behind = static_cast<int64_t>(step_->pending());
     const int64_t index = info_.batch - behind, step = info_.step - behind;  // of the step that is read
@@ -150,15 +230,40 @@ void Trainer::account(const Pass& pass, Meters& meters) {
     reading_ = step;
     const StepResult result = step_->take();
     if (result.found_inf != 0) {
-        load_again(loader(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
-        step_->explain(rates_of(pass, step), result);
+        look_into(pass, index, step, result);
+    } else {
+        guards_.see_applied();
+        guards_.see_loss(pass.epoch, step + 1, result.loss, info_.means);
+        meters.update(result, place_->size());
     }
     in_step_ = false;
-    meters.update(result, place_->size());
     meters.time.update(meters.watch.lap());
-    if (index % options_.print_freq == 0) {
+    if (index % options_.print_freq == 0 && result.found_inf == 0) {
         report(pass, index, loader(pass.crops).batches(), step + 1, options_.schedule.at(pass.epoch), meters);
     }
+}
+
+void Trainer::account_all(const Pass& pass, Meters& meters) {
+    while (step_->pending() > 0) account(pass, meters);
+}
+
+bool Trainer::next(data::Loader& batches, data::Batch& batch, const Pass& pass, Meters& meters) {
+    if (std::exchange(moved_, false)) batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
+    meters.waiting.lap();
+    try {
+        return batches.next(batch);
+    } catch (const engine::Error& error) {
+        if (error.fault() == engine::Fault::internal) throw;
+        account_all(pass, meters);
+        if (info_.batch > 0) save(kCheckpoint);  // else the end of the epoch before did
+        stop_at(error);
+    }
+}
+
+Outcome Trainer::stop(const Pass& pass, Meters& meters) {
+    account_all(pass, meters);
+    if (info_.batch > 0) save(kCheckpoint);
+    return interrupted() ? Outcome::interrupted : Outcome::step_limit;
 }
 
 Outcome Trainer::run_pass(const Pass& pass) {
@@ -171,32 +276,50 @@ Outcome Trainer::run_pass(const Pass& pass) {
     }
     if (step_ == nullptr) {
         step_ = std::make_unique<TrainingStep>(
-            model_, optimizer_, *place_, StepOptions{compute_.dtype, options_.smoothing, options_.graph});
+            model_, optimizer_, *place_,
+            StepOptions{compute_.dtype, options_.smoothing, options_.graph, options_.skip_not_finite});
     }
-    Meters meters;
+    info_.crops = pass.crops;
+    Meters meters(info_.means);
     data::Batch batch;
     const size_t ahead = compute_.device == engine::Device::cpu ? 0 : kAhead;
-    for (int64_t b = info_.batch; batches.next(batch); ++b) {
+    while (next(batches, batch, pass, meters)) {
         meters.data.update(meters.waiting.lap());
         place_->load(batch);
         step_->submit(rates_of(pass, info_.step));
-        info_.batch = b + 1;
+        ++info_.batch;
         ++info_.step;
         while (step_->pending() > ahead) account(pass, meters);
-        const bool last = b + 1 == batches.batches();  // the step limit lets a finished pass be evaluated
-        if (interrupted() || (at_step_limit() && !last)) {
-            while (step_->pending() > 0) account(pass, meters);
+        const bool last =
+            info_.batch == batches.batches();  // the step limit lets a finished pass be evaluated
+        if (interrupted() || (at_step_limit() && !last)) return stop(pass, meters);
+        if (options_.save_every_steps > 0 && info_.step % options_.save_every_steps == 0) {
+            account_all(pass, meters);
             save(kCheckpoint);
-            return interrupted() ? Outcome::interrupted : Outcome::step_limit;
         }
-        meters.waiting.lap();
     }
-    while (step_->pending() > 0) account(pass, meters);
+    if (interrupted()) return stop(pass, meters);  // while waiting for a batch, too
+    account_all(pass, meters);
     check_state_finite(model_, optimizer_);
     optimizer_.clear_grad();
     step_.reset();  // what its graph holds serves the evaluation
-    const auto accuracy =
-        evaluate(model_, *data_.evaluation, options_.evaluation, compute_, log_, options_.print_freq);
+    return end_pass(pass);
+}
+
+Outcome Trainer::end_pass(const Pass& pass) {
+    constexpr int64_t kLooked = 8;  // pictures that the guards look at
+    if (place_->size() > 0) {
+        guards_.inspect(info_.step,
+                        place_->pictures(compute_.dtype).slice(0, std::min(kLooked, place_->size())));
+    }
+    std::optional<Accuracy> accuracy;
+    try {
+        accuracy =
+            evaluate(model_, *data_.evaluation, options_.evaluation, compute_, log_, options_.print_freq);
+    } catch (const engine::Error& error) {
+        if (error.fault() == engine::Fault::input) save(kCheckpoint);
+        stop_at(error);
+    }
     if (!accuracy) {
         save(kCheckpoint);
         return Outcome::interrupted;
@@ -208,11 +331,20 @@ Outcome Trainer::run_pass(const Pass& pass) {
                   {"loss", accuracy->loss},
                   {"acc1", accuracy->acc1},
                   {"acc5", accuracy->acc5}});
+    if (guards_.skipped() > 0) {
+        log_.line(
+            engine::concat("=> steps left out so far because they were not finite: ", guards_.skipped()));
+    }
+    if (last_checkpoint_.empty()) save(kCheckpoint);  // an earlier run's may not lie beside this one's best
     info_.epoch = pass.epoch + pass.crops;
     info_.batch = 0;
-    const bool best = accuracy->acc1 > info_.best_acc1;
-    info_.best_acc1 = std::max(info_.best_acc1, accuracy->acc1);
-    if (best) save(kBestCheckpoint);
+    info_.crops = 0;
+    info_.means = {.usual_loss = info_.means.usual_loss, .usual_steps = info_.means.usual_steps};
+    const double best = info_.best_acc1;
+    info_.best_acc1 = std::max(best, accuracy->acc1);
+    if (accuracy->acc1 > best && !save(kBestCheckpoint) && !save(kBestCheckpoint)) {
+        info_.best_acc1 = best;  // that of the file, so that the next better one is written
+    }
     save(kCheckpoint);
     return Outcome::finished;
 }
@@ -230,9 +362,9 @@ Outcome Trainer::run() {
     model_.train(true);
     try {
         const Outcome outcome = run_passes();
-        if (last_checkpoint_ != checkpoint_path()) {  // nothing was left to do
-            save(kCheckpoint);
-        }
+        const bool untouched = last_checkpoint_.empty() && outcome == Outcome::interrupted;
+        if (!not_saved_.empty() || (!saved() && !untouched)) save(kCheckpoint);  // or nothing was left to do
+        if (!not_saved_.empty()) engine::run_error(not_saved_);
         return outcome;
     } catch (const engine::OutOfMemory&) {
         step_.reset();

@@ -5,8 +5,10 @@
 #include <string>
 
 #include "apps/training/checkpoint.h"
+#include "apps/training/guards.h"
 #include "apps/training/log.h"
 #include "apps/training/passes.h"
+#include "apps/training/run_folder.h"
 #include "apps/training/training_data.h"
 #include "apps/training/training_options.h"
 #include "apps/training/training_step.h"
@@ -22,44 +24,63 @@ enum class Outcome {
 /// Trains `model` from the place that `info` names to the end of the run (specification sections 6 and 7).
 /// The learning rate and the regularizer's weight of a pass are those of its first epoch. After each pass the
 /// model is evaluated and checkpoint.safetensors replaced, model_best.safetensors where it is the best so
-/// far. A signal or the step limit ends the run after a step, with a checkpoint from which a run goes on
-/// exactly there. Everything random depends on (seed, epoch, step) alone.
+/// far. A signal, the step limit, or a picture that cannot be read ends the run after a step, with a
+/// checkpoint from which a run goes on exactly there. A checkpoint that cannot be written is told of and
+/// tried again at the next one. Everything random depends on (seed, epoch, step) alone.
 class Trainer {
   public:
     /// All arguments must outlive the trainer. `resumed` is the checkpoint that `info` comes from, or null.
     /// Throws Error(Fault::input) where no pass begins at info.epoch, and where there are too few pictures
     /// for a batch. Nothing is written before `run`.
     Trainer(const TrainingOptions& options, const TrainingData& data, const Compute& compute,
-            nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunLog& log);
+            nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunFolder& folder,
+            RunLog& log);
 
-    /// Throws Error(Fault::run) naming layer and step where something is not finite; the last checkpoint
-    /// stays. Throws Error(Fault::input) where the device has too little memory for the batch, with one that
-    /// fits.
+    /// Throws Error(Fault::run) naming layer and step where something is not finite (the last checkpoint
+    /// stays), and where the last state could not be written. Throws Error(Fault::input) where the device has
+    /// too little memory for the batch, with one that fits.
     Outcome run();
 
     /// The file that `run` leaves, also where a resumed run had nothing left to do.
     std::string checkpoint_path() const;
+    /// Whether it was written: not where a run that starts afresh is stopped before its first step.
+    bool saved() const { return last_checkpoint_ == checkpoint_path(); }
     const CheckpointInfo& info() const { return info_; }
+    /// Bytes of its checkpoints, without the header.
+    size_t checkpoint_bytes() const;
 
   private:
     struct Meters;
 
+    void plan(bool resumed);
     Outcome run_passes();
     Outcome run_pass(const Pass& pass);
+    /// Evaluates after a pass, and saves.
+    Outcome end_pass(const Pass& pass);
+    bool next(data::Loader& batches, data::Batch& batch, const Pass& pass, Meters& meters);
+    Outcome stop(const Pass& pass, Meters& meters);
     StepRates rates_of(const Pass& pass, int64_t step) const;
     /// Reads the result of the oldest step that is not accounted for yet.
     void account(const Pass& pass, Meters& meters);
+    void account_all(const Pass& pass, Meters& meters);
+    /// Repeats a step that was not finite; throws, or says that it was left out.
+    void look_into(const Pass& pass, int64_t index, int64_t step, const StepResult& bad);
     void report(const Pass& pass, int64_t batch, int64_t batches, int64_t step, double lr,
                 const Meters& meters);
     bool at_step_limit() const;
-    void save(const std::string& file);
+    /// Whether it could be written; tells where not. Throws where the state is not finite.
+    bool save(const std::string& file);
+    /// Rethrows `error` with the place of the state that was saved before.
+    [[noreturn]] void stop_at(const engine::Error& error);
     data::Loader& loader(int crops);
 
     const TrainingOptions& options_;
     const TrainingData& data_;
     nn::Model& model_;
     CheckpointInfo info_;
+    RunFolder& folder_;
     RunLog& log_;
+    Guards guards_;
     Compute compute_;
     nn::Adamw optimizer_;
     std::unique_ptr<DeviceBatch> place_;
@@ -68,7 +89,9 @@ class Trainer {
     size_t next_pass_ = 0;
     int64_t reading_ = 0;  // the step whose result is being read
     bool in_step_ = false;
-    std::string last_checkpoint_;                     // empty before the first
+    bool moved_ = false;           // the loader stands elsewhere, for a step that was repeated
+    std::string last_checkpoint_;  // empty before the first
+    std::string not_saved_;        // why the latest state is not in checkpoint.safetensors
     std::unique_ptr<data::Loader> single_, several_;  // made when first needed
 };
 

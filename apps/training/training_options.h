@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "data/loader.h"
 #include "nn/optimizer.h"
@@ -23,7 +22,9 @@ struct TrainingOptions {
     bool graph = true;        // records steps and replays them, where the device can
     int64_t max_steps = 0;    // the run ends after so many steps since the start of training; 0: no limit
     int print_freq = 10;      // steps from one log line to the next
-    std::string folder;       // of the checkpoints
+    /// Steps from one checkpoint to the next, beside those after each pass; 0: no others.
+    int64_t save_every_steps = 0;
+    bool skip_not_finite = false;  // a step that is not finite is left out, instead of the end of the run
 };
 
 }  // namespace vvtq::apps

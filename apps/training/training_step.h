@@ -25,14 +25,16 @@ struct StepOptions {
     engine::DType dtype = engine::DType::f32;  // activations
     double smoothing = 0.0;                    // of labels, where the batch has no distributions
     bool graph = true;                         // record the step and replay it, where the device can
+    bool skip = false;  // a step that is not finite is left out, instead of all from there on
 };
 
 struct StepResult {
     double loss;         // without the regularizer
     double regularizer;  // lambda times the sum over layers; 0 without
     int64_t top1, top5;  // pictures whose label is the largest, among the 5 largest logits
-    int found_inf;       // Adamw::found_inf behind this step: where it is not 0, this and later steps changed
-                    // nothing, or (bit 1) made a step of a quantizer not finite
+    int found_inf;       // Adamw::found_inf behind this step: where it is not 0, this step (and later ones,
+                    // without StepOptions::skip) changed nothing, or (bit 1) made a step of a quantizer not
+                    // finite
 };
 
 /// Forward, loss, regularizer, backward, AdamW over the batch at its fixed place. A step is enqueued and its
@@ -49,11 +51,19 @@ class TrainingStep {
     /// The result of the oldest step that was not taken yet; waits for it.
     StepResult take();
 
-    /// Repeats the forward pass of the loaded batch with every output checked, and throws Error(Fault::run)
-    /// that says which of loss, regularizer or parameter is not finite, and where it begins.
+    /// Repeats the step on the loaded batch, without the update and with every output checked: which of loss,
+    /// regularizer, gradient or parameter is not finite, its value, and where it begins.
+    std::string reason(const StepRates& rates, const StepResult& bad);
+    /// Throws Error(Fault::run) that says so.
     [[noreturn]] void explain(const StepRates& rates, const StepResult& bad);
 
   private:
+    /// What a step differentiates.
+    struct Losses {
+        nn::Variable logits, loss, term, total;  // term: of the regularizer; undefined without
+    };
+    Losses losses(bool regularize) const;
+    std::string bad_gradient(const StepRates& rates);
     nn::Variable loss_of(const nn::Variable& logits) const;
     void compute(bool regularize);
 
@@ -63,7 +73,7 @@ class TrainingStep {
     StepOptions options_;
     // at fixed places, for replaying
     nn::Tensor key_, lambda_;
-    nn::Tensor loss_, regularizer_, counts_;
+    nn::Tensor loss_, regularizer_, counts_, none_found_;
     std::unique_ptr<engine::Upload> to_key_, to_lambda_;
     std::unique_ptr<engine::Graph> graph_;
     bool graph_regularizes_ = false;
@@ -72,7 +82,8 @@ class TrainingStep {
     Readback results_;
 };
 
-/// Throws Error(Fault::run) naming the first parameter or moment with values that are not finite.
+/// Throws Error(Fault::run) naming the first parameter, running statistic or moment with values that are not
+/// finite.
 void check_state_finite(const nn::Model& model, const nn::Adamw& optimizer);
 
 }  // namespace vvtq::apps

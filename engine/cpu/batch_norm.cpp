@@ -71,6 +71,7 @@ void update_running_stats(Arg mean, Arg variance, int64_t rows, double momentum,
         const T unbiased = static_cast<T>(static_cast<double>(rows) / static_cast<double>(rows - 1));
         T *rm = running_mean.data<T>(), *rv = running_variance.data<T>();
         for (int64_t c = 0; c < mean.numel(); ++c) {
+            if (!std::isfinite(mean.data<T>()[c]) || !std::isfinite(variance.data<T>()[c])) continue;
             rm[c] = (T{1} - share) * rm[c] + share * mean.data<T>()[c];
             rv[c] = (T{1} - share) * rv[c] + share * (unbiased * variance.data<T>()[c]);
         }

@@ -24,8 +24,9 @@ void stochastic_depth(Arg key, Arg rates, Arg keep) {
     });
 }
 
-void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedule) {
+void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedule, Arg found_inf) {
     check_size(schedule, 4, DType::f64);
+    check_size(found_inf, 1, DType::i32);
     double total = 0;
     for (const AdamwItem& item : items) {
         const Tensor squares(Shape{1}, DType::f64);
@@ -33,7 +34,9 @@ void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedu
         total += *squares.data<double>();
     }
     const double norm = std::sqrt(total);
-    schedule.data<double>()[3] = std::isfinite(norm) && norm > most ? most / norm : 1.0;
+    schedule.data<double>()[3] = std::isfinite(norm) && most > 0 && norm > most ? most / norm : 1.0;
+    auto& found = *found_inf.data<int32_t>();
+    if (!std::isfinite(norm) && found == 0) found = 4;
 }
 
 void find_not_finite(Arg x, Arg found_inf) {

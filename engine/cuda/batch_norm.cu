@@ -89,6 +89,7 @@ void moment_sums(F f, Arg x, Arg dy, const Columns& columns, double factor, Arg 
 __global__ void track_kernel(const float* mean, const float* variance, int64_t n, float momentum,
                              float unbiased, float* running_mean, float* running_variance, float* count) {
     for (int64_t c = first_index(); c < n; c += index_stride()) {
+        if (!isfinite(mean[c]) || !isfinite(variance[c])) continue;
         running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * mean[c];
         running_variance[c] = (1.0f - momentum) * running_variance[c] + momentum * (unbiased * variance[c]);
     }

@@ -97,16 +97,16 @@ __global__ void __launch_bounds__(kPassThreads)
     if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-/// A norm that is not finite counts as small: the gradients stay as they are, and whoever stops the run will
-/// see them.
+/// Nothing is scaled where the norm is not finite, and no update follows then.
 __global__ void __launch_bounds__(kPassThreads)
-    clip_kernel(const double* partial, int64_t n, double most, double* schedule) {
+    clip_kernel(const double* partial, int64_t n, double most, double* schedule, int32_t* found_inf) {
     double total = 0;
     for (int64_t i = threadIdx.x; i < n; i += kPassThreads) total += partial[i];
     total = block_sum<kPassThreads>(total);
     if (threadIdx.x > 0) return;
     const double norm = sqrt(total);
-    schedule[3] = isfinite(norm) && norm > most ? most / norm : 1.0;
+    schedule[3] = isfinite(norm) && most > 0 && norm > most ? most / norm : 1.0;
+    if (!isfinite(norm) && *found_inf == 0) *found_inf = 4;
 }
 
 struct Rates {
@@ -177,8 +177,9 @@ void stochastic_depth(Arg key, Arg rates, Arg keep) {
            pointer<double>(rates), n / rows, n, pointer<float>(keep));
 }
 
-void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedule) {
+void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedule, Arg found_inf) {
     check_size(schedule, 4, DType::f64);
+    check_size(found_inf, 1, DType::i32);
     int64_t parts = 0;
     for (const AdamwItem& item : items) parts += ceil_div(item.p.numel(), kChunk);
     const Tensor partial(Shape{std::max<int64_t>(parts, 1)}, DType::f64, Device::cuda);
@@ -187,7 +188,8 @@ void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedu
         launch(squares_kernel, blocks, kPassThreads, 0, table, next);
         next += blocks;
     });
-    launch(clip_kernel, 1, kPassThreads, 0, pointer<double>(partial), parts, most, pointer<double>(schedule));
+    launch(clip_kernel, 1, kPassThreads, 0, pointer<double>(partial), parts, most, pointer<double>(schedule),
+           pointer<int32_t>(found_inf));
 }
 
 void find_not_finite(Arg x, Arg found_inf) {

@@ -128,9 +128,16 @@ TEST_CASE("weights of a quantized model start a full-precision one where steps m
 
 TEST_CASE("damaged metadata is refused with the file's name") {
     const Scratch scratch;
-    const Trained t;
+    Trained t;
+    t.info.crops = 4;
+    t.info.means = {64, 1.0 / 3, 0.1, 512.5, 1e4, 2.3e-7, 40};
     const auto good = apps::to_metadata(t.info);
     CHECK(apps::to_metadata(apps::from_metadata(good, "x")) == good);
+    auto older = good;  // of versions that did not know them
+    older.erase("crops");
+    older.erase("means");
+    CHECK(apps::from_metadata(older, "x").crops == 0);
+    CHECK(apps::from_metadata(older, "x").means.pictures == 0);
     for (const auto& [key, value] : good) {
         if (key == "format" || key == "command" || key == "quantized") continue;
         INFO(key);

@@ -1,6 +1,5 @@
 // A family of models that this file alone defines: a two-stage MLP-Mixer (Tolstikhin et al. 2021) with a size
 // of its own. It is built from flags, trained, saved, and goes on to the same bits.
-#include <filesystem>
 #include <numeric>
 
 #include "apps/commands/model_setup.h"
@@ -169,8 +168,6 @@ struct Run {
         options.training.seed = 3;
         options.evaluation.shorter_side = 0;
         options.regularize = true;
-        options.folder = folder;
-        std::filesystem::create_directories(folder);
     }
     std::string checkpoint() const { return folder + "/checkpoint.safetensors"; }
 
@@ -193,7 +190,8 @@ struct Run {
             info.model = model->config();
             info.quantized = true;
         }
-        return apps::Trainer(options, data, kCpu, *model, info, source, log).run();
+        apps::RunFolder files(folder, 1);
+        return apps::Trainer(options, data, kCpu, *model, info, source, files, log).run();
     }
 };
 

@@ -52,6 +52,9 @@ TEST_CASE("the log and its metrics are appended to, and NaN becomes null") {
 TEST_CASE("passes: warm-up and the last epochs with single crops, several crops between") {
     CHECK(plan_passes(10, 2, 3) == std::vector<Pass>{{0, 1}, {1, 1}, {2, 3}, {5, 3}, {8, 1}, {9, 1}});
     CHECK(plan_passes(3, 5, 4) == std::vector<Pass>{{0, 1}, {1, 1}, {2, 1}});
+    CHECK(plan_passes(10, 2, 3, 5) == std::vector<Pass>{{5, 3}, {8, 1}, {9, 1}});
+    CHECK(plan_passes(12, 2, 3, 8) == std::vector<Pass>{{8, 3}, {11, 1}});  // 10 epochs became 12
+    CHECK(plan_passes(10, 2, 3, 10).empty());
     const auto published = plan_passes(150, 0, 4);
     CHECK(published.size() == 39);
     CHECK(published[36] == Pass{144, 4});  // as the published logs: 0, 4, ..., 144, 148, 149

@@ -164,12 +164,22 @@ TEST_CASE("kernels: clip_gradients sets the scale that brings the norm to the li
     for_dtypes([](DType dtype, double tolerance) {
         const std::vector<AdamwItem> items = {item_of({0, 0}, {3, 0}, dtype), item_of({0}, {4}, dtype),
                                               item_of({0, 0, 0}, {0, -12, 0}, dtype)};
-        const Tensor schedule = schedule_of(0.5);
-        cpu().clip_gradients(items, 6.5, schedule);
+        const Tensor schedule = schedule_of(0.5), found_inf = flag_of(0);
+        cpu().clip_gradients(items, 6.5, schedule, found_inf);
         CHECK(relative_error(schedule.to_vector(), {0.1, 1, 1, 0.5}) <= tolerance);  // norm 13
-        cpu().clip_gradients(items, 13.5, schedule);
-        CHECK(schedule.to_vector()[3] == 1.0);
+        for (const double most : {13.5, 0.0}) {
+            cpu().clip_gradients(items, most, schedule, found_inf);
+            CHECK(schedule.to_vector()[3] == 1.0);
+        }
         CHECK(items[0].g.to_vector() == std::vector<double>{3, 0});
+        CHECK(found_inf.item() == 0);
+        cpu().fill(kNaN, items[1].g);
+        cpu().clip_gradients(items, 6.5, schedule, found_inf);
+        CHECK(schedule.to_vector()[3] == 1.0);
+        CHECK(found_inf.item() == 4);
+        const Tensor known = flag_of(1);
+        cpu().clip_gradients(items, 6.5, schedule, known);
+        CHECK(known.item() == 1);
     });
 }
 
