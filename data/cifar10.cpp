@@ -59,7 +59,12 @@ std::unique_ptr<Dataset> open_cifar10_binary(const std::string& dir, Split split
     Bytes pixels, bytes;
     for (const std::string& file : files) {
         const std::string path = dir + "/" + file;
-        read_file(path, kRemedy, bytes);
+        read_file(path, kRemedy, bytes, [&](std::span<const uint8_t>, uint64_t size) {
+            constexpr uint64_t kMost = uint64_t{1} << 30;
+            if (size > kMost) {
+                engine::input_error("'", printable(path), "' has ", size, " bytes, too many: ", kRemedy);
+            }
+        });
         if (bytes.empty() || bytes.size() % kRecord != 0) {
             engine::input_error("'", printable(path), "' has ", bytes.size(),
                                 " bytes, which are no records of ", kRecord, ": fetch it again");

@@ -24,10 +24,7 @@ class JpegDecoder {
         };
         errors_.output_message = [](j_common_ptr) {};
         progress_.progress_monitor = [](j_common_ptr info) {
-            constexpr int kMostScans = 500;  // a small file can ask for endless passes over a large picture
-            if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMostScans) {
-                ERREXIT(info, JERR_EOI_EXPECTED);
-            }
+            if (self(info).asks_too_much()) ERREXIT(info, JERR_EOI_EXPECTED);
         };
         info_.client_data = this;
     }
@@ -92,6 +89,17 @@ class JpegDecoder {
         const bool colors = info_.num_components == 3 && factors(1, 1, 1) && factors(2, 1, 1);
         return colors && (factors(0, 1, 1) || factors(0, 2, 1) || factors(0, 2, 2));
     }
+    // Of all scans of a picture in several, which libjpeg keeps.
+    uint64_t coefficient_bytes() const {
+        uint64_t blocks = 0;
+        for (int c = 0; several_scans() && c < info_.num_components; ++c) {
+            const jpeg_component_info& part = info_.comp_info[c];
+            const auto up = [](uint64_t size, int unit) { return size + static_cast<uint64_t>(unit); };
+            blocks +=
+                up(part.width_in_blocks, part.h_samp_factor) * up(part.height_in_blocks, part.v_samp_factor);
+        }
+        return blocks * sizeof(JBLOCK);
+    }
     // Pixels that the format holds together, across.
     int unit_width() const { return info_.max_h_samp_factor * DCTSIZE; }
     size_t unread() const { return info_.src->bytes_in_buffer; }
@@ -99,6 +107,13 @@ class JpegDecoder {
 
   private:
     static JpegDecoder& self(j_common_ptr info) { return *static_cast<JpegDecoder*>(info->client_data); }
+    // A small file can ask for endless passes over a large picture.
+    bool asks_too_much() const {
+        constexpr uint64_t kMostScans = 500, kPixels = uint64_t{1} << 31, kPixelsPerByte = 1024;
+        const auto scans = static_cast<uint64_t>(std::max(0, info_.input_scan_number));
+        const uint64_t pixels = uint64_t{info_.image_height} * info_.image_width;
+        return scans > kMostScans || scans * pixels > kPixels + kPixelsPerByte * bytes_.size();
+    }
     [[noreturn]] void leave() {
         errors_.format_message(reinterpret_cast<j_common_ptr>(&info_), message_);
         std::longjmp(jump_, 1);
@@ -131,6 +146,8 @@ void rgb_from_inverted_cmyk(uint8_t* pixels, size_t count) {
 }  // namespace
 
 JpegReader::JpegReader() = default;
+JpegReader::JpegReader(JpegReader&&) noexcept = default;
+JpegReader& JpegReader::operator=(JpegReader&&) noexcept = default;
 JpegReader::~JpegReader() = default;
 
 void JpegReader::require(bool good) const {
@@ -153,6 +170,13 @@ void JpegReader::open(std::span<const uint8_t> bytes, const std::string& name) {
     }
     height_ = decoder_->height();
     width_ = decoder_->width();
+    in_part_ = components != 4 && !decoder_->several_scans() && decoder_->usual_sampling() && has_end();
+}
+
+uint64_t JpegReader::memory(const Box& needed) const {
+    const uint64_t rows = 64 * static_cast<uint64_t>(width_);
+    return Canvas::memory(in_part_ ? needed : Box{0, 0, height_, width_}) + decoder_->coefficient_bytes() +
+           rows;
 }
 
 // A file that is cut off has no end marker after its first scan's header.
@@ -171,7 +195,6 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
                " x ", width_);
     JpegDecoder& decoder = *decoder_;
     const bool cmyk = decoder.components() == 4;
-    const bool in_part = !cmyk && !decoder.several_scans() && decoder.usual_sampling() && has_end();
     require(decoder.start(cmyk ? JCS_CMYK : JCS_EXT_RGBX));
     Box box{0, 0, height_, width_};
     // Smooth upsampling looks at the neighbours, so a unit more is decoded on either side.
@@ -179,7 +202,7 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
     const int left = std::max(0, (needed.left / unit - 1) * unit);
     const int right = std::min(width_, (needed.left + needed.width + 2 * unit - 1) / unit * unit);
     int shift = 0;  // from the first decoded column to the first kept one
-    if (in_part && right - left < width_) {
+    if (in_part_ && right - left < width_) {
         auto first = static_cast<unsigned>(left);
         auto columns = static_cast<unsigned>(right - left);
         require(decoder.narrow(first, columns));
@@ -187,7 +210,7 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
         box.width = static_cast<int>(columns);
     }
     const size_t stride = static_cast<size_t>(box.width) * 4;
-    if (in_part) {
+    if (in_part_) {
         shift = needed.left - box.left;
         box = needed;
         require(decoder.skip(static_cast<unsigned>(box.top)));
@@ -200,18 +223,8 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
         if (cmyk) rgb_from_inverted_cmyk(rows_.data(), stride / 4 * static_cast<size_t>(count));
         canvas.write_quad(y / 4, rows_.data() + 4 * shift, stride);
     }
-    if (!in_part) require(decoder.finish());
+    if (!in_part_) require(decoder.finish());
     decoder_.reset();
-}
-
-Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& name) {
-    JpegReader reader;
-    Canvas canvas;
-    reader.open(bytes, name);
-    reader.decode({0, 0, reader.height(), reader.width()}, canvas);
-    Image image{reader.height(), reader.width(), {}};
-    copy_out(canvas, {0, 0, image.height, image.width}, image.rgb);
-    return image;
 }
 
 }  // namespace vvtq::data

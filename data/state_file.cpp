@@ -1,5 +1,6 @@
 #include "data/state_file.h"
 
+#include "data/elements.h"
 #include "data/torch_file.h"
 #include "engine/check.h"
 
@@ -62,11 +63,24 @@ struct StateFile::Torch {
         const bool dict = for_each_pair(pickle, *state, [&](std::string_view name, const Node& value) {
             if (!file.is_array(value)) return;
             const std::string key(without_prefix(name));
-            arrays.insert_or_assign(key, file.array(value, "'" + key + "'"));
+            arrays.insert_or_assign(key, file.array(value, "'" + printable(key) + "'"));
         });
+        check_size(path);
         if (!dict || arrays.empty()) {
             engine::input_error("'", printable(path),
                                 "' holds no state: name a file whose dict has named tensors");
+        }
+    }
+
+    /// Tensors may share their storage, but not so that a small file describes a model without end.
+    void check_size(const std::string& path) const {
+        constexpr uint64_t kShared = 4, kSlack = 1 << 24;
+        uint64_t bytes = 0;
+        for (const auto& [name, array] : arrays)
+            bytes += static_cast<uint64_t>(array.count()) * element_size(array.dtype);
+        if (bytes > kShared * file.content() + kSlack) {
+            engine::input_error("'", printable(path), "' describes ", bytes, " bytes of tensors, but holds ",
+                                file.content(), ": fetch it again");
         }
     }
 };
