@@ -29,16 +29,21 @@ struct Header {
     std::array<std::array<uint8_t, 3>, 256> palette{};  // of 8 bits and fewer; black where the file has none
 };
 
-void read_palette(std::span<const uint8_t> bytes, size_t at, uint32_t colors, Header& header) {
+// Of a palette whose entries are the grays of their numbers Pillow takes the numbers themselves, and gives up
+// where they are not whole bytes.
+void read_palette(std::span<const uint8_t> bytes, size_t at, uint32_t colors, const std::string& name,
+                  Header& header) {
     constexpr size_t kEntry = 4;  // blue, green, red, unused
-    bool ramp = true;             // which Pillow does not look up
-    for (size_t i = 0; i < std::min<size_t>(colors, 256) && at + kEntry <= bytes.size(); ++i, at += kEntry) {
+    bool numbers = colors > 2;
+    for (size_t i = 0; i < colors && at + kEntry <= bytes.size(); ++i, at += kEntry) {
         header.palette[i] = {bytes[at + 2], bytes[at + 1], bytes[at]};
         const auto gray = static_cast<uint8_t>(i);
-        ramp = ramp && header.palette[i] == std::array<uint8_t, 3>{gray, gray, gray};
+        numbers = numbers && header.palette[i] == std::array<uint8_t, 3>{gray, gray, gray};
     }
-    for (size_t i = colors; ramp && i < header.palette.size(); ++i)
+    if (numbers && header.bits < 8) damaged(name, "a palette that is none");
+    for (size_t i = colors; numbers && i < header.palette.size(); ++i) {
         header.palette[i].fill(static_cast<uint8_t>(i));
+    }
 }
 
 void read_masks(std::span<const uint8_t> bytes, uint32_t header_size, const std::string& name,
@@ -104,7 +109,7 @@ Header read_header(std::span<const uint8_t> bytes, const std::string& name) {
         uint32_t colors = little_endian(&bytes[46], 4);
         if (colors == 0) colors = 1U << header.bits;
         if (colors > kMostColors) damaged(name, "too many colors");
-        read_palette(bytes, 14 + size, colors, header);
+        read_palette(bytes, 14 + size, colors, name, header);
         if (header.pixels_at == 14 + size)
             header.pixels_at += size_t{4} * colors;  // forgotten by some writers
     }
