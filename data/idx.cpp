@@ -16,13 +16,19 @@ constexpr const char* kRemedy =
     engine::input_error("'", printable(path), "' ", reason, ": fetch the file again");
 }
 
+[[noreturn]] void refuse_type(const std::string& path, int rank) {
+    refuse(path, engine::concat("is not an idx file of bytes with ", rank, " dimensions"));
+}
+
+bool is_gzip(std::span<const uint8_t> bytes) {
+    return bytes.size() > 1 && bytes[0] == 0x1F && bytes[1] == 0x8B;
+}
+
 // Bytes in order, of a file that may be gzipped, in several parts.
 class Source {
   public:
     Source(std::span<const uint8_t> bytes, const std::string& path)
-        : path_(path),
-          size_(bytes.size()),
-          zipped_(bytes.size() > 1 && bytes[0] == 0x1F && bytes[1] == 0x8B) {
+        : path_(path), size_(bytes.size()), zipped_(is_gzip(bytes)) {
         constexpr int kGzip = 16 + MAX_WBITS;
         rest_ = bytes;
         if (zipped_ && inflateInit2(&stream_, kGzip) != Z_OK) engine::run_error("zlib cannot start");
@@ -66,7 +72,7 @@ class Source {
             if (status == Z_BUF_ERROR) refuse(path_, "is truncated");
             if (status != Z_OK && status != Z_STREAM_END) refuse(path_, "is damaged (gzip)");
             if (status != Z_STREAM_END) continue;
-            ended_ = rest_.size() < 2 || rest_[0] != 0x1F || rest_[1] != 0x8B;
+            ended_ = !is_gzip(rest_);
             if (!ended_) inflateReset(&stream_);
         }
         return taken;
@@ -87,7 +93,7 @@ Idx parse_idx(std::span<const uint8_t> bytes, const std::string& path, int rank)
     source.read(magic, sizeof magic);
     constexpr uint8_t kUnsignedByte = 0x08;
     if (magic[0] != 0 || magic[1] != 0 || magic[2] != kUnsignedByte || magic[3] != rank) {
-        refuse(path, engine::concat("is not an idx file of bytes with ", rank, " dimensions"));
+        refuse_type(path, rank);
     }
     Idx idx;
     uint64_t size = 1;
@@ -108,8 +114,13 @@ Idx parse_idx(std::span<const uint8_t> bytes, const std::string& path, int rank)
 }
 
 Idx read_idx(const std::string& path, int rank) {
-    const MappedFile file(path, kRemedy);
-    return parse_idx(file.bytes(), path, rank);
+    Bytes bytes;
+    read_file(path, kRemedy, bytes, [&](std::span<const uint8_t> first, uint64_t size) {
+        constexpr uint64_t kMost = uint64_t{1} << 31;
+        if (size > kMost) refuse(path, "is larger than 2 GiB");
+        if (first.size() > 1 && !is_gzip(first) && (first[0] != 0 || first[1] != 0)) refuse_type(path, rank);
+    });
+    return parse_idx(bytes, path, rank);
 }
 
 }  // namespace vvtq::data

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <csetjmp>
 #include <cstdio>
+#include <string_view>
 // jpeglib.h needs <cstdio> before it.
 #include <jerror.h>
 #include <jpeglib.h>
@@ -129,6 +130,42 @@ class JpegDecoder {
 
 namespace {
 
+// Whether the segments before the first scan are those of a file that Pillow takes: it looks at markers and
+// at the lengths of a few segments that libjpeg passes over.
+bool has_usual_segments(std::span<const uint8_t> bytes) {
+    using namespace std::string_view_literals;
+    struct Kind {
+        uint8_t marker;
+        std::string_view begin;
+        size_t least;  // bytes
+    };
+    constexpr Kind kKinds[] = {{0xE0, "JFIF"sv, 7}, {0xEE, "Adobe"sv, 7}, {0xE2, "ICC_PROFILE\0"sv, 14}};
+    constexpr uint8_t kEscaped = 0, kFirst = 0xC0, kScan = 0xDA, kFill = 0xFF;
+    for (size_t at = 2; at + 1 < bytes.size();) {
+        const uint8_t marker = bytes[at + 1];
+        if (bytes[at] != 0xFF || marker == kFill) {
+            ++at;
+            continue;
+        }
+        at += 2;
+        if (marker == kScan) return true;
+        if (marker != kEscaped && marker < kFirst) return false;
+        const bool alone = marker == kEscaped || marker == 0xC8 || (marker >= 0xD0 && marker <= 0xD9) ||
+                           (marker >= 0xF0 && marker <= 0xFD);
+        if (alone) continue;
+        if (bytes.size() - at < 2) return false;
+        const size_t length = std::max<size_t>(2, size_t{bytes[at]} << 8 | bytes[at + 1]);
+        if (bytes.size() - at < length) return false;
+        const std::string_view text(reinterpret_cast<const char*>(&bytes[at]) + 2, length - 2);
+        for (const Kind& kind : kKinds) {
+            if (marker == kind.marker && text.starts_with(kind.begin) && text.size() < kind.least)
+                return false;
+        }
+        at += length;
+    }
+    return false;
+}
+
 // a * b / 255, rounded, as Pillow computes it
 inline int scaled(int a, int b) {
     const int product = a * b + 128;
@@ -162,6 +199,10 @@ void JpegReader::open(std::span<const uint8_t> bytes, const std::string& name) {
     name_ = name;
     decoder_ = std::make_unique<JpegDecoder>(bytes);  // anew: a file must not use another's tables
     require(decoder_->read_header());
+    if (!has_usual_segments(bytes)) {
+        engine::input_error("picture '", printable(name), "' is a damaged JPEG (",
+                            "odd segments before its first scan): replace or remove the file");
+    }
     check_picture_size(decoder_->height(), decoder_->width(), bytes.size(), name);
     const int components = decoder_->components();
     if (components != 4 && components != 1 && components != 3) {

@@ -44,8 +44,9 @@ Budget& budget() {
 
 void MemoryShare::take(uint64_t needed, uint64_t file_bytes, const std::string& name) {
     constexpr uint64_t kUsual = 16, kMost = 128;  // bytes of memory for a byte of the file
+    constexpr uint64_t kSmall = uint64_t{8} << 20;
     if (held()) return;
-    const uint64_t usual = kUsual * file_bytes;
+    const uint64_t usual = kSmall + kUsual * file_bytes;
     if (needed > std::max(usual + kAll, kMost * file_bytes)) {
         engine::input_error("picture '", printable(name), "' takes ", needed >> 20,
                             " MiB to decode, too much for a file of ", file_bytes,

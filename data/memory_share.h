@@ -7,11 +7,11 @@
 namespace vvtq::data {
 
 /// A thread's part of the memory that is there for pictures whose files are small for what they ask: what
-/// goes beyond sixteen times the file's size. Usual pictures ask for less and never wait. A thread must not
-/// hold two.
+/// goes beyond 8 MiB and sixteen times the file's size. Usual pictures ask for less and never wait. A thread
+/// must not hold two.
 class MemoryShare {
   public:
-    static constexpr uint64_t kAll = uint64_t{576} << 20;  ///< of the process
+    static constexpr uint64_t kAll = uint64_t{544} << 20;  ///< of the process
 
     MemoryShare() = default;
     MemoryShare(const MemoryShare&) = delete;

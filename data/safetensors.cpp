@@ -106,8 +106,8 @@ SafeTensors SafeTensors::open(const std::string& path) {
             }
             continue;
         }
-        const auto wrong = [&](const auto&... reason) {
-            refuse("has tensor '", printable(name), "' ", reason...);
+        const auto wrong = [&, &tensor = name](const auto&... reason) {  // clang 14 wants it named
+            refuse("has tensor '", printable(tensor), "' ", reason...);
         };
         const json dtype = value.value("dtype", json());
         const json shape = value.value("shape", json());

@@ -208,10 +208,23 @@ TEST_CASE("BMP files that Pillow refuses are refused", "[data][bad-input]") {
     CHECK(refused(numbers, 57, 0));
 }
 
-TEST_CASE("a JPEG begins as Pillow asks", "[data][bad-input]") {
-    Bytes jpeg = fixture("gray.jpg");
-    jpeg.insert(jpeg.begin() + 2, 0);  // libjpeg looks for the next marker
-    CHECK(refuses("x.jpg", [&] { decode_image(jpeg, "x.jpg"); }));
+TEST_CASE("JPEG files that Pillow refuses are refused", "[data][bad-input]") {
+    const Bytes jpeg = fixture("gray.jpg");
+    const auto with = [&](const Bytes& segment) {
+        Bytes file = jpeg;
+        file.insert(file.begin() + 2, segment.begin(), segment.end());
+        return file;
+    };
+    const auto refused = [](const Bytes& file) {
+        return refuses("x.jpg", [&] { decode_image(file, "x.jpg"); });
+    };
+    // libjpeg passes over all of these.
+    CHECK(refused(with({0})));           // no marker at the start
+    CHECK(refused(with({0xFF, 0x02})));  // an unknown marker
+    CHECK(refused(with({0xFF, 0xE0, 0, 8, 'J', 'F', 'I', 'F', 0, 1})));
+    CHECK(refused(with({0xFF, 0xEE, 0, 8, 'A', 'd', 'o', 'b', 'e', 0})));
+    CHECK(refused(with({0xFF, 0xE2, 0, 15, 'I', 'C', 'C', '_', 'P', 'R', 'O', 'F', 'I', 'L', 'E', 0, 1})));
+    CHECK(!refused(with({0xFF, 0xE3, 0, 3, 1, 0xFF, 0xFF, 0xFE, 0, 2})));
 }
 
 TEST_CASE("too few threads: the message names the flag", "[data]") {

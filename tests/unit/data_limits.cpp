@@ -2,6 +2,7 @@
 // a file of at most 2 MB.
 #include <zlib.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -9,6 +10,7 @@
 #include "data/fkd_labels.h"
 #include "data/idx.h"
 #include "data/loader.h"
+#include "data/memory_share.h"
 #include "data/state_file.h"
 #include "data/torch_file.h"
 #include "data/zip_file.h"
@@ -213,4 +215,33 @@ TEST_CASE("limits: labels and idx files", "[data][limits]") {
     gzclose(out);
     const Cost cost = check_cost("idx", [&] { read_idx(path, 3); });
     CHECK(cost.error.find(path) != std::string::npos);
+}
+
+TEST_CASE("limits: shares of memory are taken in turns", "[data][limits]") {
+    constexpr uint64_t kAll = MemoryShare::kAll, kMebibyte = 1 << 20;
+    MemoryShare usual, large, other;
+    usual.take(8 * kMebibyte, 0, "usual");
+    usual.take(24 * kMebibyte, kMebibyte, "usual");
+    CHECK(!usual.held());
+    CHECK(refuses("absurd", [&] { large.take(kAll + 9 * kMebibyte, 100, "absurd"); }));
+    CHECK(!large.held());
+    large.take(kAll, 1, "large");
+    CHECK(large.held());
+    std::atomic<bool> taken{false};
+    std::thread thread([&] {
+        other.take(kAll, 1, "other");
+        taken = true;
+        other.release();
+    });
+    usual.take(8 * kMebibyte, 0, "usual");  // still
+    CHECK(!taken);
+    large.release();
+    thread.join();
+    CHECK(taken);
+    // A file of 100 MB may ask for more than there is, and gets all of it.
+    large.take(2 * kAll, 100'000'000, "photo");
+    CHECK(large.held());
+    large.release();
+    large.take_all();
+    CHECK(large.held());
 }
