@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -23,17 +24,22 @@ namespace {
 // An open file descriptor that closes itself.
 class OpenFile {
   public:
-    OpenFile(const std::string& path, const std::string& remedy)
-        : descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {  // waits for no FIFO
+    // Looked at before it is opened: opening a pipe waits for its other end, and opening a device may do
+    // something. O_NONBLOCK is for a path that becomes one in between.
+    OpenFile(const std::string& path, const std::string& remedy) {
         struct stat status {};
-        if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0) {
-            const int reason = errno;
-            close();
+        bool good = ::stat(path.c_str(), &status) == 0;
+        if (good && S_ISREG(status.st_mode)) {
+            descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+            good = descriptor_ >= 0 && ::fstat(descriptor_, &status) == 0;
+        }
+        const int reason = errno;
+        if (!good || !S_ISREG(status.st_mode)) close();
+        if (!good) {
             engine::input_error("cannot read '", printable(path), "' (", std::strerror(reason),
                                 "): ", remedy);
         }
         if (!S_ISREG(status.st_mode)) {
-            close();
             engine::input_error("'", printable(path), "' is not a file: ", remedy);
         }
         size_ = static_cast<size_t>(status.st_size);
@@ -50,7 +56,7 @@ class OpenFile {
         if (descriptor_ >= 0) ::close(descriptor_);
     }
 
-    int descriptor_;
+    int descriptor_ = -1;
     size_t size_ = 0;
 };
 
@@ -132,6 +138,19 @@ const char* not_replaceable(const std::string& path) {
     return others ? "it belongs to another user" : nullptr;
 }
 
+// Reads up to `size` bytes, fewer at the end of the file; -1 with errno where that fails.
+ssize_t read_some(int descriptor, uint8_t* to, size_t size) {
+    size_t done = 0;
+    while (done < size) {
+        const ssize_t got = ::read(descriptor, to + done, size - done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return -1;
+        if (got == 0) break;
+        done += static_cast<size_t>(got);
+    }
+    return static_cast<ssize_t>(done);
+}
+
 }  // namespace
 
 std::string printable(std::string_view text) {
@@ -149,20 +168,23 @@ bool is_directory(const std::string& path) {
     return std::filesystem::is_directory(path, ignored);
 }
 
-void read_file(const std::string& path, const std::string& remedy, Bytes& bytes) {
+void read_file(const std::string& path, const std::string& remedy, Bytes& bytes, const FirstLook& look) {
     const OpenFile file(path, remedy);
-    bytes.resize(file.size());
-    size_t done = 0;
-    while (done < bytes.size()) {
-        const ssize_t got = ::read(file.descriptor(), bytes.data() + done, bytes.size() - done);
-        if (got < 0 && errno == EINTR) continue;
+    const auto read = [&](size_t begin, size_t end) {
+        bytes.resize(end);
+        const ssize_t got = read_some(file.descriptor(), bytes.data() + begin, end - begin);
         if (got < 0) {
             engine::input_error("cannot read '", printable(path), "' (", std::strerror(errno), "): ", remedy);
         }
-        if (got == 0) break;
-        done += static_cast<size_t>(got);
+        bytes.resize(begin + static_cast<size_t>(got));
+    };
+    constexpr size_t kFirst = 16;
+    bytes.clear();
+    if (look) {
+        read(0, std::min(kFirst, file.size()));
+        look(bytes, file.size());
     }
-    bytes.resize(done);
+    if (bytes.size() < file.size()) read(bytes.size(), file.size());
 }
 
 Bytes read_file(const std::string& path, const std::string& remedy) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -22,12 +23,17 @@ std::string printable(std::string_view text);
 /// False also where the path cannot be looked at.
 bool is_directory(const std::string& path);
 
-/// A whole file in memory. Errors: input_error with the path, the system's reason and `remedy`.
+/// Called with the first bytes of a file (up to 16) and its size before the rest is read; may throw.
+using FirstLook = std::function<void(std::span<const uint8_t> first, uint64_t size)>;
+
+/// A whole file in memory. Errors: input_error with the path, the system's reason and `remedy`, also where
+/// the path leads to a directory, a pipe, a device or a socket: these are never opened, so nothing waits.
 Bytes read_file(const std::string& path, const std::string& remedy);
 /// The same into memory that is used again.
-void read_file(const std::string& path, const std::string& remedy, Bytes& bytes);
+void read_file(const std::string& path, const std::string& remedy, Bytes& bytes, const FirstLook& look = {});
 
-/// A file mapped read-only; the pages come in as they are touched. Copies share the mapping.
+/// A file mapped read-only; the pages come in as they are touched. Copies share the mapping. Errors: as of
+/// read_file.
 class MappedFile {
   public:
     MappedFile(const std::string& path, const std::string& remedy);

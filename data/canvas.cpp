@@ -10,7 +10,18 @@ namespace vvtq::data {
 void Canvas::reset(const Box& new_box) {
     VVTQ_CHECK(new_box.height > 0 && new_box.width > 0, new_box.height, " x ", new_box.width);
     box = new_box;
-    quads.resize(quad_row_bytes() * ((static_cast<size_t>(box.height) + 3) / 4));
+    if (memory(box) > quads.capacity()) quads = {};  // before more is taken
+    quads.resize(memory(box));
+}
+
+void Canvas::draw(const Box& new_box, const std::function<void(int y, uint8_t* out)>& row) {
+    reset(new_box);
+    const size_t stride = size_t{4} * static_cast<size_t>(box.width);
+    Bytes rows(4 * stride);
+    for (int y = 0; y < box.height; ++y) {
+        row(box.top + y, rows.data() + stride * static_cast<size_t>(y % 4));
+        if (y % 4 == 3 || y + 1 == box.height) write_quad(y / 4, rows.data(), stride);
+    }
 }
 
 void Canvas::write_quad(int quad_row, const uint8_t* rows, size_t stride) {

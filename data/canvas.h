@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "data/image.h"
 
@@ -22,6 +23,14 @@ struct Canvas {
     /// Writes rows 4 * quad_row and the three below it. rows: four rows of `width` pixels of four bytes,
     /// `stride` bytes apart.
     void write_quad(int quad_row, const uint8_t* rows, size_t stride);
+    /// Takes a new box and calls row(y, out) for each of its rows from the top: it writes the box's pixels of
+    /// the picture's row y, four bytes each.
+    void draw(const Box& new_box, const std::function<void(int y, uint8_t* out)>& row);
+
+    /// Bytes that a box takes.
+    static uint64_t memory(const Box& box) {
+        return kQuad * static_cast<uint64_t>(box.width) * ((static_cast<uint64_t>(box.height) + 3) / 4);
+    }
 };
 
 /// The pixels of `box`, which lies inside of `image`.

@@ -47,6 +47,25 @@ std::string cifar10_binary_folder(const std::string& dir) {
     return "";
 }
 
+void parse_cifar10(std::span<const uint8_t> bytes, const std::string& path, std::vector<int>& labels,
+                   Bytes& pixels) {
+    if (bytes.empty() || bytes.size() % kRecord != 0) {
+        engine::input_error("'", printable(path), "' has ", bytes.size(), " bytes, which are no records of ",
+                            kRecord, ": fetch it again");
+    }
+    for (size_t at = 0; at < bytes.size(); at += kRecord) {
+        if (bytes[at] >= kClasses) {
+            engine::input_error("'", printable(path), "' names class ", int{bytes[at]},
+                                " of 10: fetch it again");
+        }
+        labels.push_back(bytes[at]);
+        const uint8_t* planes = bytes.data() + at + 1;
+        for (size_t i = 0; i < kPlane; ++i) {
+            pixels.insert(pixels.end(), {planes[i], planes[kPlane + i], planes[2 * kPlane + i]});
+        }
+    }
+}
+
 std::unique_ptr<Dataset> open_cifar10_binary(const std::string& dir, Split split) {
     std::vector<std::string> files{"test_batch.bin"};
     if (split == Split::train) {
@@ -59,22 +78,13 @@ std::unique_ptr<Dataset> open_cifar10_binary(const std::string& dir, Split split
     Bytes pixels, bytes;
     for (const std::string& file : files) {
         const std::string path = dir + "/" + file;
-        read_file(path, kRemedy, bytes);
-        if (bytes.empty() || bytes.size() % kRecord != 0) {
-            engine::input_error("'", printable(path), "' has ", bytes.size(),
-                                " bytes, which are no records of ", kRecord, ": fetch it again");
-        }
-        for (size_t at = 0; at < bytes.size(); at += kRecord) {
-            if (bytes[at] >= kClasses) {
-                engine::input_error("'", printable(path), "' names class ", int{bytes[at]},
-                                    " of 10: fetch it again");
+        read_file(path, kRemedy, bytes, [&](std::span<const uint8_t>, uint64_t size) {
+            constexpr uint64_t kMost = uint64_t{1} << 30;
+            if (size > kMost) {
+                engine::input_error("'", printable(path), "' has ", size, " bytes, too many: ", kRemedy);
             }
-            labels.push_back(bytes[at]);
-            const uint8_t* planes = bytes.data() + at + 1;
-            for (size_t i = 0; i < kPlane; ++i) {
-                pixels.insert(pixels.end(), {planes[i], planes[kPlane + i], planes[2 * kPlane + i]});
-            }
-        }
+        });
+        parse_cifar10(bytes, path, labels, pixels);
     }
     return make_memory_dataset(dir, split == Split::train ? "train" : "test", class_names(dir),
                                std::move(labels), std::move(pixels), kSide, kSide, 3);

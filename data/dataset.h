@@ -79,6 +79,9 @@ void require_same_classes(const Dataset& train, const Dataset& evaluation);
 std::unique_ptr<Dataset> open_folder(const std::string& kind, const std::string& dir, Split split);
 /// Where below `dir` the binary batches lie; empty where they do not.
 std::string cifar10_binary_folder(const std::string& dir);
+/// Appends the records of a binary batch; `path` appears in messages.
+void parse_cifar10(std::span<const uint8_t> bytes, const std::string& path, std::vector<int>& labels,
+                   Bytes& pixels);
 std::unique_ptr<Dataset> open_cifar10_binary(const std::string& dir, Split split);
 std::unique_ptr<Dataset> open_fashion_mnist(const std::string& dir, Split split);
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "data/directories.h"
 #include "data/elements.h"
 #include "data/torch_file.h"
 #include "engine/check.h"
@@ -39,7 +40,8 @@ std::vector<int64_t> label_shape(LabelType type, int classes) {
 
 void parse_fkd(std::span<const uint8_t> bytes, const std::string& path, LabelType type,
                PictureLabels& labels) {
-    const TorchFile file(bytes, path);
+    // Workers read one each, so a file must not ask for much more memory than it has bytes.
+    const TorchFile file(bytes, path, {.values = 1 << 12, .inside = 8});
     const auto refuse = [&](const auto&... reason) {
         engine::input_error("label file '", printable(path), "' ", reason..., ": ", kRemedy);
     };
@@ -65,6 +67,11 @@ void parse_fkd(std::span<const uint8_t> bytes, const std::string& path, LabelTyp
     if (label.shape != expected) {
         refuse("has label ", shape_text(label.shape), ", not ", shape_text(expected), " as labels of type ",
                label_type_name(type));
+    }
+    const auto numbers_in = static_cast<uint64_t>(coords.count() + flips.count() + label.count());
+    constexpr uint64_t kMostNumbers = 2, kSlack = 1 << 16;  // for a byte
+    if (numbers_in > kMostNumbers * bytes.size() + kSlack) {
+        refuse("has ", numbers_in, " numbers in ", bytes.size(), " bytes");
     }
     labels.own_coords = coords.read<float>();
     const std::vector<float> flipped = flips.read<float>();
@@ -141,7 +148,14 @@ std::string FkdLabels::place(int64_t picture) const {
 
 void FkdLabels::read(int64_t picture, PictureLabels& labels) const {
     const std::string name = file(picture);
-    read_file(name, kRemedy, labels.file);
+    read_file(name, kRemedy, labels.file, [&](std::span<const uint8_t> first, uint64_t size) {
+        constexpr uint64_t kMost = uint64_t{1} << 28;
+        if (size > kMost || !is_torch_file(first)) {
+            engine::input_error("label file '", printable(name), "' ",
+                                size > kMost ? "is larger than 256 MiB" : "is no file of torch.save", ": ",
+                                kRemedy);
+        }
+    });
     parse_fkd(labels.file, name, header_.type, labels);
     const auto crops = static_cast<int64_t>(labels.flips.size());
     if (crops < header_.crops) {
@@ -169,19 +183,17 @@ uint64_t FkdLabels::content_hash() const {
 }
 
 std::vector<std::string> list_fkd(const std::string& root) {
+    constexpr std::string_view kEnding = ".tar";
     std::vector<std::string> names;
-    std::error_code error;
-    fs::recursive_directory_iterator entries(root, fs::directory_options::follow_directory_symlink, error);
-    for (; !error && entries != fs::recursive_directory_iterator(); entries.increment(error)) {
-        const fs::path& path = entries->path();
-        if (path.extension() != ".tar") continue;
-        names.push_back(path.lexically_relative(root).replace_extension().generic_string());
+    for (const std::string& directory : directories_below(root, "")) {
+        for (const std::string& name : names_in(root + "/" + directory).others) {
+            if (!name.ends_with(kEnding) || name.size() == kEnding.size()) continue;
+            names.push_back((directory.empty() ? "" : directory + "/") +
+                            name.substr(0, name.size() - kEnding.size()));
+        }
     }
-    if (error || names.empty()) {
-        engine::input_error(
-            "'", printable(root), "' ",
-            error ? "cannot be listed (" + error.message() + ")" : std::string("holds no .tar files"),
-            ": name a tree of label files");
+    if (names.empty()) {
+        engine::input_error("'", printable(root), "' holds no .tar files: name a tree of label files");
     }
     std::sort(names.begin(), names.end());
     return names;

@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "data/dataset.h"
+#include "data/directories.h"
 #include "engine/check.h"
 
 namespace vvtq::data {
@@ -28,56 +29,19 @@ struct Listing {
     std::vector<uint64_t> sizes;  // of the files, in bytes
 };
 
-struct Names {
-    std::vector<std::string> directories, others;  // sorted
-};
-
-Names names_in(const fs::path& directory) {
-    Names names;
-    std::error_code error, ignored;
-    fs::directory_iterator entries(directory, error);
-    for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
-        auto& list = entries->is_directory(ignored) ? names.directories : names.others;
-        list.push_back(entries->path().filename().string());
-    }
-    if (error) {
-        engine::input_error("cannot list '", printable(directory.string()), "' (", error.message(),
-                            "): check the path and its permissions");
-    }
-    std::sort(names.directories.begin(), names.directories.end());
-    std::sort(names.others.begin(), names.others.end());
-    return names;
-}
-
-// Adds "<parent>/<name>" for the directories below, to any depth.
-void add_directories(const fs::path& root, const std::string& parent, int depth,
-                     std::vector<std::string>& out) {
-    constexpr int kDeepest = 40;
-    if (depth > kDeepest) {
-        engine::input_error("'", printable((root / parent).string()), "' lies ", kDeepest,
-                            " folders deep: remove the link that leads in a circle");
-    }
-    out.push_back(parent);
-    for (const std::string& name : names_in(root / parent).directories) {
-        add_directories(root, parent + "/" + name, depth + 1, out);
-    }
-}
-
 // As torchvision's ImageFolder: every directory is a class, its pictures are found at any depth and through
-// links, directories and then names sorted by their bytes, and told by the end of the name alone.
+// links, directories and then names sorted by their bytes, and told by the end of the name alone. Unlike
+// there, a directory that several links of a class lead to counts once.
 Listing list_pictures(const fs::path& root) {
     Listing listing;
-    listing.classes = names_in(root).directories;
+    listing.classes = names_in(root.string()).directories;
     if (listing.classes.empty()) {
         engine::input_error("no class folders in '", printable(root.string()), "': ", kLayout);
     }
     for (size_t c = 0; c < listing.classes.size(); ++c) {
         const size_t before = listing.files.size();
-        std::vector<std::string> directories;
-        add_directories(root, listing.classes[c], 0, directories);
-        std::sort(directories.begin(), directories.end());
-        for (const std::string& directory : directories) {
-            for (const std::string& name : names_in(root / directory).others) {
+        for (const std::string& directory : directories_below(root.string(), listing.classes[c])) {
+            for (const std::string& name : names_in((root / directory).string()).others) {
                 const std::string file = directory + "/" + name;
                 if (ends_with_any(name, {".tif", ".tiff", ".webp"})) {
                     engine::input_error(

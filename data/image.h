@@ -1,4 +1,5 @@
-// image: a decoded picture, and the decoders by file type.
+// image: a decoded picture, and the decoders by file type. JPEG and PNG have readers of their own (jpeg.h,
+// png.h).
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,8 @@
 #include "data/bytes.h"
 
 namespace vvtq::data {
+
+struct Canvas;
 
 /// rgb: (height, width, 3), 8 bits each.
 struct Image {
@@ -33,23 +36,30 @@ constexpr int64_t kLargestPicture = int64_t{1} << 27;
 void check_picture_size(int64_t height, int64_t width, size_t file_bytes, const std::string& name);
 
 bool is_jpeg(std::span<const uint8_t> bytes);
+bool is_png(std::span<const uint8_t> bytes);
+bool is_bmp(std::span<const uint8_t> bytes);
+bool is_ppm(std::span<const uint8_t> bytes);
 
-/// Decodes JPEG, PNG, BMP or binary PPM and PGM, told apart by their first bytes. `name` appears in messages.
-/// Errors: input_error where the bytes are truncated, damaged or of another type.
+/// Throws input_error unless a file that begins with `bytes` may be JPEG, PNG, BMP or binary PPM and PGM.
+void check_picture_type(std::span<const uint8_t> bytes, const std::string& name);
+
+/// All pixels of a JPEG, PNG, BMP or binary PPM and PGM, told apart by their first bytes. `name` appears in
+/// messages. Errors: input_error where the bytes are truncated, damaged or of another type.
 Image decode_image(std::span<const uint8_t> bytes, const std::string& name);
 
-/// The whole of a JPEG, as data/jpeg.h decodes it.
-Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& name);
+struct PictureSize {
+    int height = 0;
+    int width = 0;
+};
 
-/// PNG by libspng, which verifies the checksums of the chunks that make the pixels. Alpha is dropped. As by
-/// Pillow's convert("RGB"), 16 bits of a color are cut to the upper 8, while 16-bit gray without alpha is
-/// clipped: 255 for 256 and above.
-Image decode_png(std::span<const uint8_t> bytes, const std::string& name);
+/// Uncompressed BMP of 1 to 32 bits, with Windows' headers. Pixels of a color that the palette lacks are
+/// black. Errors of both: input_error where the file is damaged, or of a kind that Pillow refuses.
+PictureSize bmp_size(std::span<const uint8_t> bytes, const std::string& name);
+/// box: inside of the picture.
+void decode_bmp(std::span<const uint8_t> bytes, const std::string& name, const Box& box, Canvas& canvas);
 
-/// Uncompressed BMP by stb_image.
-Image decode_bmp(std::span<const uint8_t> bytes, const std::string& name);
-
-/// Binary PPM (P6) and PGM (P5) of 8 bits.
-Image decode_ppm(std::span<const uint8_t> bytes, const std::string& name);
+/// Binary PPM (P6) and PGM (P5) of 8 bits. Errors likewise.
+PictureSize ppm_size(std::span<const uint8_t> bytes, const std::string& name);
+void decode_ppm(std::span<const uint8_t> bytes, const std::string& name, const Box& box, Canvas& canvas);
 
 }  // namespace vvtq::data

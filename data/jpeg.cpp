@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <csetjmp>
 #include <cstdio>
+#include <string_view>
 // jpeglib.h needs <cstdio> before it.
 #include <jerror.h>
 #include <jpeglib.h>
@@ -24,10 +25,7 @@ class JpegDecoder {
         };
         errors_.output_message = [](j_common_ptr) {};
         progress_.progress_monitor = [](j_common_ptr info) {
-            constexpr int kMostScans = 500;  // a small file can ask for endless passes over a large picture
-            if (reinterpret_cast<j_decompress_ptr>(info)->input_scan_number > kMostScans) {
-                ERREXIT(info, JERR_EOI_EXPECTED);
-            }
+            if (self(info).asks_too_much()) ERREXIT(info, JERR_EOI_EXPECTED);
         };
         info_.client_data = this;
     }
@@ -92,6 +90,17 @@ class JpegDecoder {
         const bool colors = info_.num_components == 3 && factors(1, 1, 1) && factors(2, 1, 1);
         return colors && (factors(0, 1, 1) || factors(0, 2, 1) || factors(0, 2, 2));
     }
+    // Of all scans of a picture in several, which libjpeg keeps.
+    uint64_t coefficient_bytes() const {
+        uint64_t blocks = 0;
+        for (int c = 0; several_scans() && c < info_.num_components; ++c) {
+            const jpeg_component_info& part = info_.comp_info[c];
+            const auto up = [](uint64_t size, int unit) { return size + static_cast<uint64_t>(unit); };
+            blocks +=
+                up(part.width_in_blocks, part.h_samp_factor) * up(part.height_in_blocks, part.v_samp_factor);
+        }
+        return blocks * sizeof(JBLOCK);
+    }
     // Pixels that the format holds together, across.
     int unit_width() const { return info_.max_h_samp_factor * DCTSIZE; }
     size_t unread() const { return info_.src->bytes_in_buffer; }
@@ -99,6 +108,13 @@ class JpegDecoder {
 
   private:
     static JpegDecoder& self(j_common_ptr info) { return *static_cast<JpegDecoder*>(info->client_data); }
+    // A small file can ask for endless passes over a large picture.
+    bool asks_too_much() const {
+        constexpr uint64_t kMostScans = 500, kPixels = uint64_t{1} << 31, kPixelsPerByte = 1024;
+        const auto scans = static_cast<uint64_t>(std::max(0, info_.input_scan_number));
+        const uint64_t pixels = uint64_t{info_.image_height} * info_.image_width;
+        return scans > kMostScans || scans * pixels > kPixels + kPixelsPerByte * bytes_.size();
+    }
     [[noreturn]] void leave() {
         errors_.format_message(reinterpret_cast<j_common_ptr>(&info_), message_);
         std::longjmp(jump_, 1);
@@ -113,6 +129,42 @@ class JpegDecoder {
 };
 
 namespace {
+
+// Whether the segments before the first scan are those of a file that Pillow takes: it looks at markers and
+// at the lengths of a few segments that libjpeg passes over.
+bool has_usual_segments(std::span<const uint8_t> bytes) {
+    using namespace std::string_view_literals;
+    struct Kind {
+        uint8_t marker;
+        std::string_view begin;
+        size_t least;  // bytes
+    };
+    constexpr Kind kKinds[] = {{0xE0, "JFIF"sv, 7}, {0xEE, "Adobe"sv, 7}, {0xE2, "ICC_PROFILE\0"sv, 14}};
+    constexpr uint8_t kEscaped = 0, kFirst = 0xC0, kScan = 0xDA, kFill = 0xFF;
+    for (size_t at = 2; at + 1 < bytes.size();) {
+        const uint8_t marker = bytes[at + 1];
+        if (bytes[at] != 0xFF || marker == kFill) {
+            ++at;
+            continue;
+        }
+        at += 2;
+        if (marker == kScan) return true;
+        if (marker != kEscaped && marker < kFirst) return false;
+        const bool alone = marker == kEscaped || marker == 0xC8 || (marker >= 0xD0 && marker <= 0xD9) ||
+                           (marker >= 0xF0 && marker <= 0xFD);
+        if (alone) continue;
+        if (bytes.size() - at < 2) return false;
+        const size_t length = std::max<size_t>(2, size_t{bytes[at]} << 8 | bytes[at + 1]);
+        if (bytes.size() - at < length) return false;
+        const std::string_view text(reinterpret_cast<const char*>(&bytes[at]) + 2, length - 2);
+        for (const Kind& kind : kKinds) {
+            if (marker == kind.marker && text.starts_with(kind.begin) && text.size() < kind.least)
+                return false;
+        }
+        at += length;
+    }
+    return false;
+}
 
 // a * b / 255, rounded, as Pillow computes it
 inline int scaled(int a, int b) {
@@ -131,6 +183,8 @@ void rgb_from_inverted_cmyk(uint8_t* pixels, size_t count) {
 }  // namespace
 
 JpegReader::JpegReader() = default;
+JpegReader::JpegReader(JpegReader&&) noexcept = default;
+JpegReader& JpegReader::operator=(JpegReader&&) noexcept = default;
 JpegReader::~JpegReader() = default;
 
 void JpegReader::require(bool good) const {
@@ -145,6 +199,10 @@ void JpegReader::open(std::span<const uint8_t> bytes, const std::string& name) {
     name_ = name;
     decoder_ = std::make_unique<JpegDecoder>(bytes);  // anew: a file must not use another's tables
     require(decoder_->read_header());
+    if (!has_usual_segments(bytes)) {
+        engine::input_error("picture '", printable(name), "' is a damaged JPEG (",
+                            "odd segments before its first scan): replace or remove the file");
+    }
     check_picture_size(decoder_->height(), decoder_->width(), bytes.size(), name);
     const int components = decoder_->components();
     if (components != 4 && components != 1 && components != 3) {
@@ -153,6 +211,13 @@ void JpegReader::open(std::span<const uint8_t> bytes, const std::string& name) {
     }
     height_ = decoder_->height();
     width_ = decoder_->width();
+    in_part_ = components != 4 && !decoder_->several_scans() && decoder_->usual_sampling() && has_end();
+}
+
+uint64_t JpegReader::memory(const Box& needed) const {
+    const uint64_t rows = 64 * static_cast<uint64_t>(width_);
+    return Canvas::memory(in_part_ ? needed : Box{0, 0, height_, width_}) + decoder_->coefficient_bytes() +
+           rows;
 }
 
 // A file that is cut off has no end marker after its first scan's header.
@@ -171,7 +236,6 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
                " x ", width_);
     JpegDecoder& decoder = *decoder_;
     const bool cmyk = decoder.components() == 4;
-    const bool in_part = !cmyk && !decoder.several_scans() && decoder.usual_sampling() && has_end();
     require(decoder.start(cmyk ? JCS_CMYK : JCS_EXT_RGBX));
     Box box{0, 0, height_, width_};
     // Smooth upsampling looks at the neighbours, so a unit more is decoded on either side.
@@ -179,7 +243,7 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
     const int left = std::max(0, (needed.left / unit - 1) * unit);
     const int right = std::min(width_, (needed.left + needed.width + 2 * unit - 1) / unit * unit);
     int shift = 0;  // from the first decoded column to the first kept one
-    if (in_part && right - left < width_) {
+    if (in_part_ && right - left < width_) {
         auto first = static_cast<unsigned>(left);
         auto columns = static_cast<unsigned>(right - left);
         require(decoder.narrow(first, columns));
@@ -187,7 +251,7 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
         box.width = static_cast<int>(columns);
     }
     const size_t stride = static_cast<size_t>(box.width) * 4;
-    if (in_part) {
+    if (in_part_) {
         shift = needed.left - box.left;
         box = needed;
         require(decoder.skip(static_cast<unsigned>(box.top)));
@@ -200,18 +264,8 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
         if (cmyk) rgb_from_inverted_cmyk(rows_.data(), stride / 4 * static_cast<size_t>(count));
         canvas.write_quad(y / 4, rows_.data() + 4 * shift, stride);
     }
-    if (!in_part) require(decoder.finish());
+    if (!in_part_) require(decoder.finish());
     decoder_.reset();
-}
-
-Image decode_jpeg(std::span<const uint8_t> bytes, const std::string& name) {
-    JpegReader reader;
-    Canvas canvas;
-    reader.open(bytes, name);
-    reader.decode({0, 0, reader.height(), reader.width()}, canvas);
-    Image image{reader.height(), reader.width(), {}};
-    copy_out(canvas, {0, 0, image.height, image.width}, image.rgb);
-    return image;
 }
 
 }  // namespace vvtq::data

@@ -18,6 +18,8 @@ class JpegDecoder;
 class JpegReader {
   public:
     JpegReader();
+    JpegReader(JpegReader&&) noexcept;
+    JpegReader& operator=(JpegReader&&) noexcept;
     ~JpegReader();
 
     /// Reads the header. `bytes` must last until decode(); `name` appears in messages.
@@ -26,6 +28,8 @@ class JpegReader {
     int height() const { return height_; }
     int width() const { return width_; }
 
+    /// Bytes that decode() takes, the canvas included.
+    uint64_t memory(const Box& needed) const;
     /// Decodes at least `needed`, a box inside of the picture; to be called once. Rows above and columns
     /// beside the box skip the inverse DCT, rows below it all work; what is decoded has the pixels that
     /// decoding the whole gives. Progressive and CMYK pictures and unusual chroma samplings are decoded
@@ -41,7 +45,8 @@ class JpegReader {
     std::string name_;
     int height_ = 0;
     int width_ = 0;
-    Bytes rows_;  // four decoded rows
+    bool in_part_ = false;  // only the needed box is decoded
+    Bytes rows_;            // four decoded rows
 };
 
 }  // namespace vvtq::data

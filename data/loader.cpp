@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <system_error>
 #include <utility>
 
 #include "engine/check.h"
@@ -96,7 +97,16 @@ void Loader::start(uint64_t epoch, int64_t first) {
         slot.ready = false;
         slot.error = nullptr;
     }
-    for (int i = 0; i < options_.workers; ++i) threads_.emplace_back([this] { work(); });
+    for (int i = 0; i < options_.workers; ++i) {
+        try {
+            threads_.emplace_back([this] { work(); });
+        } catch (const std::system_error& error) {
+            stop();
+            engine::run_error("cannot start ", options_.workers, " loading threads, the system gave ", i,
+                              " (", error.code().message(),
+                              "): lower `workers`, or raise the limit of threads");
+        }
+    }
 }
 
 void Loader::work() {

@@ -153,11 +153,14 @@ class Loader {
     void work();
     void make(int64_t index, Batch& batch, Worker& worker);
     void list_items(int64_t batch, std::vector<Item>& items) const;
-    bool open(int64_t& picture, Batch& batch, Worker& worker) const;
     void add_crops(std::span<const Item> items, Batch& batch, Worker& worker) const;
+    template <typename Action>
+    bool good(Batch& batch, Action action) const;
+    Box plan(std::span<const Item> items, int64_t picture, Worker& worker) const;
+    const Canvas& decode(const Box& needed, int64_t picture, Worker& worker) const;
     void plan_random(std::span<const Item> items, int64_t picture, Worker& worker) const;
     void plan_labelled(std::span<const Item> items, int64_t picture, Worker& worker) const;
-    void add_evaluation_crop(int64_t picture, Batch& batch, Worker& worker) const;
+    void add_evaluation_crop(int64_t picture, const Canvas& canvas, Batch& batch, Worker& worker) const;
     void add_cut(const Item& item, int64_t picture, const Cut& cut, const Canvas& canvas, Batch& batch,
                  Worker& worker) const;
     engine::Random draws(uint64_t purpose, int64_t picture, int crop) const;

@@ -28,24 +28,6 @@ engine::Random Loader::draws(uint64_t purpose, int64_t picture, int crop) const 
                                     : engine::mix_key({options_.seed, epoch_, item, number, purpose}));
 }
 
-// Opens `picture`, or the next one that can be decoded; false where a picture is to be left out.
-bool Loader::open(int64_t& picture, Batch& batch, Worker& worker) const {
-    const bool instead = options_.mode == LoaderMode::training || options_.mode == LoaderMode::labelled;
-    const int64_t pictures = dataset_.size();
-    for (int64_t tried = 0; tried < pictures; ++tried) {
-        try {
-            dataset_.open(picture, worker.reader);
-            return true;
-        } catch (const engine::Error& error) {
-            if (!options_.skip_bad || error.fault() != engine::Fault::input) throw;
-            batch.skipped.emplace_back(error.what());
-        }
-        if (!instead) return false;
-        picture = (picture + 1) % pictures;
-    }
-    engine::input_error("no picture of '", printable(dataset_.name()), "' can be decoded: check `data`");
-}
-
 void Loader::plan_random(std::span<const Item> items, int64_t picture, Worker& worker) const {
     const bool training = options_.mode == LoaderMode::training;
     const int height = worker.reader.height(), width = worker.reader.width();
@@ -90,36 +72,73 @@ void Loader::plan_labelled(std::span<const Item> items, int64_t picture, Worker&
     }
 }
 
-void Loader::add_crops(std::span<const Item> items, Batch& batch, Worker& worker) const {
-    int64_t picture = items.front().picture;
-    const Canvas* canvas = nullptr;
-    while (canvas == nullptr) {
-        if (!open(picture, batch, worker)) return;
-        if (options_.mode == LoaderMode::evaluation) break;
-        worker.cuts.clear();
-        if (labels_ != nullptr) {
-            plan_labelled(items, picture, worker);
-        } else {
-            plan_random(items, picture, worker);
-        }
-        Box needed = worker.cuts.front().box;
-        for (const Cut& cut : worker.cuts) needed = united(needed, cut.box);
-        try {
-            canvas = &worker.reader.decode(needed);
-        } catch (const engine::Error& error) {
-            if (!options_.skip_bad || error.fault() != engine::Fault::input) throw;
-            batch.skipped.emplace_back(error.what());
-            if (options_.mode == LoaderMode::labelling) return;
-            picture = (picture + 1) % dataset_.size();
-            if (picture == items.front().picture) throw;
-        }
+// Does something with a picture; false where it is bad and to be left out.
+template <typename Action>
+bool Loader::good(Batch& batch, Action action) const {
+    try {
+        action();
+        return true;
+    } catch (const engine::Error& error) {
+        if (!options_.skip_bad || error.fault() != engine::Fault::input) throw;
+        batch.skipped.emplace_back(error.what());
+        return false;
     }
-    if (options_.mode == LoaderMode::evaluation) {
-        add_evaluation_crop(picture, batch, worker);
+}
+
+// The part of the open picture that its crops need; they are planned here, but for an evaluation.
+Box Loader::plan(std::span<const Item> items, int64_t picture, Worker& worker) const {
+    if (options_.mode == LoaderMode::evaluation) return {0, 0, worker.reader.height(), worker.reader.width()};
+    worker.cuts.clear();
+    if (labels_ != nullptr) {
+        plan_labelled(items, picture, worker);
+    } else {
+        plan_random(items, picture, worker);
+    }
+    Box needed = worker.cuts.front().box;
+    for (const Cut& cut : worker.cuts) needed = united(needed, cut.box);
+    return needed;
+}
+
+void Loader::add_crops(std::span<const Item> items, Batch& batch, Worker& worker) const {
+    const bool instead = options_.mode == LoaderMode::training || options_.mode == LoaderMode::labelled;
+    const int64_t pictures = dataset_.size();
+    for (int64_t tried = 0; tried < (instead ? pictures : 1) && !stopping_; ++tried) {
+        const int64_t picture = (items.front().picture + tried) % pictures;
+        const PictureReader::Closer closer(worker.reader);
+        if (!good(batch, [&] { dataset_.open(picture, worker.reader); })) continue;
+        const Box needed = plan(items, picture, worker);
+        const Canvas* canvas = nullptr;
+        if (!good(batch, [&] { canvas = &decode(needed, picture, worker); })) continue;
+        if (options_.mode == LoaderMode::evaluation) {
+            add_evaluation_crop(picture, *canvas, batch, worker);
+        } else {
+            for (size_t i = 0; i < items.size(); ++i)
+                add_cut(items[i], picture, worker.cuts[i], *canvas, batch, worker);
+        }
+        if (worker.reader.is_large()) worker.resampler = {};
         return;
     }
-    for (size_t i = 0; i < items.size(); ++i)
-        add_cut(items[i], picture, worker.cuts[i], *canvas, batch, worker);
+    if (instead && !stopping_) {
+        engine::input_error("no picture of '", printable(dataset_.name()), "' can be decoded: check `data`");
+    }
+}
+
+const Canvas& Loader::decode(const Box& needed, int64_t picture, Worker& worker) const {
+    const int height = worker.reader.height(), width = worker.reader.width(), size = options_.image_size;
+    uint64_t scratch = 0;
+    if (options_.mode == LoaderMode::evaluation) {
+        constexpr int64_t kLongest = 1000;  // times the shorter side
+        if (std::max(height, width) > kLongest * std::min(height, width)) {
+            engine::input_error("picture '", printable(dataset_.id(picture)), "' of '",
+                                printable(dataset_.name()), "' has ", height, " x ", width,
+                                " pixels, too thin to evaluate: remove it");
+        }
+        scratch = Resampler::memory(needed, size, needed);
+    } else {
+        const Box all{0, 0, height, width};
+        for (const Cut& cut : worker.cuts) scratch = std::max(scratch, Resampler::memory(cut.box, size, all));
+    }
+    return worker.reader.decode(needed, scratch);
 }
 
 void Loader::add_cut(const Item& item, int64_t picture, const Cut& cut, const Canvas& canvas, Batch& batch,
@@ -163,23 +182,9 @@ void Loader::add_cut(const Item& item, int64_t picture, const Cut& cut, const Ca
     batch.targets[at] = static_cast<int>(std::max_element(p.begin(), p.end()) - p.begin());
 }
 
-void Loader::add_evaluation_crop(int64_t picture, Batch& batch, Worker& worker) const {
+void Loader::add_evaluation_crop(int64_t picture, const Canvas& canvas, Batch& batch, Worker& worker) const {
     const int size = options_.image_size;
     const int height = worker.reader.height(), width = worker.reader.width();
-    const Canvas* canvas = nullptr;
-    try {
-        constexpr int64_t kLongest = 1000;  // times the shorter side
-        if (std::max(height, width) > kLongest * std::min(height, width)) {
-            engine::input_error("picture '", printable(dataset_.id(picture)), "' of '",
-                                printable(dataset_.name()), "' has ", height, " x ", width,
-                                " pixels, too thin to evaluate: remove it");
-        }
-        canvas = &worker.reader.decode({0, 0, height, width});
-    } catch (const engine::Error& error) {
-        if (!options_.skip_bad || error.fault() != engine::Fault::input) throw;
-        batch.skipped.emplace_back(error.what());
-        return;
-    }
     const int shorter = options_.shorter_side < 0 ? evaluation_side(size) : options_.shorter_side;
     const EvaluationCrop crop =
         shorter == 0 ? whole_picture(size) : central_crop(height, width, size, shorter);
@@ -187,7 +192,7 @@ void Loader::add_evaluation_crop(int64_t picture, Batch& batch, Worker& worker) 
     batch.pictures[at] = picture;
     batch.targets[at] = dataset_.label(picture);
     worker.resampler.resize(
-        *canvas, {{0, 0, height, width}, crop.height, crop.width, crop.window, options_.filter}, false,
+        canvas, {{0, 0, height, width}, crop.height, crop.width, crop.window, options_.filter}, false,
         batch.pixels.data() + at * 3 * static_cast<size_t>(size) * static_cast<size_t>(size));
 }
 

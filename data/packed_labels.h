@@ -66,8 +66,8 @@ class PackedLabelWriter {
     ~PackedLabelWriter();
 
     /// Goes on where a stopped run of the same header left a partial file: the pictures up to the first
-    /// damaged record are kept. To be called before append(); not to be used on where it was stopped. Errors: input_error naming a partial file that
-    /// was made with other settings.
+    /// damaged record are kept. To be called before append(); not to be used on where it was stopped. Errors:
+    /// input_error naming a partial file that was made with other settings.
     Resumed resume(const Dataset& dataset, const Stop& stop);
 
     /// The labels of the data set's picture `picture`, which comes after those before; header.crops crops.

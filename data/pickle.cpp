@@ -43,9 +43,18 @@ std::string_view Pickle::line() {
     return text;
 }
 
+void Pickle::push_global(std::string_view module, std::string_view name) {
+    constexpr size_t kLongest = 200;  // a few bytes can name a text again and again
+    if (module.size() > kLongest || name.size() > kLongest) refuse("a class with a long name");
+    Node node;
+    node.kind = Kind::global;
+    node.name = engine::concat(module, ".", name);
+    push(std::move(node));
+}
+
 Pickle::Ref Pickle::add(Node node) {
-    constexpr size_t kMostNodes = size_t{1} << 22;  // a node takes a hundred times the byte that asks for it
-    if (nodes_.size() == kMostNodes) refuse("too many values");
+    if (nodes_.size() >= most_)
+        refuse("too many values");  // one takes a hundred times the byte asking for it
     nodes_.push_back(std::move(node));
     return static_cast<Ref>(nodes_.size() - 1);
 }
@@ -191,22 +200,15 @@ bool Pickle::step_value(uint8_t opcode) {
 bool Pickle::step_object(uint8_t opcode) {
     switch (opcode) {
         case kGlobal: {
-            Node node;
-            node.kind = Kind::global;
-            node.name = line();
-            node.name += ".";
-            node.name += line();
-            push(std::move(node));
+            const std::string_view module = line();
+            push_global(module, line());
             return true;
         }
         case kStackGlobal: {
             const Node& name = nodes_[pop()];
             const Node& module = nodes_[pop()];
             if (name.kind != Kind::text || module.kind != Kind::text) refuse("a class without a name");
-            Node node;
-            node.kind = Kind::global;
-            node.name = std::string(module.text) + "." + std::string(name.text);
-            push(std::move(node));
+            push_global(module.text, name.text);
             return true;
         }
         case kReduce:
@@ -343,7 +345,8 @@ bool Pickle::step(uint8_t opcode) {
     return true;
 }
 
-Pickle::Pickle(std::span<const uint8_t> bytes, std::string file) : bytes_(bytes), file_(std::move(file)) {
+Pickle::Pickle(std::span<const uint8_t> bytes, std::string file, Ref most)
+    : bytes_(bytes), file_(std::move(file)), most_(most) {
     while (step(number<uint8_t>())) {
     }
 }

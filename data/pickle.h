@@ -42,9 +42,13 @@ class Pickle {
         Ref state = kNothing;    ///< what a call's result was built with
     };
 
+    /// More than any checkpoint has: a dozen for a tensor.
+    static constexpr Ref kMostNodes = Ref{1} << 20;
+
     /// Reads one stream from the start of `bytes`, which must outlive this. `file` appears in messages.
-    /// Errors: input_error where the stream is truncated, damaged, or uses what torch.save never writes.
-    Pickle(std::span<const uint8_t> bytes, std::string file);
+    /// Errors: input_error where the stream is truncated, damaged, has more than `most` values, or uses what
+    /// torch.save never writes.
+    Pickle(std::span<const uint8_t> bytes, std::string file, Ref most = kMostNodes);
 
     const Node& root() const { return at(root_); }
     const Node& at(Ref ref) const { return nodes_.at(ref); }
@@ -65,6 +69,7 @@ class Pickle {
     T number();
     std::string_view sized_text(uint64_t size);
     std::string_view line();
+    void push_global(std::string_view module, std::string_view name);
     Ref add(Node node);
     void push(Node node) { stack_.push_back(add(std::move(node))); }
     Ref pop();
@@ -80,6 +85,7 @@ class Pickle {
 
     std::span<const uint8_t> bytes_;
     std::string file_;
+    Ref most_;
     size_t position_ = 0;
     std::vector<Node> nodes_;
     std::vector<Ref> stack_, marks_, memo_;

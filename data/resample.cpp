@@ -94,6 +94,19 @@ void Resampler::horizontal(const Canvas& canvas, const Box& box, int row_begin, 
     }
 }
 
+uint64_t Resampler::memory(const Box& box, int size, const Box& held) {
+    const auto height = static_cast<uint64_t>(box.height), width = static_cast<uint64_t>(box.width);
+    const auto out = static_cast<uint64_t>(size);
+    const bool inside = box.top >= held.top && box.left >= held.left &&
+                        box.top + box.height <= held.top + held.height &&
+                        box.left + box.width <= held.left + held.width;
+    // Of the widest filter: four weights of four bytes for each row and column, and a row of doubles.
+    const uint64_t weights = (height + width) * 4 * (4 + 2) + out * 64;
+    const uint64_t middle = (height + 6) * round_up(out * 4, Lanes::kCount);
+    const uint64_t padded = inside ? 0 : height * width * (3 + 4) + width * Canvas::kQuad;
+    return weights + middle + padded;
+}
+
 // Output row y into row_. row_begin: the canvas's row that middle_ begins with.
 void Resampler::vertical(int y, int row_begin) {
     const auto at = static_cast<size_t>(y);

@@ -39,6 +39,9 @@ class Resampler {
     void resize(const Image& image, const Box& box, int height, int width, const Box& window, Filter filter,
                 Bytes& rgb);
 
+    /// Bytes of scratch, at most, where `box` becomes size x size and the canvas holds its part of `held`.
+    static uint64_t memory(const Box& box, int size, const Box& held);
+
   private:
     // The weights that make `count` outputs from inputs first[i] .. first[i] + taps[i] - 1.
     struct Axis {

@@ -39,26 +39,58 @@ size_t place_of_check(std::string_view header) {
     return at == header.npos || digits + kDigits > header.size() ? header.npos : digits;
 }
 
-// Parses the header; null where it is not JSON, is nested deeper than the format needs, or names a key twice.
+// Looks through a header before it is parsed: whether it is nested deeper than the format needs, or names a
+// key twice. (json's own callback would need time that grows with the square of the names.)
+class HeaderCheck : public nlohmann::json_sax<json> {
+  public:
+    bool null() override { return true; }
+    bool boolean(bool) override { return true; }
+    bool number_integer(number_integer_t) override { return true; }
+    bool number_unsigned(number_unsigned_t) override { return true; }
+    bool number_float(number_float_t, const string_t&) override { return true; }
+    bool string(string_t&) override { return true; }
+    bool binary(binary_t&) override { return true; }
+    bool start_object(size_t) override {
+        keys_.emplace_back();
+        return enter();
+    }
+    bool key(string_t& name) override { return keys_.back().insert(name).second; }
+    bool end_object() override {
+        keys_.pop_back();
+        return leave();
+    }
+    bool start_array(size_t) override { return enter(); }
+    bool end_array() override { return leave(); }
+    bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) override {
+        return false;
+    }
+
+  private:
+    bool enter() {
+        constexpr int kDeepest = 3;  // tensor name -> field -> list
+        return ++depth_ <= kDeepest;
+    }
+    bool leave() {
+        --depth_;
+        return true;
+    }
+
+    int depth_ = 0;
+    std::vector<std::set<std::string>> keys_;
+};
+
+// Parses the header; null where it is not JSON, or not one that HeaderCheck passes.
 json parse_header(std::span<const uint8_t> text) {
-    constexpr int kDeepest = 3;  // tensor name -> field -> list
-    bool good = true;
-    std::vector<std::set<std::string>> keys;
-    const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-        good = good && depth <= kDeepest;
-        if (!good) return false;  // nothing more is kept
-        if (event == json::parse_event_t::object_start) keys.emplace_back();
-        if (event == json::parse_event_t::object_end) keys.pop_back();
-        if (event == json::parse_event_t::key) good = keys.back().insert(parsed.get<std::string>()).second;
-        return good;
-    };
-    json header = json::parse(text.begin(), text.end(), watch, false);
-    return good && header.is_object() ? header : json();
+    HeaderCheck check;
+    if (!json::sax_parse(text.begin(), text.end(), &check)) return {};
+    json header = json::parse(text.begin(), text.end(), nullptr, false);
+    return header.is_object() ? header : json();
 }
 
 }  // namespace
 
 int64_t SafeTensors::Entry::count() const {
+    if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;  // the others may be anything
     int64_t count = 1;
     for (const int64_t dim : shape) count *= dim;
     return count;
@@ -93,16 +125,17 @@ SafeTensors SafeTensors::open(const std::string& path) {
             }
             continue;
         }
-        const auto wrong = [&](const auto&... reason) {
-            refuse("has tensor '", printable(name), "' ", reason...);
+        const auto wrong = [&, &tensor = name](const auto&... reason) {  // clang 14 wants it named
+            refuse("has tensor '", printable(tensor), "' ", reason...);
         };
         const json dtype = value.value("dtype", json());
         const json shape = value.value("shape", json());
         const json offsets = value.value("data_offsets", json());
         const auto is_size = [](const json& number) { return number.is_number_unsigned(); };
-        if (!dtype.is_string() || !shape.is_array() || !offsets.is_array() || offsets.size() != 2 ||
-            !std::all_of(shape.begin(), shape.end(), is_size) || !is_size(offsets[0]) ||
-            !is_size(offsets[1])) {
+        constexpr size_t kMostDims = 64;
+        if (!dtype.is_string() || !shape.is_array() || shape.size() > kMostDims || !offsets.is_array() ||
+            offsets.size() != 2 || !std::all_of(shape.begin(), shape.end(), is_size) ||
+            !is_size(offsets[0]) || !is_size(offsets[1])) {
             wrong("without proper dtype, shape and data_offsets");
         }
         Entry entry;

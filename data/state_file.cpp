@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "data/elements.h"
 #include "engine/check.h"
 
 namespace vvtq::data {
@@ -70,8 +71,9 @@ struct StateFile::Torch {
         const bool dict = for_each_pair(pickle, *state, [&](std::string_view name, const Node& value) {
             if (!file.is_array(value)) return;
             const std::string key(without_prefix(name));
-            arrays.insert_or_assign(key, file.array(value, "'" + key + "'"));
+            arrays.insert_or_assign(key, file.array(value, "'" + printable(key) + "'"));
         });
+        check_size(path);
         if (!dict || arrays.empty()) {
             engine::input_error("'", printable(path),
                                 "' holds no state: name a file whose dict has named tensors");
@@ -106,6 +108,18 @@ struct StateFile::Torch {
                     TorchArray array = file.array(value, "'" + full + "'");
                     if (!array.shape.empty()) arrays.insert_or_assign(full, std::move(array));  // not "step"
                 });
+        }
+    }
+
+    /// Tensors may share their storage, but not so that a small file describes a model without end.
+    void check_size(const std::string& path) const {
+        constexpr uint64_t kShared = 4, kSlack = 1 << 24;
+        uint64_t bytes = 0;
+        for (const auto& [name, array] : arrays)
+            bytes += static_cast<uint64_t>(array.count()) * element_size(array.dtype);
+        if (bytes > kShared * file.content() + kSlack) {
+            engine::input_error("'", printable(path), "' describes ", bytes, " bytes of tensors, but holds ",
+                                file.content(), ": fetch it again");
         }
     }
 };

@@ -61,6 +61,7 @@ bool is_legacy(std::span<const uint8_t> bytes) {
 }  // namespace
 
 int64_t TorchArray::count() const {
+    if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;  // the others may be anything
     int64_t count = 1;
     for (const int64_t dim : shape) count *= dim;
     return count;
@@ -103,14 +104,15 @@ template std::vector<float> TorchArray::read() const;
 template std::vector<double> TorchArray::read() const;
 
 void TorchFile::refuse(const std::string& reason) const {
-    engine::input_error("'", printable(path_), "' ", printable(reason));
+    engine::input_error("'", printable(path_), "' ", reason);
 }
 
-TorchFile::TorchFile(std::span<const uint8_t> bytes, std::string path) : path_(std::move(path)) {
+TorchFile::TorchFile(std::span<const uint8_t> bytes, std::string path, const TorchLimits& limits)
+    : path_(std::move(path)) {
     if (data::is_zip(bytes)) {
-        parse_zip(bytes);
+        parse_zip(bytes, limits);
     } else {
-        parse_legacy(bytes);
+        parse_legacy(bytes, limits);
     }
 }
 
@@ -123,8 +125,8 @@ const TorchType& torch_type(const std::string& dtype) {
 
 bool is_torch_file(std::span<const uint8_t> bytes) { return data::is_zip(bytes) || is_legacy(bytes); }
 
-void TorchFile::parse_zip(std::span<const uint8_t> bytes) {
-    files_ = read_zip(bytes, path_);
+void TorchFile::parse_zip(std::span<const uint8_t> bytes, const TorchLimits& limits) {
+    files_ = read_zip(bytes, path_, limits.inside);
     std::string root;
     for (const auto& [name, content] : files_) {
         const size_t slash = name.find('/');
@@ -139,16 +141,16 @@ void TorchFile::parse_zip(std::span<const uint8_t> bytes) {
     for (const auto& [name, content] : files_) {
         if (name.starts_with(data)) storages_[name.substr(data.size())] = content;
     }
-    pickle_ = std::make_unique<Pickle>(files_.at(root + "data.pkl"), path_);
+    pickle_ = std::make_unique<Pickle>(files_.at(root + "data.pkl"), path_, limits.values);
 }
 
-void TorchFile::parse_legacy(std::span<const uint8_t> bytes) {
+void TorchFile::parse_legacy(std::span<const uint8_t> bytes, const TorchLimits& limits) {
     // Pickles one after the other: magic number, protocol, system, value, keys of the storages; then each
     // storage after its number of elements.
     const auto magic = static_cast<int64_t>(0xA86A20F9469CFC6CULL);  // the lower 64 bits
     if (!is_legacy(bytes)) refuse("is no file of torch.save: name another file");
     const auto next = [&] {
-        auto pickle = std::make_unique<Pickle>(bytes, path_);
+        auto pickle = std::make_unique<Pickle>(bytes, path_, limits.values);
         bytes = bytes.subspan(pickle->size());
         return pickle;
     };
@@ -194,10 +196,12 @@ void TorchFile::parse_legacy(std::span<const uint8_t> bytes) {
 
 std::vector<int64_t> TorchFile::integers(const Node& node, const std::string& what) const {
     std::vector<int64_t> values;
-    if (node.kind != Kind::tuple || node.items.size() > kMostDims) refuse("has no shape for " + what);
+    if (node.kind != Kind::tuple || node.items.size() > kMostDims)
+        refuse("has no shape for " + what + ": fetch it again");
     for (const Pickle::Ref ref : node.items) {
         const Node& item = pickle_->at(ref);
-        if (item.kind != Kind::integer || item.integer < 0) refuse("has a bad shape for " + what);
+        if (item.kind != Kind::integer || item.integer < 0)
+            refuse("has a bad shape for " + what + ": fetch it again");
         values.push_back(item.integer);
     }
     return values;
@@ -207,12 +211,13 @@ std::span<const uint8_t> TorchFile::storage(const Node& id, std::string& dtype,
                                             const std::string& what) const {
     const Node& tuple = id.kind == Kind::persistent ? pickle_->at(id.items[0]) : id;
     if (id.kind != Kind::persistent || tuple.kind != Kind::tuple || tuple.items.size() < 5) {
-        refuse("has no storage for " + what);
+        refuse("has no storage for " + what + ": fetch it again");
     }
     const std::string& called = pickle_->at(tuple.items[1]).name;
     const TorchType* type = find_type(called, &TorchType::storage);
     if (type == nullptr && (called != kUntyped || dtype.empty())) {
-        refuse("stores " + what + " as '" + called + "', which is not supported: convert it to float32");
+        refuse("stores " + what + " as '" + printable(called) +
+               "', which is not supported: convert it to float32");
     }
     const auto held = storages_.find(std::string(pickle_->at(tuple.items[2]).text));
     if (held == storages_.end()) refuse("lacks the storage of " + what + ": fetch it again");
@@ -234,12 +239,13 @@ void TorchFile::check_reach(TorchArray& array, int64_t offset, const std::string
         if (good) last += steps * array.strides[d];
     }
     // Elements may share their place (expanded tensors), but not so that a small file asks for much memory.
+    constexpr int64_t kExpanded = 1 << 16;
     int64_t count = 1;
     for (size_t d = 0; good && !empty && d < array.shape.size(); ++d) {
         good = array.shape[d] <= (int64_t{1} << 40) / count;
         count *= good ? array.shape[d] : 1;
     }
-    good = good && (empty || (last < held && count <= std::max<int64_t>(held, 1) * 64));
+    good = good && (empty || (last < held && count <= std::max(held, kExpanded)));
     if (!good) refuse("holds fewer numbers than the shape of " + what + " asks for: fetch it again");
     array.bytes = array.bytes.subspan(static_cast<size_t>(offset * size));
 }
@@ -247,7 +253,7 @@ void TorchFile::check_reach(TorchArray& array, int64_t offset, const std::string
 TorchArray TorchFile::tensor(const Node& call, const std::string& what) const {
     const Node& arguments = pickle_->at(call.items[1]);
     if (arguments.kind != Kind::tuple || arguments.items.size() < 4)
-        refuse("has a damaged tensor for " + what);
+        refuse("has a damaged tensor for " + what + ": fetch it again");
     TorchArray array;
     constexpr size_t kType = 6;  // of _rebuild_tensor_v3, whose storages are untyped
     if (arguments.items.size() > kType) {
@@ -257,11 +263,36 @@ TorchArray TorchFile::tensor(const Node& call, const std::string& what) const {
     }
     array.bytes = storage(pickle_->at(arguments.items[0]), array.dtype, what);
     const Node& offset = pickle_->at(arguments.items[1]);
-    if (offset.kind != Kind::integer) refuse("has a damaged tensor for " + what);
+    if (offset.kind != Kind::integer) refuse("has a damaged tensor for " + what + ": fetch it again");
     array.shape = integers(pickle_->at(arguments.items[2]), what);
     array.strides = integers(pickle_->at(arguments.items[3]), what);
     check_reach(array, offset.integer, what);
     return array;
+}
+
+// Bytes 0..255 written as the letters of these numbers, in UTF-8; once for all arrays made of them.
+std::shared_ptr<const Bytes> TorchFile::decoded(const Node& node, const std::string& what) const {
+    std::shared_ptr<const Bytes>& kept = decoded_[&node];
+    if (kept != nullptr) return kept;
+    Bytes bytes;
+    for (size_t i = 0; i < node.text.size(); ++i) {
+        const auto byte = static_cast<uint8_t>(node.text[i]);
+        if (byte < 0x80) {
+            bytes.push_back(byte);
+            continue;
+        }
+        const bool pair = (byte == 0xC2 || byte == 0xC3) && i + 1 < node.text.size();
+        if (!pair) refuse("has a damaged numpy array for " + what + ": write it again");
+        bytes.push_back(static_cast<uint8_t>(byte << 6 | (static_cast<uint8_t>(node.text[++i]) & 0x3F)));
+    }
+    kept = std::make_shared<const Bytes>(std::move(bytes));
+    return kept;
+}
+
+uint64_t TorchFile::content() const {
+    uint64_t bytes = pickle_->size();
+    for (const auto& [name, storage] : storages_) bytes += storage.size();
+    return bytes;
 }
 
 // _reconstruct(ndarray, (0,), b'b') built with (version, shape, dtype, is_fortran, bytes).
@@ -278,7 +309,7 @@ TorchArray TorchFile::numpy(const Node& call, const std::string& what) const {
     const Node& code = pickle_->at(pickle_->at(dtype.items[1]).items[0]);
     const auto type = kArrays.find(code.text);
     if (type == kArrays.end()) {
-        refuse("stores " + what + " as numpy's '" + std::string(code.text) +
+        refuse("stores " + what + " as numpy's '" + printable(code.text) +
                "', which is not supported: convert it to float32");
     }
     array.dtype = type->second;
@@ -292,18 +323,8 @@ TorchArray TorchFile::numpy(const Node& call, const std::string& what) const {
         array.bytes = {reinterpret_cast<const uint8_t*>(data.text.data()), data.text.size()};
     } else if (pickle_->calls(data, "_codecs.encode") && !pickle_->at(data.items[1]).items.empty()) {
         // Bytes 0..255 written as the letters of these numbers, in UTF-8.
-        const std::string_view text = pickle_->at(pickle_->at(data.items[1]).items[0]).text;
-        for (size_t i = 0; i < text.size(); ++i) {
-            const auto byte = static_cast<uint8_t>(text[i]);
-            if (byte < 0x80) {
-                array.own.push_back(byte);
-                continue;
-            }
-            const bool pair = (byte == 0xC2 || byte == 0xC3) && i + 1 < text.size();
-            if (!pair) damaged();
-            array.own.push_back(static_cast<uint8_t>(byte << 6 | (static_cast<uint8_t>(text[++i]) & 0x3F)));
-        }
-        array.bytes = array.own;
+        array.own = decoded(pickle_->at(pickle_->at(data.items[1]).items[0]), what);
+        array.bytes = *array.own;
     } else {
         damaged();
     }
@@ -348,7 +369,7 @@ TorchArray TorchFile::array(const Node& node, const std::string& what) const {
     const Node* callee = node.kind == Kind::call ? &pickle_->at(node.items[0]) : nullptr;
     refuse("holds no tensor or numpy array for " + what +
            (callee != nullptr && callee->kind == Kind::global
-                ? ", but an object of '" + callee->name + "', which is not read"
+                ? ", but an object of '" + printable(callee->name) + "', which is not read"
                 : std::string()) +
            ": name another file");
 }

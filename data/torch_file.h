@@ -22,9 +22,9 @@ namespace vvtq::data {
 struct TorchArray {
     std::string dtype;  ///< as in data/elements.h
     std::vector<int64_t> shape;
-    std::vector<int64_t> strides;    ///< in elements
-    std::span<const uint8_t> bytes;  ///< from the first element on; checked to hold all of them
-    Bytes own;                       ///< the bytes where they had to be decoded
+    std::vector<int64_t> strides;      ///< in elements
+    std::span<const uint8_t> bytes;    ///< from the first element on; checked to hold all of them
+    std::shared_ptr<const Bytes> own;  ///< the bytes where they had to be decoded
     int64_t count() const;
     /// All elements in row-major order.
     template <typename To>
@@ -41,18 +41,26 @@ struct TorchArray {
 /// Whether a file begins as torch.save's do: a zip archive, or a legacy pickle.
 bool is_torch_file(std::span<const uint8_t> bytes);
 
+/// What a file of torch.save may ask for.
+struct TorchLimits {
+    Pickle::Ref values = Pickle::kMostNodes;  ///< in a pickle
+    uint64_t inside = 64;                     ///< bytes in a zip archive for each of its own
+};
+
 /// Opened by parse(); the bytes must outlive it.
 class TorchFile {
   public:
-    /// `path` appears in messages. Errors: input_error where the file is truncated, damaged, or neither a zip
-    /// nor a legacy file of torch.save.
-    TorchFile(std::span<const uint8_t> bytes, std::string path);
+    /// `path` appears in messages. Errors: input_error where the file is truncated, damaged, neither a zip
+    /// nor a legacy file of torch.save, or beyond the limits.
+    TorchFile(std::span<const uint8_t> bytes, std::string path, const TorchLimits& limits = {});
 
     /// Whether it is a zip archive, whose contents have checksums.
     bool is_zip() const { return !files_.empty(); }
     const Pickle& pickle() const { return *pickle_; }
     const Pickle::Node& root() const { return pickle_->root(); }
 
+    /// Bytes of all storages, and of the arrays in the pickle.
+    uint64_t content() const;
     bool is_array(const Pickle::Node& node) const;
     /// A tensor, parameter or numpy array. `what` names it in messages. Errors: input_error where `node` is
     /// something else, of an unknown element type, or reaches beyond its storage.
@@ -60,8 +68,9 @@ class TorchFile {
 
   private:
     [[noreturn]] void refuse(const std::string& reason) const;
-    void parse_zip(std::span<const uint8_t> bytes);
-    void parse_legacy(std::span<const uint8_t> bytes);
+    void parse_zip(std::span<const uint8_t> bytes, const TorchLimits& limits);
+    void parse_legacy(std::span<const uint8_t> bytes, const TorchLimits& limits);
+    std::shared_ptr<const Bytes> decoded(const Pickle::Node& text, const std::string& what) const;
     /// Its bytes, and its element type where it has one: else `dtype` stays as it is.
     std::span<const uint8_t> storage(const Pickle::Node& id, std::string& dtype,
                                      const std::string& what) const;
@@ -75,6 +84,7 @@ class TorchFile {
     std::unique_ptr<Pickle> pickle_;
     std::map<std::string, Bytes> files_;  // of a zip archive
     std::map<std::string, std::span<const uint8_t>> storages_;
+    mutable std::map<const Pickle::Node*, std::shared_ptr<const Bytes>> decoded_;
 };
 
 /// torch's names of an element type.

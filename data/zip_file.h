@@ -13,8 +13,10 @@ namespace vvtq::data {
 bool is_zip(std::span<const uint8_t> bytes);
 
 /// The files of an archive by name. `file` appears in messages. Errors: input_error where the archive is
-/// truncated, damaged, encrypted, or asks for much more memory than its own size.
-std::map<std::string, Bytes> read_zip(std::span<const uint8_t> bytes, const std::string& file);
+/// truncated, damaged, encrypted, compressed by anything but deflate, or holds more than `most` times its own
+/// size and a MiB.
+std::map<std::string, Bytes> read_zip(std::span<const uint8_t> bytes, const std::string& file,
+                                      uint64_t most = 64);
 
 /// A file to be written; `content` must outlive the call.
 struct ZipEntry {

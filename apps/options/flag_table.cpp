@@ -119,7 +119,22 @@ void FlagTable::add_config() {
 
 void FlagTable::read_config() {
     if (config_.empty()) return;
-    const data::Bytes bytes = data::read_file(config_, "give --config a file of `flag = value` lines");
+    constexpr const char* kRemedy = "give --config a file of `flag = value` lines";
+    data::Bytes bytes;
+    data::read_file(config_, kRemedy, bytes, [&](std::span<const uint8_t>, uint64_t size) {
+        constexpr uint64_t kMost = 1 << 20;
+        if (size > kMost) engine::input_error("--config: ", config_, " is larger than 1 MiB: ", kRemedy);
+    });
+    // Each dot of a name nests a table, and toml++ needs stack for each table.
+    constexpr std::ptrdiff_t kLongest = 4096;
+    for (auto begin = bytes.cbegin(); begin != bytes.cend();) {
+        const auto end = std::find(begin, bytes.cend(), '\n');
+        if (end - begin > kLongest) {
+            engine::input_error("--config: ", config_, ", line ", 1 + std::count(bytes.cbegin(), begin, '\n'),
+                                " is longer than ", kLongest, " bytes: ", kRemedy);
+        }
+        begin = end == bytes.cend() ? end : end + 1;
+    }
     toml::table values;
     const auto at = [&](const toml::source_region& place) {
         return engine::concat("--config: ", config_, ", line ", place.begin.line, ": ");

@@ -1,0 +1,207 @@
+#include "tests/fuzz/targets.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+
+#include "apps/options/options.h"
+#include "data/dataset.h"
+#include "data/fkd_labels.h"
+#include "data/idx.h"
+#include "data/packed_labels.h"
+#include "data/picture_reader.h"
+#include "data/state_file.h"
+#include "engine/check.h"
+
+namespace vvtq::tests {
+namespace {
+
+using namespace data;
+
+// A file in memory that has a path.
+class MemoryFile {
+  public:
+    explicit MemoryFile(std::span<const uint8_t> bytes) : descriptor_(::memfd_create("fuzz", MFD_CLOEXEC)) {
+        if (descriptor_ < 0 || !write_all(descriptor_, bytes.data(), bytes.size())) {
+            engine::run_error("no file in memory");
+        }
+    }
+    MemoryFile(const MemoryFile&) = delete;
+    MemoryFile& operator=(const MemoryFile&) = delete;
+    ~MemoryFile() { ::close(descriptor_); }
+    std::string path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
+
+  private:
+    int descriptor_;
+};
+
+// An error of the input must be one line with the file's name and a remedy.
+template <typename Action>
+void expect_input_error(const std::string& name, Action action) {
+    try {
+        action();
+    } catch (const engine::Error& error) {
+        const std::string message = error.what();
+        if (error.fault() != engine::Fault::input || message.find('\n') != std::string::npos ||
+            message.find(name) == std::string::npos) {
+            throw;
+        }
+    }
+}
+
+void read_state(std::span<const uint8_t> bytes) {
+    const MemoryFile file(bytes);
+    expect_input_error(file.path(), [&] {
+        const StateFile state(file.path());
+        uint64_t read = 0;
+        for (const auto& [name, entry] : state.entries()) {
+            constexpr uint64_t kMost = 1 << 24;  // elements, as the program reads what its model has
+            read += state.read<float>(name).size();
+            if (read > kMost) break;
+        }
+    });
+}
+
+void read_labels(std::span<const uint8_t> bytes) {
+    for (int type = 0; type <= static_cast<int>(LabelType::marginal_renorm); ++type) {
+        PictureLabels labels;
+        expect_input_error("x.tar", [&] { parse_fkd(bytes, "x.tar", static_cast<LabelType>(type), labels); });
+    }
+}
+
+void read_pack(std::span<const uint8_t> bytes) {
+    const MemoryFile file(bytes);
+    expect_input_error(file.path(), [&] {
+        const PackedLabels packed = PackedLabels::open(file.path());
+        packed.validate();
+        for (int64_t i = 0; i < packed.header().pictures; ++i) packed.find(packed.name(i));
+    });
+}
+
+void read_idx_files(std::span<const uint8_t> bytes) {
+    expect_input_error("x.idx", [&] { parse_idx(bytes, "x.idx", 1); });
+    expect_input_error("x.idx", [&] { parse_idx(bytes, "x.idx", 3); });
+}
+
+void read_cifar10(std::span<const uint8_t> bytes) {
+    expect_input_error("x.bin", [&] {
+        std::vector<int> labels;
+        Bytes pixels;
+        parse_cifar10(bytes, "x.bin", labels, pixels);
+    });
+}
+
+void read_picture(std::span<const uint8_t> bytes) {
+    PictureReader reader;
+    expect_input_error("x.jpg", [&] {
+        reader.open_bytes(bytes, "x.jpg");
+        reader.decode({0, 0, reader.height(), reader.width()});
+    });
+    expect_input_error("x.jpg", [&] {
+        reader.open_bytes(bytes, "x.jpg");
+        const int height = reader.height(), width = reader.width();
+        reader.decode({height / 3, width / 4, height / 2, width / 3});
+    });
+}
+
+// Only files that begin as the type does, so that each target stays with its own.
+void read_jpeg(std::span<const uint8_t> bytes) {
+    if (is_jpeg(bytes)) read_picture(bytes);
+}
+
+// With right checksums, which random changes would hardly ever have.
+void read_png(std::span<const uint8_t> bytes) {
+    if (!is_png(bytes)) return;
+    read_picture(bytes);
+    constexpr size_t kSignature = 8, kAround = 12;
+    Bytes mended(bytes.begin(), bytes.end());
+    for (size_t at = kSignature; at + kAround <= mended.size();) {
+        uint32_t length = 0;
+        for (size_t i = 0; i < 4; ++i) length = length << 8 | mended[at + i];
+        if (length > mended.size() - at - kAround) break;
+        const uint32_t sum = checksum(std::span(mended).subspan(at + 4, 4 + size_t{length}));
+        for (size_t i = 0; i < 4; ++i)
+            mended[at + 8 + length + i] = static_cast<uint8_t>(sum >> (24 - 8 * i));
+        at += kAround + length;
+    }
+    read_picture(mended);
+}
+
+void read_bitmap(std::span<const uint8_t> bytes) {
+    if (is_bmp(bytes) || is_ppm(bytes)) read_picture(bytes);
+}
+
+void read_config(std::span<const uint8_t> bytes) {
+    const MemoryFile file(bytes);
+    expect_input_error("", [&] { apps::parse_options({"train", "--config", file.path()}); });
+}
+
+}  // namespace
+
+const std::vector<FuzzTarget>& fuzz_targets() {
+    static const std::vector<FuzzTarget> targets = {
+        {"torch",
+         read_state,
+         {"fixtures/ckpt_zip.pth", "fixtures/ckpt_legacy.pth", "fixtures/ckpt_deflated.pth",
+          "fixtures/ckpt_evil.pth", "fixtures/state_dict_module.pth"}},
+        {"safetensors", read_state, {"fixtures/ckpt.safetensors"}},
+        {"label_tree",
+         read_labels,
+         {"fixtures/fkd_tensor.tar", "fixtures/fkd_numpy.tar", "fixtures/fkd_numpy_fp16.tar",
+          "fixtures/fkd_numpy_legacy.tar"}},
+        {"label_pack", read_pack, {}},
+        {"idx", read_idx_files, {}},
+        {"cifar10", read_cifar10, {}},
+        {"jpeg",
+         read_jpeg,
+         {"fixtures/gray.jpg", "fixtures/cmyk.jpg", "fixtures/picture_q75_s0.jpg",
+          "fixtures/picture_q90_s2.jpg", "pictures/picture_422.jpg", "pictures/picture_progressive.jpg",
+          "pictures/picture_restart.jpg"}},
+        {"png",
+         read_png,
+         {"pictures/bilevel.png", "pictures/gray16.png", "pictures/gray_alpha.png",
+          "pictures/gray_alpha16.png", "pictures/palette.png", "pictures/rgb16.png", "pictures/rgba16.png"}},
+        {"bitmap",
+         read_bitmap,
+         {"pictures/color.bmp", "pictures/gray.bmp", "pictures/palette.bmp", "pictures/rgba.bmp",
+          "pictures/color.ppm", "pictures/gray.pgm"}},
+        {"config", read_config, {"../recipes/cifar10/w2a2.toml", "../recipes/cifar10/pretrain.toml"}},
+    };
+    return targets;
+}
+
+const FuzzTarget* find_fuzz_target(const std::string& name) {
+    for (const FuzzTarget& target : fuzz_targets()) {
+        if (name == target.name) return &target;
+    }
+    return nullptr;
+}
+
+void write_fuzz_seeds(const std::string& folder) {
+    namespace fs = std::filesystem;
+    for (const FuzzTarget& target : fuzz_targets()) {
+        const fs::path to = fs::path(folder) / target.name;
+        fs::create_directories(to);
+        for (const char* seed : target.seeds) {
+            const fs::path from = fs::path(VVTQ_SOURCE_DIR) / "tests" / seed;
+            fs::copy_file(from, to / from.filename(), fs::copy_options::overwrite_existing);
+        }
+        const fs::path kept = fs::path(VVTQ_SOURCE_DIR) / "tests/fixtures/fuzz" / target.name;
+        if (fs::exists(kept)) fs::copy(kept, to, fs::copy_options::overwrite_existing);
+    }
+    const fs::path pack = fs::path(folder) / "label_pack/pack";
+    fs::remove(pack);
+    PackedLabelWriter writer(pack.string(), {LabelType::smoothing, 0, 2, 3, 0, 1});
+    for (int64_t i = 0; i < 2; ++i) {
+        PictureLabels labels;
+        const std::vector<Coords> coords{{0, 0, 0.5, 1}, {0.25, 0, 0.75, 0.5}};
+        const std::vector<float> p{0.5F, 0.25F, 0.25F, 0.1F, 0.8F, 0.1F};
+        pack_labels(LabelType::smoothing, coords, Bytes{0, 1}, p, labels);
+        writer.append(i, "train/a/" + std::to_string(i), labels);
+    }
+    writer.finish();
+}
+
+}  // namespace vvtq::tests
