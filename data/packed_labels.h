@@ -38,11 +38,12 @@ class PackedLabels : public SoftLabels {
     uint64_t content_hash() const override;
 
     PackedNames names() const;
+    /// Reads every crop and every name once.
+    void validate() const;
 
   private:
     PackedLabels(const std::string& path, const PositionedFile& file, const PackedHeader& raw,
                  const SoftLabelHeader& header);
-    void validate() const;
     int64_t record_of(int64_t picture) const;
     [[noreturn]] void refuse_record(int64_t picture, int64_t record) const;
 
@@ -66,8 +67,8 @@ class PackedLabelWriter {
     ~PackedLabelWriter();
 
     /// Goes on where a stopped run of the same header left a partial file: the pictures up to the first
-    /// damaged record are kept. To be called before append(); not to be used on where it was stopped. Errors: input_error naming a partial file that
-    /// was made with other settings.
+    /// damaged record are kept. To be called before append(); not to be used on where it was stopped. Errors:
+    /// input_error naming a partial file that was made with other settings.
     Resumed resume(const Dataset& dataset, const Stop& stop);
 
     /// The labels of the data set's picture `picture`, which comes after those before; header.crops crops.
