@@ -13,7 +13,8 @@ class LabelSink {
   public:
     virtual ~LabelSink() = default;
     /// Goes on where a stopped run with the same header left off; labels from the first damaged one on are
-    /// made again. To be called before append(); where it was stopped the sink is not to be used on. Errors: input_error where a stopped run had another header.
+    /// made again. To be called before append(); where it was stopped the sink is not to be used on. Errors:
+    /// input_error where a stopped run had another header.
     virtual Resumed resume(const Stop& stop) = 0;
     /// The labels of picture `picture`, which comes after those before.
     virtual void append(int64_t picture, const PictureLabels& labels) = 0;

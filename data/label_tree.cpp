@@ -51,8 +51,8 @@ void LabelTree::write(const std::string& name, LabelType type, int classes, cons
     file.commit(false);
 }
 
-// One call for a million files: to flush each of them by itself takes milliseconds, on an SSD too. What the power
-// takes before is noticed when the run goes on.
+// One call for a million files: to flush each of them by itself takes milliseconds, on an SSD too. What the
+// power takes before is noticed when the run goes on.
 void LabelTree::flush() {
     if (::syncfs(lock_->descriptor()) != 0) {
         engine::run_error("cannot flush '", printable(root_), "' (", std::strerror(errno),
