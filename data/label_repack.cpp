@@ -76,6 +76,7 @@ Repacked pack_tree(const std::string& root, const std::string& path, LabelType t
     header.classes = dataset != nullptr ? dataset->classes() : type == LabelType::ori ? of_ori : classes;
     const size_t values = labels.value.size();
     Repacked done{0, tree.size(), ""};
+    if (stop()) return done;
     PackedLabelWriter writer(path, header);
     for (; done.pictures < done.of; ++done.pictures) {
         if (stop()) return done;
@@ -104,12 +105,13 @@ Repacked unpack_tree(const std::string& path, const std::string& root, const Sto
         engine::input_error("label file '", printable(path), "' names a picture '", printable(names.name(i)),
                             "', which no file can be called: make the labels again");
     }
+    Repacked done{0, header.pictures, packed.note()};
+    if (stop()) return done;
     const nlohmann::ordered_json origin = {{"type", label_type_name(header.type)},
                                            {"pictures", header.pictures},
                                            {"unpacked", packed.content_hash()}};
     LabelTree tree(root, origin.dump());
     PictureLabels labels;
-    Repacked done{0, header.pictures, packed.note()};
     for (; done.pictures < done.of; ++done.pictures) {
         if (stop()) return done;
         packed.read(done.pictures, labels);

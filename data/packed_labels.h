@@ -38,11 +38,12 @@ class PackedLabels : public SoftLabels {
     uint64_t content_hash() const override;
 
     PackedNames names() const;
+    /// Reads every crop and every name once.
+    void validate() const;
 
   private:
     PackedLabels(const std::string& path, const PositionedFile& file, const PackedHeader& raw,
                  const SoftLabelHeader& header);
-    void validate() const;
     int64_t record_of(int64_t picture) const;
     [[noreturn]] void refuse_record(int64_t picture, int64_t record) const;
 

@@ -13,18 +13,21 @@
 namespace vvtq::data {
 
 PositionedFile::PositionedFile(const std::string& path, const std::string& remedy) : path_(path) {
-    // Without O_NONBLOCK a pipe would wait for its writer.
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    // Looked at before it is opened: opening a pipe waits for its writer, and opening a device may do
+    // something.
+    struct stat status {};
+    const bool there = ::stat(path.c_str(), &status) == 0;
+    const bool regular = there && S_ISREG(status.st_mode);
+    const int descriptor = regular ? ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
     const int reason = errno;
     descriptor_ = {new int(descriptor), [](const int* opened) {
                        if (*opened >= 0) ::close(*opened);
                        delete opened;
                    }};
-    if (descriptor < 0) {
+    if (!there || (regular && descriptor < 0)) {
         engine::input_error("cannot read '", printable(path), "' (", std::strerror(reason), "): ", remedy);
     }
-    struct stat status {};
-    if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+    if (!regular || ::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
         engine::input_error("'", printable(path), "' is not a file: ", remedy);
     }
     size_ = static_cast<uint64_t>(status.st_size);

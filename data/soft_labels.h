@@ -52,7 +52,7 @@ struct LabelledCrop {
 LabelledCrop checked_crop(LabelType type, int classes, const PictureLabels& labels, int m,
                           const std::function<std::string()>& place);
 
-/// Asked before every picture; where it says true, the work stops.
+/// Asked before anything is written and before every picture; where it says true, the work stops.
 using Stop = std::function<bool()>;
 
 /// How far a stopped run had come.

@@ -1,4 +1,4 @@
-// The program on label sets: two at once, signals, what is on the disk at the end, and teachers that are broken.
+// The program on label sets: two at once, signals, what is on the disk at the end, and broken teachers.
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -60,7 +60,8 @@ bool wait_until(There there) {
 }
 
 #if defined(__x86_64__)
-/// The program's flushes and renames in their order: "fsync", "syncfs", "rename"; empty where it cannot be traced.
+/// The program's flushes and renames in their order: "fsync", "syncfs", "rename"; empty where it cannot be
+/// traced.
 std::vector<std::string> traced(const std::string& arguments) {
     std::vector<std::string> words{VVTQ_BINARY}, calls;
     std::istringstream in(arguments);
@@ -119,8 +120,8 @@ TEST_CASE("a second softlabel on one label set is refused, and the first one end
                      scratch.path())
                 .status == 0);
     const auto label = [&](const std::string& name) {
-        return "softlabel --crops-per-image 6 -b 10 --teacher " + scratch / "fp/checkpoint.safetensors" + data +
-               "--softlabel_path " + scratch / name;
+        return "softlabel --crops-per-image 6 -b 10 --teacher " + scratch / "fp/checkpoint.safetensors" +
+               data + "--softlabel_path " + scratch / name;
     };
     REQUIRE(run_vvtq(label("alone"), scratch.path()).status == 0);
     fs::create_directories(scratch / "second");
@@ -129,7 +130,8 @@ TEST_CASE("a second softlabel on one label set is refused, and the first one end
         Running first(label(name) + more, scratch.path());
         REQUIRE(first.wait_for("Label: "));
         first.signal(SIGSTOP);  // in the middle, however slow this machine is
-        check_refused(run_vvtq(label(name) + more, scratch / "second"), name + "' is being written by another");
+        check_refused(run_vvtq(label(name) + more, scratch / "second"),
+                      name + "' is being written by another");
         first.signal(SIGCONT);
         const Ended ended = first.wait();
         INFO(ended.err);

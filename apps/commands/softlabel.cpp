@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
+#include <utility>
 
 #include "apps/commands/commands.h"
 #include "apps/commands/model_setup.h"
@@ -102,15 +103,20 @@ int repack(const Options& options) {
     const bool packs = !labels.pack.empty();
     RunLog log;
     data::Repacked done;
+    // Asked for the first time when all files are listed: until then there is nothing to lose.
+    const data::Stop stop = [installed = false]() mutable {
+        if (!std::exchange(installed, true)) install_interrupt_handler();
+        return interrupted();
+    };
     if (packs) {
         std::unique_ptr<data::Dataset> dataset;
         if (options.given("--data") || options.given("--dataset")) {
             dataset = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);
         }
         done = data::pack_tree(labels.pack, labels.path, data::parse_label_type(labels.type),
-                               static_cast<int>(options.model.num_classes), dataset.get(), interrupted);
+                               static_cast<int>(options.model.num_classes), dataset.get(), stop);
     } else {
-        done = data::unpack_tree(labels.unpack, labels.path, interrupted);
+        done = data::unpack_tree(labels.unpack, labels.path, stop);
     }
     if (!done.note.empty()) log.line(done.note);
     if (done.pictures < done.of) {
@@ -125,7 +131,6 @@ int repack(const Options& options) {
 }  // namespace
 
 int command_softlabel(Options& options) {
-    install_interrupt_handler();
     const LabelFlags& labels = options.labels;
     const bool repacks = !labels.pack.empty() || !labels.unpack.empty();
     if (!repacks && labels.teacher.empty()) {
@@ -159,6 +164,7 @@ int command_softlabel(Options& options) {
                                        dataset->fingerprint(),
                                        options.run.seed,
                                        settings_hash(options, image_size, reference.get())};
+    install_interrupt_handler();  // until here there was nothing to lose
     const auto sink = tree ? data::make_tree_sink(options.labels.path, header, *dataset)
                            : data::make_packed_sink(options.labels.path, header, *dataset);
     const data::Resumed resumed = sink->resume(interrupted);

@@ -5,17 +5,6 @@
 
 namespace vvtq::apps {
 
-std::string where_not_finite(const std::function<void()>& forward) {
-    const autograd::NoGrad off_tape;
-    const autograd::FiniteCheck check;
-    try {
-        forward();
-    } catch (const engine::Error& error) {
-        return error.what();
-    }
-    return "every output of the forward pass is finite when it is repeated";
-}
-
 bool is_finite(const nn::Tensor& x) {
     const nn::Tensor count({1}, engine::DType::i64, x.device());
     engine::kernels(x.device()).count_not_finite(x, count);
@@ -27,6 +16,17 @@ std::string parameter_not_finite(const nn::Model& model) {
         if (!is_finite(p.parameter.value())) return p.name;
     }
     return "";
+}
+
+std::string where_not_finite(const std::function<void()>& forward) {
+    const autograd::NoGrad off_tape;
+    const autograd::FiniteCheck check;
+    try {
+        forward();
+    } catch (const engine::Error& error) {
+        return error.what();
+    }
+    return "every output of the forward pass is finite when it is repeated";
 }
 
 bool load_again(data::Loader& loader, uint64_t epoch, int64_t index, DeviceBatch& place) {

@@ -115,6 +115,33 @@ TEST_CASE("a packed label file cut anywhere or changed at random gives right val
     CHECK(said_of(path, whole).empty());
 }
 
+TEST_CASE("damage whose checksums fit is read within bounds or refused", "[data][fkd][bad-input]") {
+    const Scratch scratch;
+    const std::string path = scratch / "some.labels";
+    const Bytes whole = write_packed(path);
+    CHECK(mended(whole) == whole);
+    engine::Random random(4);
+    int read = 0;
+    for (int i = 0; i < 5000; ++i) {
+        Bytes damaged = whole;
+        if (i % 10 == 0) damaged.resize(random.below(damaged.size()));
+        if (damaged.empty()) continue;
+        damaged[random.below(damaged.size())] = static_cast<uint8_t>(random.bits());
+        write_bytes(path, mended(damaged));
+        const std::string text = said([&] {
+            PackedLabels set = PackedLabels::open(path);
+            set.match(NamedDataset("set/train", kPictures, kClasses, set.header().fingerprint));
+            set.validate();
+            ++read;
+        });
+        if (!text.empty() && text.find(path) == std::string::npos) {
+            INFO(text);
+            CHECK(false);
+        }
+    }
+    CHECK(read > 500);  // other values, but each within its range
+}
+
 TEST_CASE("a packed label file that is cut while it is read is an error that names the record",
           "[data][fkd]") {
     const Scratch scratch;

@@ -124,7 +124,7 @@ TEST_CASE("packing and unpacking stop where they are told", "[data][fkd]") {
     const std::string path = scratch / "labels";
     write_packed(path);
     int asked = 0;
-    const Stop at_fourth = [&] { return ++asked == 4; };
+    const Stop at_fourth = [&] { return ++asked == 5; };  // once before all
     const Repacked unpacked = unpack_tree(path, scratch / "tree", at_fourth);
     CHECK(unpacked.pictures == 3);
     CHECK(unpacked.of == kPictures);
