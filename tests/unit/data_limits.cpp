@@ -70,7 +70,7 @@ void check_picture(const std::string& name, const Bytes& bytes, const Bytes& at_
     const std::string path = scratch / ("train/a/" + name);
     write_bytes(path, bytes);
     check_cost(name, [&] { read_pictures(scratch.path(), LoaderMode::evaluation, 0); });
-    if (at_once.empty()) return;
+    if (at_once.empty() || kSanitized) return;
     write_bytes(path, at_once);
     constexpr int kThreads = 8;
     for (int i = 1; i < kThreads; ++i) {
