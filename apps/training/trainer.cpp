@@ -95,8 +95,9 @@ void Trainer::plan(bool resumed) {
         int first = info_.epoch;
         if (info_.batch > 0 && info_.crops > 0) {
             if (info_.crops != 1 && info_.crops != options_.training.num_crops) {
-                engine::input_error("`resume`: the checkpoint stands in an epoch of ", info_.crops,
-                                    " crops of each picture, which this run does not have; name another file");
+                engine::input_error(
+                    "`resume`: the checkpoint stands in an epoch of ", info_.crops,
+                    " crops of each picture, which this run does not have; name another file");
             }
             passes_.push_back({first, info_.crops});
             first += info_.crops;
@@ -213,8 +214,8 @@ void Trainer::look_into(const Pass& pass, int64_t index, int64_t step, const Ste
     moved_ = true;
     const bool there = load_again(loader(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
     const StepRates rates = rates_of(pass, step);
-    const std::string reason =
-        there ? step_->reason(rates, bad) : "it is not finite, and a signal arrived before it was looked into";
+    const std::string reason = there ? step_->reason(rates, bad)
+                                     : "it is not finite, and a signal arrived before it was looked into";
     if (!options_.skip_not_finite || (bad.found_inf & 2) != 0) {
         engine::run_error(reason, "; a smaller `lr` may help");
     }
