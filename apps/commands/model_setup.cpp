@@ -177,6 +177,10 @@ std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkp
     auto model = make_model(resolve_config(options, &checkpoint, classes), compute, options.run.seed);
     if (checkpoint.quantized(*model)) {
         if (checkpoint.info()) {
+            if (options.given("--wbits") || options.given("--abits")) {
+                engine::input_error("--wbits, --abits: ", checkpoint.path(),
+                                    " says its bit widths; leave them out");
+            }
             options.quantizer = quantizer_flags(*checkpoint.info(), checkpoint.path());
         } else {
             adopt_stored_bits(options, checkpoint, *model);

@@ -91,10 +91,8 @@ void require_head_steps(const QuantizerFlags& flags, nn::Model& model) {
 
 std::unique_ptr<nn::Model> build_model(Options& options, const TrainingData& data, const Compute& compute,
                                        const Checkpoint* resumed, std::vector<std::string>& notes) {
-    if (options.run.finetune.empty() &&
-        (options.run.keep_steps || (options.run.allow_partial && resumed == nullptr))) {
-        engine::input_error(options.run.keep_steps ? "--keep-steps" : "--allow-partial",
-                            ": needs a checkpoint; name one with --finetune");
+    if (options.run.allow_partial && options.run.finetune.empty() && resumed == nullptr) {
+        engine::input_error("--allow-partial: needs a checkpoint; name one with --finetune");
     }
     if (resumed != nullptr) {
         if (!options.run.finetune.empty()) {

@@ -211,7 +211,7 @@ int command_train(Options& options) {
     } else if (options.run.evaluate && options.run.finetune.empty()) {
         engine::input_error("--evaluate: name a checkpoint with --resume, or weights with --finetune");
     }
-    if (!resumed) check_effects(options);
+    if (!resumed || !resumed->info()) check_effects(options);
     settle_crops(options);
     const Compute compute = pick_compute(options.run);
     const TrainingData data = open_training_data(options);

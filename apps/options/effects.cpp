@@ -63,6 +63,7 @@ void check_pictures(const Given& given, const Options& o) {
 }
 
 void check_training(const Given& given, const Options& o) {
+    if (o.run.finetune.empty()) given.useless({"--keep-steps"}, "without --finetune");
     if (o.run.evaluate) return;  // the training's own command may be given with --evaluate in front
     check_crops(given, o);
     check_augmentation(given, o);
@@ -94,6 +95,12 @@ void check_labelling(const Given& given, const Options& o) {
     }
 }
 
+void check_conversion(const Given& given, const Options& o) {
+    if (!o.model.name.empty()) return;
+    given.useless_but({"--input", "--output", "--drop-optimizer"},
+                      "without --model: tensors keep their names");
+}
+
 }  // namespace
 
 bool has_low_bits(const QuantizerFlags& quantizer) {
@@ -109,6 +116,7 @@ void check_effects(const Options& o) {
     if (o.command == "bench step" && o.run.evaluate) given.useless({"--reg"}, "with --evaluate");
     if (trains) check_training(given, o);
     if (o.command == "softlabel") check_labelling(given, o);
+    if (o.command == "convert") check_conversion(given, o);
     if (!o.run.evaluate) check_pictures(given, o);
     if (o.quantizer.reg && !has_low_bits(o.quantizer) && !o.run.evaluate) {
         engine::input_error("--reg: needs quantized weights; set --wbits and --abits");

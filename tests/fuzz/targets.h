@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "data/bytes.h"
+
 namespace vvtq::tests {
 
 struct FuzzTarget {
@@ -22,6 +24,10 @@ const std::vector<FuzzTarget>& fuzz_targets();
 
 /// The one of that name; null where there is none.
 const FuzzTarget* find_fuzz_target(const std::string& name);
+
+/// The bytes of a packed label file with checksums that fit them, as far as its header makes sense: what lies
+/// behind the checksums is to be reached by damage too.
+data::Bytes mended(data::Bytes bytes);
 
 /// Writes files to begin with to "<folder>/<target>/": of a target's seeds and of kinds that tests/ has none
 /// of.

@@ -11,6 +11,7 @@
 #include "data/label_sink.h"
 #include "data/packed_labels.h"
 #include "engine/random.h"
+#include "tests/fuzz/targets.h"
 #include "tests/unit/data_support.h"
 
 namespace vvtq::tests {
@@ -79,33 +80,6 @@ std::string said(Action action) {
         return error.what();
     }
     return "";
-}
-
-/// The bytes of a packed file with checksums that fit them, as far as its header makes sense: what lies
-/// behind the checksums is to be reached by damage too.
-inline Bytes mended(Bytes bytes) {
-    PackedHeader raw;
-    if (bytes.size() < sizeof raw) return bytes;
-    std::memcpy(&raw, bytes.data(), sizeof raw);
-    const bool sane = raw.version == kPackedVersion && raw.crops <= kMostCrops &&
-                      raw.classes <= kMostClasses &&
-                      raw.type <= static_cast<uint32_t>(LabelType::marginal_renorm);
-    if (sane) {
-        const PackedLayout layout({static_cast<LabelType>(raw.type), 0, static_cast<int>(raw.crops),
-                                   static_cast<int>(raw.classes)});
-        const size_t whole = (bytes.size() - sizeof raw) / layout.size;
-        const size_t records = raw.pictures < whole ? raw.pictures : whole;
-        const std::span rest = std::span(bytes).subspan(sizeof raw);
-        for (size_t i = 0; i < records; ++i) {
-            const std::span record = rest.subspan(i * layout.size, layout.size);
-            const uint32_t check = record_check(i, record, layout);
-            std::memcpy(record.data() + layout.check_at, &check, sizeof check);
-        }
-        raw.names_check = checksum(rest.subspan(records * layout.size));
-    }
-    raw.check = header_check(raw);
-    std::memcpy(bytes.data(), &raw, sizeof raw);
-    return bytes;
 }
 
 }  // namespace vvtq::tests
