@@ -31,8 +31,8 @@ std::map<std::string, Bytes> read_zip(std::span<const uint8_t> bytes, const std:
     zip_error_t error;
     zip_error_init(&error);
     zip_source_t* source = zip_source_buffer_create(bytes.data(), bytes.size(), 0, &error);
-    const std::unique_ptr<zip_t, void (*)(zip_t*)> archive(
-        zip_open_from_source(source, ZIP_RDONLY, &error), zip_discard);
+    const std::unique_ptr<zip_t, void (*)(zip_t*)> archive(zip_open_from_source(source, ZIP_RDONLY, &error),
+                                                           zip_discard);
     if (archive == nullptr) {
         const std::string reason = zip_error_strerror(&error);
         zip_error_fini(&error);
