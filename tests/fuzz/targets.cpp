@@ -16,6 +16,7 @@
 #include "data/picture_reader.h"
 #include "data/state_file.h"
 #include "engine/check.h"
+#include "tests/hostile_files.h"
 
 namespace vvtq::tests {
 namespace {
@@ -220,7 +221,23 @@ void write_fuzz_seeds(const std::string& folder) {
             fs::copy_file(from, to / from.filename(), fs::copy_options::overwrite_existing);
         }
         const fs::path kept = fs::path(VVTQ_SOURCE_DIR) / "tests/fixtures/fuzz" / target.name;
-        if (fs::exists(kept)) fs::copy(kept, to, fs::copy_options::overwrite_existing);
+        if (fs::exists(kept)) {
+            fs::copy(kept, to, fs::copy_options::overwrite_existing | fs::copy_options::recursive);
+        }
+    }
+    const auto write = [&](const char* name, const Bytes& bytes) {
+        AtomicFile file((fs::path(folder) / name).string());
+        file.write(bytes.data(), bytes.size());
+        file.commit(false);
+    };
+    write("idx/labels", {0, 0, 8, 1, 0, 0, 0, 2, 3, 4});
+    write("idx/images", {0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6});
+    write("cifar10/batch", Bytes(2 * 3073, 5));
+    write("jpeg/scans", blank_jpeg(40, 30, 3, 4));
+    write("png/passes", blank_png(11, 9, 2, 3, true));
+    write("png/passes16", blank_png(9, 11, 16, 0, true));
+    for (const uint16_t bits : {1, 4, 16, 32}) {
+        write(("bitmap/" + std::to_string(bits)).c_str(), plain_bmp(7, 5, bits, bits <= 8 ? 2 : 0, 0x35));
     }
     const fs::path pack = fs::path(folder) / "label_pack/pack";
     fs::remove(pack);
