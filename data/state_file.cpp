@@ -73,12 +73,12 @@ struct StateFile::Torch {
             const std::string key(without_prefix(name));
             arrays.insert_or_assign(key, file.array(value, "'" + printable(key) + "'"));
         });
-        check_size(path);
         if (!dict || arrays.empty()) {
             engine::input_error("'", printable(path),
                                 "' holds no state: name a file whose dict has named tensors");
         }
         add_optimizer(pickle);
+        check_size(path);
     }
 
     /// torch.optim's: "state" has a dict of tensors for each number of a parameter, and the groups say which

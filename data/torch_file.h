@@ -105,10 +105,14 @@ struct TorchTensor {
 
 /// A value to be written, as torch.load with weights_only returns it.
 struct TorchValue {
+    struct Item;
     using List = std::vector<TorchValue>;
-    using Dict = std::vector<std::pair<TorchValue, TorchValue>>;  ///< in this order
+    using Dict = std::vector<Item>;  ///< in this order
 
     std::variant<bool, int64_t, double, std::string, TorchTensor, List, Dict> value;
+};
+struct TorchValue::Item {
+    TorchValue key, value;
 };
 
 /// The bytes of a file in which torch.load finds `value`. `name` is the archive's folder. Errors: input_error

@@ -147,18 +147,21 @@ TEST_CASE("a second softlabel on one label set is refused, and the first one end
 
     // A teacher or a start with values that are not finite, or with nothing but zeros, is named.
     const std::string file = scratch / "fp/checkpoint.safetensors";
-    const data::Bytes whole = bytes_of(file);
     const std::string tensor = "blocks.0.mlp.fc1.weight";
     const auto with = [&](float value, bool everywhere) {
-        data::Bytes bytes = whole;
         const auto opened = data::SafeTensors::open(file);
-        const auto found = opened.bytes(tensor);
-        const auto at = std::search(bytes.begin(), bytes.end(), found.begin(), found.end());
-        REQUIRE(at != bytes.end());
-        for (size_t i = 0; i < (everywhere ? found.size() : sizeof value); i += sizeof value) {
-            std::memcpy(&*at + i, &value, sizeof value);
+        std::vector<data::TensorBytes> tensors;
+        data::Bytes changed;
+        for (const auto& [name, entry] : opened.entries()) {
+            tensors.push_back({name, entry.dtype, entry.shape, opened.bytes(name)});
+            if (name != tensor) continue;
+            changed.assign(tensors.back().data.begin(), tensors.back().data.end());
+            for (size_t i = 0; i < (everywhere ? changed.size() : sizeof value); i += sizeof value) {
+                std::memcpy(&changed[i], &value, sizeof value);
+            }
+            tensors.back().data = changed;
         }
-        write_bytes(scratch / "broken.safetensors", bytes);
+        data::write_safetensors(scratch / "broken.safetensors", tensors, opened.metadata());
     };
     const std::string train = "train --epochs 1 --wbits 2 --abits 2 --warmup-epochs 0 -b 20" + data +
                               "--save_checkpoint_path " + scratch / "q --finetune " +

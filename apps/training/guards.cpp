@@ -24,7 +24,7 @@ class Watched {
             if (slot->get() == nullptr || slot->values() == nn::Values::weight) continue;
             const bool one_bit = slot->get()->describe().bits == 1;
             if (one_bit && slot->values() == nn::Values::probability) continue;  // of one sign always
-            slot->watch([this, path, quantizer = slot->get()](const nn::Tensor& x) {
+            slot->watch([this, path = path, quantizer = slot->get()](const nn::Tensor& x) {
                 const auto one = quant::only_value(*quantizer, x);
                 const auto [known, first] = values_.try_emplace(path, one);
                 if (!first && known->second != one) known->second.reset();  // a block may run twice

@@ -256,7 +256,9 @@ std::optional<nn::Tensor> StateLoad::tensor(const std::string& name, const engin
                                             engine::DType dtype) const {
     const auto found = sources_.find(name);
     if (found == sources_.end()) return std::nullopt;
-    const auto& [place, entry, grid] = found->second;
+    const nn::StatePlace& place = found->second.place;
+    const int64_t entry = found->second.entry;
+    const auto& grid = found->second.grid;
     const nn::Tensor tensor(shape, dtype);
     const auto fill = [&]<typename T>(T* to) {
         std::vector<T> values = file_.read<T>(place.name);

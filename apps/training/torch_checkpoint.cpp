@@ -18,13 +18,13 @@ TorchTensor torch_tensor(const StoredTensor& tensor) { return {tensor.dtype, ten
 /// A group of torch's AdamW.
 Dict group(double lr, double weight_decay, List params, List names) {
     Dict dict;
-    dict.emplace_back(text("lr"), TorchValue{lr});
-    dict.emplace_back(text("weight_decay"), TorchValue{weight_decay});
-    dict.emplace_back(text("betas"), TorchValue{List{{0.9}, {0.999}}});
-    dict.emplace_back(text("eps"), TorchValue{1e-8});
-    dict.emplace_back(text("amsgrad"), TorchValue{false});
-    dict.emplace_back(text("params"), TorchValue{std::move(params)});
-    dict.emplace_back(text("param_names"), TorchValue{std::move(names)});
+    dict.push_back({text("lr"), TorchValue{lr}});
+    dict.push_back({text("weight_decay"), TorchValue{weight_decay}});
+    dict.push_back({text("betas"), TorchValue{List{{0.9}, {0.999}}}});
+    dict.push_back({text("eps"), TorchValue{1e-8}});
+    dict.push_back({text("amsgrad"), TorchValue{false}});
+    dict.push_back({text("params"), TorchValue{std::move(params)}});
+    dict.push_back({text("param_names"), TorchValue{std::move(names)}});
     return dict;
 }
 
@@ -64,12 +64,12 @@ data::Bytes torch_checkpoint(const std::vector<StoredTensor>& tensors, const Tor
     Dict state, file;
     for (const StoredTensor& tensor : tensors) {
         if (tensor.name.starts_with(data::kOptimizerPrefix)) continue;
-        state.emplace_back(text(tensor.name), TorchValue{torch_tensor(tensor)});
+        state.push_back({text(tensor.name), TorchValue{torch_tensor(tensor)}});
     }
-    file.emplace_back(text("epoch"), TorchValue{extras.epoch});
-    file.emplace_back(text("arch"), text(extras.arch));
-    file.emplace_back(text("state_dict"), TorchValue{std::move(state)});
-    file.emplace_back(text("best_acc1"), TorchValue{extras.best_acc1});
+    file.push_back({text("epoch"), TorchValue{extras.epoch}});
+    file.push_back({text("arch"), text(extras.arch)});
+    file.push_back({text("state_dict"), TorchValue{std::move(state)}});
+    file.push_back({text("best_acc1"), TorchValue{extras.best_acc1}});
     const auto steps = static_cast<float>(extras.step);
     const TorchTensor step{"F32", {}, {reinterpret_cast<const uint8_t*>(&steps), sizeof steps}};
     const std::vector<Moments> moments = moments_of(tensors);
@@ -81,10 +81,10 @@ data::Bytes torch_checkpoint(const std::vector<StoredTensor>& tensors, const Tor
         for (const Moments& each : moments) {
             if (each.decays() != decays) continue;
             Dict entry;
-            entry.emplace_back(text("step"), TorchValue{step});
-            entry.emplace_back(text("exp_avg"), TorchValue{torch_tensor(*each.exp_avg)});
-            entry.emplace_back(text("exp_avg_sq"), TorchValue{torch_tensor(*each.exp_avg_sq)});
-            optimizer_state.emplace_back(TorchValue{number}, TorchValue{std::move(entry)});
+            entry.push_back({text("step"), TorchValue{step}});
+            entry.push_back({text("exp_avg"), TorchValue{torch_tensor(*each.exp_avg)}});
+            entry.push_back({text("exp_avg_sq"), TorchValue{torch_tensor(*each.exp_avg_sq)}});
+            optimizer_state.push_back({TorchValue{number}, TorchValue{std::move(entry)}});
             params.push_back({number++});
             names.push_back(text(each.parameter));
         }
@@ -93,14 +93,14 @@ data::Bytes torch_checkpoint(const std::vector<StoredTensor>& tensors, const Tor
     }
     if (!moments.empty()) {
         Dict optimizer;
-        optimizer.emplace_back(text("state"), TorchValue{std::move(optimizer_state)});
-        optimizer.emplace_back(text("param_groups"), TorchValue{std::move(groups)});
-        file.emplace_back(text("optimizer"), TorchValue{std::move(optimizer)});
+        optimizer.push_back({text("state"), TorchValue{std::move(optimizer_state)}});
+        optimizer.push_back({text("param_groups"), TorchValue{std::move(groups)}});
+        file.push_back({text("optimizer"), TorchValue{std::move(optimizer)}});
     }
     if (!extras.metadata.empty()) {
         Dict metadata;
-        for (const auto& [key, value] : extras.metadata) metadata.emplace_back(text(key), text(value));
-        file.emplace_back(text("vvtq"), TorchValue{std::move(metadata)});
+        for (const auto& [key, value] : extras.metadata) metadata.push_back({text(key), text(value)});
+        file.push_back({text("vvtq"), TorchValue{std::move(metadata)}});
     }
     return data::write_torch({std::move(file)}, "checkpoint");
 }
