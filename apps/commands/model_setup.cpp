@@ -89,14 +89,17 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
         engine::input_error("--model: name a model, such as deit_tiny_patch16_224");
     }
     nn::ModelConfig config = saved ? *saved : nn::model_config(flags.name);
-    nn::ModelConfig wanted = saved && !flags.name.empty() ? nn::model_config(flags.name) : config;
+    nn::ModelConfig wanted = config;  // what the flags ask for
     std::string contradictions;
     const auto contradict = [&](const std::string& flag, const std::string& here, const std::string& there) {
         contradictions += (contradictions.empty() ? "" : ", ") + flag + " " + here + " (there " + there + ")";
     };
     if (saved && !flags.name.empty()) {
-        const std::string name = nn::model_config(flags.name).name;
-        if (name != saved->name) contradict("--model", name, saved->name);
+        const nn::ModelConfig named = nn::model_config(flags.name);
+        if (named.name != saved->name) {
+            contradict("--model", named.name, saved->name);
+            wanted = named;
+        }
     }
     check_asked(flags, config);
     const auto apply = [&](const std::string& flag, const nn::Field& field, const nn::Size& size) {
