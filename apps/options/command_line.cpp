@@ -139,7 +139,8 @@ void add_training(FlagTable& flags, RunFlags& run) {
     flags.add("--finetune", run.finetune, "checkpoint whose weights to start from");
     flags.add_switch(
         "--allow-partial", run.allow_partial,
-        "--finetune: tensors that are missing or misfit start anew, unexpected ones are left out");
+        "--finetune, or --resume of another program's file: tensors that are missing or misfit start anew, "
+        "unexpected ones are left out");
 }
 
 void add_quantizer(FlagTable& flags, QuantizerFlags& quantizer) {
