@@ -18,7 +18,7 @@ using nlohmann::json;
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 
 constexpr uint64_t kLargestHeader = 100'000'000;  // the format's own limit
-constexpr const char* kRemedy = "name a complete .safetensors file";
+constexpr const char* kRemedy = "name a complete .safetensors or .pth file";
 constexpr size_t kPrefix = 8;
 
 constexpr const char* kHeaderCheck = "crc32";

@@ -167,6 +167,8 @@ TEST_CASE("predict refuses what it cannot read by name, or leaves bad pictures o
     CHECK(has(skipped.err, "left out 1 picture"));
     CHECK(has(skipped.err, bad));
 
+    files.refused(predict + bad + " --on-bad-image skip", {"no picture could be decoded"});
+
     std::ofstream(files.scratch / "two") << "a\nb\n";
     files.refused(predict + files.picture + " --class-names " + files.scratch / "two",
                   {"--class-names", files.scratch / "two", "2 names", "3 classes"});

@@ -1,6 +1,7 @@
 // `vvtq bench loader`: crops a second of pictures in folders, and what share of the time JPEG decoding takes.
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -62,22 +63,31 @@ class Repeated : public data::Dataset {
     const data::Dataset& once_;
 };
 
-/// Pictures a second that `workers` threads decode whole, with nothing else to do.
+/// Pictures a second that `workers` threads decode whole, with nothing else to do. Throws what a thread
+/// threw.
 double decoding_rate(const data::Dataset& dataset, int workers, double seconds) {
     std::atomic<int64_t> next{0}, done{0};
     Stopwatch watch;
+    std::vector<std::exception_ptr> errors(static_cast<size_t>(workers));
     std::vector<std::thread> threads;
-    for (int i = 0; i < workers; ++i) {
-        threads.emplace_back([&] {
-            data::PictureReader reader;
-            while (watch.seconds() < seconds) {
-                dataset.open(next++ % dataset.size(), reader);
-                reader.decode({0, 0, reader.height(), reader.width()});
-                ++done;
+    for (std::exception_ptr& error : errors) {
+        threads.emplace_back([&dataset, &next, &done, &watch, &error, seconds] {
+            try {
+                data::PictureReader reader;
+                while (watch.seconds() < seconds) {
+                    dataset.open(next++ % dataset.size(), reader);
+                    reader.decode({0, 0, reader.height(), reader.width()});
+                    ++done;
+                }
+            } catch (...) {
+                error = std::current_exception();
             }
         });
     }
     for (std::thread& thread : threads) thread.join();
+    for (const std::exception_ptr& error : errors) {
+        if (error != nullptr) std::rethrow_exception(error);
+    }
     return static_cast<double>(done) / watch.seconds();
 }
 

@@ -183,6 +183,7 @@ int command_predict(Options& options) {
         if (done < pictures->size()) bar.show(done, pictures->size());
     }
     bar.clear();
+    if (done == 0) engine::input_error("no picture could be decoded: name others");
     return 0;
 }
 
