@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -46,6 +47,13 @@ FileLock::FileLock(const std::string& path, const std::string& what)
 }
 
 FileLock::~FileLock() { ::close(descriptor_); }
+
+bool FileLock::is_at(const std::string& path) const {
+    struct stat locked {
+    }, there{};
+    return ::fstat(descriptor_, &locked) == 0 && ::lstat(path.c_str(), &there) == 0 &&
+           locked.st_dev == there.st_dev && locked.st_ino == there.st_ino;
+}
 
 FolderLock::FolderLock(const std::string& path)
     : descriptor_(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {

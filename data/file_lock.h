@@ -19,6 +19,9 @@ class FileLock {
     FileLock& operator=(const FileLock&) = delete;
     ~FileLock();
 
+    /// Whether `path` is still the file that is locked: it may have been removed or replaced.
+    bool is_at(const std::string& path) const;
+
   private:
     int descriptor_;
 };

@@ -69,30 +69,40 @@ struct StateFile::Torch {
             break;
         }
         const bool dict = for_each_pair(pickle, *state, [&](std::string_view name, const Node& value) {
-            if (!file.is_array(value)) return;
-            const std::string key(without_prefix(name));
-            arrays.insert_or_assign(key, file.array(value, "'" + printable(key) + "'"));
+            if (!file.is_array(value) && !file.is_unread_tensor(value)) return;
+            arrays.insert_or_assign(std::string(name), file.array(value, "'" + printable(name) + "'"));
         });
         if (!dict || arrays.empty()) {
             engine::input_error("'", printable(path),
                                 "' holds no state: name a file whose dict has named tensors");
         }
-        add_optimizer(pickle);
+        add_optimizer(pickle, path);
         check_size(path);
     }
 
     /// torch.optim's: "state" has a dict of tensors for each number of a parameter, and the groups say which
     /// numbers and names belong together.
-    void add_optimizer(const Pickle& pickle) {
+    void add_optimizer(const Pickle& pickle, const std::string& path) {
+        // a few bytes can name a long list, or a long name, again and again
+        constexpr uint64_t kMost = 1 << 20, kLongest = 1000;
+        uint64_t looked = 0;
+        const auto look = [&](const std::vector<Pickle::Ref>& items) {
+            looked += items.size();
+            if (looked <= kMost) return;
+            engine::input_error("'", printable(path), "' has an optimizer of more than ", kMost,
+                                " values: fetch it again");
+        };
         const Node* optimizer = find(pickle, pickle.root(), "optimizer");
         const Node* state = optimizer == nullptr ? nullptr : find(pickle, *optimizer, "state");
         const Node* groups = optimizer == nullptr ? nullptr : find(pickle, *optimizer, "param_groups");
         if (state == nullptr || groups == nullptr || groups->kind != Kind::list) return;
-        std::map<int64_t, std::string> names;
+        std::map<int64_t, std::string_view> names;
         for (const Pickle::Ref ref : groups->items) {
+            look(pickle.at(ref).items);
             const Node* numbers = find(pickle, pickle.at(ref), "params");
             const Node* called = find(pickle, pickle.at(ref), "param_names");
             if (numbers == nullptr || called == nullptr) return;
+            look(numbers->items);
             for (size_t i = 0; i < std::min(numbers->items.size(), called->items.size()); ++i) {
                 names[pickle.at(numbers->items[i]).integer] = pickle.at(called->items[i]).text;
             }
@@ -101,13 +111,14 @@ struct StateFile::Torch {
         for (size_t i = pairs.begin; pairs.items != nullptr && i + 1 < pairs.items->size(); i += 2) {
             const auto name = names.find(pickle.at((*pairs.items)[i]).integer);
             if (name == names.end()) continue;
-            for_each_pair(
-                pickle, pickle.at((*pairs.items)[i + 1]), [&](std::string_view key, const Node& value) {
-                    if (!file.is_array(value)) return;
-                    const std::string full = engine::concat(kOptimizerPrefix, name->second, ".", key);
-                    TorchArray array = file.array(value, "'" + full + "'");
-                    if (!array.shape.empty()) arrays.insert_or_assign(full, std::move(array));  // not "step"
-                });
+            const Node& tensors = pickle.at((*pairs.items)[i + 1]);
+            look(tensors.items);
+            for_each_pair(pickle, tensors, [&](std::string_view key, const Node& value) {
+                if (!file.is_array(value) || name->second.size() + key.size() > kLongest) return;
+                const std::string full = engine::concat(kOptimizerPrefix, name->second, ".", key);
+                TorchArray array = file.array(value, "'" + full + "'");
+                if (!array.shape.empty()) arrays.insert_or_assign(full, std::move(array));  // not "step"
+            });
         }
     }
 
@@ -129,17 +140,31 @@ StateFile::StateFile(const std::string& path) : path_(path) {
     if (!is_torch_file(mapped.bytes())) {
         safetensors_ = std::make_unique<SafeTensors>(SafeTensors::open(path));
         metadata_ = safetensors_->metadata();
-        for (const auto& [name, entry] : safetensors_->entries()) entries_[name] = {entry.dtype, entry.shape};
+        for (const auto& [name, entry] : safetensors_->entries()) add(name, entry.dtype, entry.shape);
         return;
     }
     torch_ = std::make_unique<Torch>(std::move(mapped), path);
-    for (const auto& [name, array] : torch_->arrays) entries_[name] = {array.dtype, array.shape};
+    for (const auto& [name, array] : torch_->arrays) add(name, array.dtype, array.shape);
     const Pickle& pickle = torch_->file.pickle();
     const Node* texts = find(pickle, pickle.root(), "vvtq");
     if (texts == nullptr) return;
+    uint64_t size = 0;  // a few bytes can name a long text again and again
     for_each_pair(pickle, *texts, [&](std::string_view key, const Node& value) {
-        if (value.kind == Kind::text) metadata_.emplace(key, value.text);
+        if (value.kind != Kind::text) return;
+        size += value.text.size();
+        if (size > torch_->file.content()) {
+            engine::input_error("'", printable(path), "' repeats its metadata: fetch it again");
+        }
+        metadata_.emplace(key, value.text);
     });
+}
+
+void StateFile::add(const std::string& stored, const std::string& dtype, const std::vector<int64_t>& shape) {
+    const std::string name(without_prefix(stored));
+    const bool taken =
+        safetensors_ != nullptr ? safetensors_->entries().count(name) != 0 : torch_->arrays.count(name) != 0;
+    const bool keeps = taken || entries_.count(name) != 0;  // the file has the shorter name, too
+    entries_[keeps ? stored : name] = {dtype, shape, stored};
 }
 
 bool StateFile::has_checksums() const {
@@ -159,14 +184,14 @@ const StateFile::Entry& StateFile::entry(const std::string& name) const {
 
 template <typename To>
 std::vector<To> StateFile::read(const std::string& name) const {
-    entry(name);
-    return safetensors_ != nullptr ? safetensors_->read<To>(name) : torch_->arrays.at(name).read<To>();
+    const std::string& stored = entry(name).stored;
+    return safetensors_ != nullptr ? safetensors_->read<To>(stored) : torch_->arrays.at(stored).read<To>();
 }
 
 Bytes StateFile::bytes(const std::string& name) const {
-    entry(name);
-    if (torch_ != nullptr) return torch_->arrays.at(name).contiguous();
-    const auto bytes = safetensors_->bytes(name);
+    const std::string& stored = entry(name).stored;
+    if (torch_ != nullptr) return torch_->arrays.at(stored).contiguous();
+    const auto bytes = safetensors_->bytes(stored);
     return {bytes.begin(), bytes.end()};
 }
 

@@ -20,11 +20,13 @@ class StateFile {
     struct Entry {
         std::string dtype;  ///< as in data/elements.h
         std::vector<int64_t> shape;
+        std::string stored;  ///< the name in the file
     };
 
     /// In a file of torch.save the tensors are those of the dict itself, or of the first of "model",
-    /// "state_dict", "module" and "state_dict_ema" in it; a name's "module." in front is dropped. Beside them
-    /// stand those of "optimizer", where its groups have the names of their parameters.
+    /// "state_dict", "module" and "state_dict_ema" in it. Beside them stand those of "optimizer", where its
+    /// groups have the names of their parameters. A name's "module." in front is dropped, in every format,
+    /// unless the file has the shorter name too.
     /// Errors: input_error naming the file where it is missing, damaged, of another format, or without a
     /// tensor.
     explicit StateFile(const std::string& path);
@@ -48,6 +50,8 @@ class StateFile {
 
   private:
     struct Torch;
+
+    void add(const std::string& stored, const std::string& dtype, const std::vector<int64_t>& shape);
 
     std::string path_;
     std::unique_ptr<SafeTensors> safetensors_;  // one of the two

@@ -231,9 +231,9 @@ void TorchFile::check_reach(TorchArray& array, int64_t offset, const std::string
     const auto size = static_cast<int64_t>(element_size(array.dtype));
     const int64_t held = static_cast<int64_t>(array.bytes.size()) / size;
     int64_t last = offset;
-    bool empty = false, good = offset >= 0 && offset <= held && array.strides.size() == array.shape.size();
-    for (size_t d = 0; good && d < array.shape.size(); ++d) {
-        empty = empty || array.shape[d] == 0;
+    const bool empty = std::find(array.shape.begin(), array.shape.end(), 0) != array.shape.end();
+    bool good = offset >= 0 && offset <= held && array.strides.size() == array.shape.size();
+    for (size_t d = 0; good && !empty && d < array.shape.size(); ++d) {
         const int64_t steps = std::max<int64_t>(array.shape[d] - 1, 0);
         good = steps == 0 || array.strides[d] <= (held - last) / steps;
         if (good) last += steps * array.strides[d];
@@ -245,7 +245,11 @@ void TorchFile::check_reach(TorchArray& array, int64_t offset, const std::string
         good = array.shape[d] <= (int64_t{1} << 40) / count;
         count *= good ? array.shape[d] : 1;
     }
-    good = good && (empty || (last < held && count <= std::max(held, kExpanded)));
+    good = good && (empty || last < held);
+    if (good && !empty && count > std::max(held, kExpanded)) {
+        refuse("repeats few numbers to fill the large shape of " + what +
+               ": write it as a contiguous tensor");
+    }
     if (!good) refuse("holds fewer numbers than the shape of " + what + " asks for: fetch it again");
     array.bytes = array.bytes.subspan(static_cast<size_t>(offset * size));
 }
@@ -348,18 +352,26 @@ bool TorchFile::is_tensor(const Node& node) const {
            pickle_->calls(node, "torch._utils._rebuild_tensor_v3");
 }
 
+bool TorchFile::is_parameter(const Node& node) const {
+    return pickle_->calls(node, "torch._utils._rebuild_parameter") ||
+           pickle_->calls(node, "torch._utils._rebuild_parameter_with_state");
+}
+
 bool TorchFile::is_array(const Node& node) const {
-    if (is_tensor(node)) return true;
-    for (const char* global : {"torch._utils._rebuild_parameter", "numpy.core.multiarray._reconstruct",
-                               "numpy._core.multiarray._reconstruct"}) {
-        if (pickle_->calls(node, global)) return true;
-    }
-    return false;
+    return is_tensor(node) || is_parameter(node) ||
+           pickle_->calls(node, "numpy.core.multiarray._reconstruct") ||
+           pickle_->calls(node, "numpy._core.multiarray._reconstruct");
+}
+
+bool TorchFile::is_unread_tensor(const Node& node) const {
+    if (node.kind != Kind::call || is_array(node)) return false;
+    const std::string& called = pickle_->at(node.items[0]).name;
+    return called.starts_with("torch._utils._rebuild_") || called.starts_with("torch._tensor._rebuild_");
 }
 
 TorchArray TorchFile::array(const Node& node, const std::string& what) const {
     if (is_tensor(node)) return tensor(node, what);
-    if (pickle_->calls(node, "torch._utils._rebuild_parameter")) {
+    if (is_parameter(node)) {
         const Node& arguments = pickle_->at(node.items[1]);
         const Node* inner = arguments.items.empty() ? nullptr : &pickle_->at(arguments.items[0]);
         if (inner != nullptr && is_tensor(*inner)) return tensor(*inner, what);

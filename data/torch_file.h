@@ -62,6 +62,8 @@ class TorchFile {
     /// Bytes of all storages, and of the arrays in the pickle.
     uint64_t content() const;
     bool is_array(const Pickle::Node& node) const;
+    /// A tensor of a kind that `array` refuses, such as a sparse or a quantized one.
+    bool is_unread_tensor(const Pickle::Node& node) const;
     /// A tensor, parameter or numpy array. `what` names it in messages. Errors: input_error where `node` is
     /// something else, of an unknown element type, or reaches beyond its storage.
     TorchArray array(const Pickle::Node& node, const std::string& what) const;
@@ -75,6 +77,7 @@ class TorchFile {
     std::span<const uint8_t> storage(const Pickle::Node& id, std::string& dtype,
                                      const std::string& what) const;
     bool is_tensor(const Pickle::Node& node) const;
+    bool is_parameter(const Pickle::Node& node) const;
     TorchArray tensor(const Pickle::Node& call, const std::string& what) const;
     TorchArray numpy(const Pickle::Node& call, const std::string& what) const;
     void check_reach(TorchArray& array, int64_t offset, const std::string& what) const;

@@ -37,7 +37,7 @@ std::vector<StoredTensor> copied(const data::StateFile& file, bool drop_optimize
     std::vector<StoredTensor> tensors;
     for (const auto& [name, entry] : file.entries()) {
         if (drop_optimizer && name.starts_with(data::kOptimizerPrefix)) continue;
-        tensors.push_back({name, entry.dtype, entry.shape, file.bytes(name)});
+        tensors.push_back({entry.stored, entry.dtype, entry.shape, file.bytes(name)});
     }
     return tensors;
 }

@@ -189,6 +189,9 @@ std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkp
             adopt_stored_bits(options, checkpoint, *model);
         }
         attach_quantizers(*model, options.quantizer);
+    } else if (options.given("--wbits") || options.given("--abits")) {
+        engine::input_error("--wbits, --abits: have no effect on ", checkpoint.path(),
+                            ", which holds a full-precision model; leave them out");
     }
     const LoadReport report = checkpoint.load_parameters(*model, {.other_size = true});
     require_finite(*model, checkpoint.path());

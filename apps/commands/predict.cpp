@@ -174,6 +174,7 @@ int command_predict(Options& options) {
                       << '\n';
         }
         std::cout << std::flush;
+        if (!std::cout) return 1;  // main says so
         done += batch.size;
         if (interrupted()) {
             std::cerr << "vvtq predict: stopped by " << interrupt_name() << " after " << done << " of "

@@ -104,7 +104,8 @@ void Checkpoint::load_optimizer(nn::Adamw& optimizer) const {
         const std::string stored = std::string(data::kOptimizerPrefix) + name;
         if (!file_.contains(stored)) {
             engine::input_error(flag_, ": ", path_, " has no ", stored,
-                                "; name a checkpoint of an unfinished run");
+                                "; name a file with the moments of its run, or take its weights with "
+                                "`finetune`");
         }
         if (file_.entry(stored).shape != moment.shape().vec()) {
             engine::input_error(flag_, ": ", path_, " has ", stored, " ",

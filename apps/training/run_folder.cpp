@@ -76,7 +76,7 @@ void RunFolder::take() {
         data::flush_directory(fs::path(dir_).parent_path().string());
     }
     const std::string path = path_in(dir_, kLock);
-    if (lock_ != nullptr && fs::exists(path)) return;
+    if (lock_ != nullptr && lock_->is_at(path)) return;
     lock_ = std::make_unique<data::FileLock>(path, "the run folder " + dir_);
     remove_half_written(dir_);
 }

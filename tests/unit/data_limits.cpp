@@ -171,6 +171,48 @@ TEST_CASE("limits: pickles, archives and headers", "[data][limits]") {
     if (!kSanitized) CHECK(many.seconds < 2);
 }
 
+TEST_CASE("limits: lists and texts that a checkpoint of torch names again and again", "[data][limits]") {
+    using namespace std::string_literals;
+    const Scratch scratch;
+    const auto text = [](const std::string& value) {
+        std::string out = "X";
+        for (int shift = 0; shift < 32; shift += 8) out += static_cast<char>(value.size() >> shift & 255);
+        return out + value;
+    };
+    const auto times = [](int count, const std::string& value) {
+        std::string out;
+        for (int i = 0; i < count; ++i) out += value;
+        return out;
+    };
+    const std::string tensor = "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") +
+                               "ctorch\nFloatStorage\n" + text("0") + text("cpu") +
+                               "K\1tQK\0K\1\x85K\1\x85\x89"
+                               "ccollections\nOrderedDict\n)RtR"s;
+    const auto check = [&](const std::string& what, const std::string& beside) {
+        const std::string pickle = "\x80\2}("s + text("w") + tensor + "q\0"s + beside + "u.";
+        const Bytes code(pickle.begin(), pickle.end()), storage(4);
+        const Bytes bytes = write_zip({{"a/data.pkl", code}, {"a/data/0", storage}});
+        CHECK(bytes.size() <= kSmall);
+        write_bytes(scratch / "evil.pth", bytes);
+        const Cost cost = check_cost(what, [&] { StateFile{scratch / "evil.pth"}; });
+        CHECK(cost.error.find("evil.pth") != std::string::npos);
+        CHECK(cost.error.find("fetch it again") != std::string::npos);
+    };
+    const std::string optimizer = text("optimizer") + "}(" + text("state");
+    const std::string group =
+        "}(" + text("params") + "](K\0e" + text("param_names") + "](" + text("p") + "eu";
+    check("one group a hundred thousand times",
+          optimizer + "}" + text("param_groups") + "](}(" + text("params") + "](" + times(150'000, "K\0"s) +
+              "e" + text("param_names") + "](" + text("p") + "q\1"s + times(150'000, "h\1") + "euq\2" +
+              times(100'000, "h\2") + "eu");
+    check("one state a hundred thousand times",
+          optimizer + "}(K\0q\3}("s + text("z") + "q\4N" + times(150'000, "h\4N") + "uq\5" +
+              times(100'000, "h\3h\5") + "u" + text("param_groups") + "](" + group + "eu");
+    std::string texts = text(std::string(500'000, 'x')) + "q\6" + "0" + text("vvtq") + "}(";
+    for (int i = 0; i < 50'000; ++i) texts += text(std::to_string(i)) + "h\6";
+    check("one text of metadata under many names", texts + "u");
+}
+
 TEST_CASE("limits: labels and idx files", "[data][limits]") {
     const Scratch scratch;
     const auto check_labels = [&](const std::string& what, const Bytes& bytes) {

@@ -45,10 +45,39 @@ TEST_CASE("state files: safetensors, zip (stored and deflated) and legacy contai
 }
 
 TEST_CASE("state files: the wrapper of several GPUs and OrderedDict", "[data]") {
-    const StateFile file(fixture_path("state_dict_module.pth"));  // made by tests/state_dict_module.py
+    const StateFile file(fixture_path("state_dict_module.pth"));  // made by tests/state_dict_fixtures.py
     REQUIRE(file.entries().size() == 2);
     CHECK(file.read<float>("fc.weight") == std::vector<float>{0, 1, 2, 3, 4, 5});
     CHECK(file.read<float>("fc.bias") == std::vector<float>{0.5F, -0.5F});
+    CHECK(file.entry("fc.bias").stored == "module.fc.bias");
+
+    const Scratch scratch;  // the same in safetensors, where one name is there with the prefix and without
+    const float two[] = {1, 2};
+    const auto view = [&](const std::string& name, size_t i) {
+        return TensorBytes{name, "F32", {1}, {reinterpret_cast<const uint8_t*>(&two[i]), sizeof *two}};
+    };
+    write_safetensors(scratch / "a.safetensors", {view("module.a", 0), view("module.b", 0), view("b", 1)},
+                      {});
+    const StateFile both(scratch / "a.safetensors");
+    REQUIRE(both.entries().size() == 3);
+    CHECK(both.read<float>("a") == std::vector<float>{1});
+    CHECK(both.read<float>("b") == std::vector<float>{2});
+    CHECK(both.read<float>("module.b") == std::vector<float>{1});
+    CHECK(both.bytes("a").size() == sizeof *two);
+}
+
+TEST_CASE("state files: tensors without elements, parameters with attributes, and kinds that are not read",
+          "[data][bad-input]") {
+    const StateFile file(fixture_path("state_dict_odd.pth"));
+    CHECK(file.entry("empty").shape == std::vector<int64_t>{2, 0, 3});
+    CHECK(file.bytes("empty").empty());
+    CHECK(file.entry("none").shape == std::vector<int64_t>{0, 3});
+    CHECK(file.read<float>("none").empty());
+    CHECK(file.read<float>("p") == std::vector<float>{1, 2});
+    CHECK(refuses("'s', but an object of 'torch._utils._rebuild_sparse_tensor'",
+                  [] { StateFile{fixture_path("state_dict_sparse.pth")}; }));
+    CHECK(refuses("'w': write it as a contiguous tensor",
+                  [] { StateFile{fixture_path("state_dict_expanded.pth")}; }));
 }
 
 TEST_CASE("state files: what a pickle would call is never called", "[data][bad-input]") {

@@ -1,0 +1,30 @@
+// The files of a run: one run has the folder, whatever becomes of its lock file.
+#include "apps/training/run_folder.h"
+
+#include <filesystem>
+
+#include "tests/unit/data_support.h"
+
+using namespace vvtq;
+using namespace vvtq::tests;
+
+namespace fs = std::filesystem;
+
+TEST_CASE("a run whose lock file was removed takes the folder again, or is refused where another has it") {
+    const Scratch scratch;
+    const std::string dir = scratch / "run", taken = "the run folder " + dir + " is being written";
+    apps::RunFolder first(dir, 1), second(dir, 1);
+    first.take();
+    CHECK(refuses(taken, [&] { second.take(); }));
+    fs::remove(dir + "/.lock");
+    first.take();  // as each save does
+    CHECK(refuses(taken, [&] { second.take(); }));
+    fs::remove(dir + "/.lock");
+    second.take();
+    CHECK(refuses(taken, [&] { first.take(); }));
+    fs::rename(dir, dir + ".old");
+    fs::create_directory(dir);
+    apps::RunFolder third(dir, 1);
+    third.take();
+    CHECK(refuses(taken, [&] { second.take(); }));
+}
