@@ -243,10 +243,13 @@ TEST_CASE("a folder that is deleted during the run is made again") {
     REQUIRE(running.wait_for("Epoch: [2]"));
     fs::rename(dir, p.scratch / "away");
     REQUIRE(running.wait_for("the folder " + dir + " had gone and is made again"));
+    REQUIRE(fs::remove(dir + "/pretrain.log"));  // the log alone, too
+    REQUIRE(fs::remove(dir + "/metrics.jsonl"));
+    REQUIRE(running.wait_until([&] { return contains(text_of(dir + "/pretrain.log"), "Epoch: "); }));
     running.signal(SIGINT);
     CHECK(running.wait().status == 1);
     CHECK(is_whole(checkpoint_in(dir)));
-    CHECK(contains(text_of(dir + "/pretrain.log"), "Epoch: "));
+    CHECK(fs::exists(dir + "/metrics.jsonl"));
 }
 
 TEST_CASE("a checkpoint that is a link stays one, and no device is replaced") {

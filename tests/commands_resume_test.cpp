@@ -190,6 +190,14 @@ TEST_CASE("resume auto takes the newest whole checkpoint") {
     CHECK(bytes_of(r.file("a")) == whole);
     CHECK(bytes_of(r.file("a", "model_best")) == best);
 
+    cut(r.file("a"));
+    write_bytes(r.file("a", "model_best"), whole);  // of step 12, and so later than the numbered ones
+    cut(r.file("a", "checkpoint-0000012"));
+    CHECK(r.done(r.pretrain("a") + more).find("going on from " + r.file("a", "model_best")) !=
+          std::string::npos);
+    CHECK(bytes_of(r.file("a")) == whole);
+    write_bytes(r.file("a", "model_best"), best);
+
     for (const std::string& name : r.numbered("a")) fs::remove(r.scratch / ("a/" + name));
     write_bytes(r.file("a"), {});
     CHECK(r.done(r.pretrain("a") + more).find("going on from " + r.file("a", "model_best")) !=

@@ -165,9 +165,16 @@ QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& pa
 }
 
 void adopt_stored_bits(Options& options, const Checkpoint& checkpoint, nn::Model& model) {
-    const bool given = options.given("--wbits") && options.given("--abits");
-    const auto bits = given ? std::nullopt : stored_bits(checkpoint.file(), checkpoint.path(), model);
-    if (!bits) return;
+    if (options.given("--wbits") && options.given("--abits")) return;
+    const auto bits = stored_bits(checkpoint.file(), checkpoint.path(), model);
+    if (!bits) {
+        for (const auto& [path, slot] : quant::slots(model)) {
+            if (slot->bits() == nn::Bits::always_8 || !checkpoint.file().contains(path + ".alpha")) continue;
+            engine::input_error("--wbits, --abits: ", checkpoint.path(), " has steps (", path,
+                                ".alpha), but does not say their bit widths; give both");
+        }
+        return;
+    }
     if (!options.given("--wbits")) options.quantizer.wbits = bits->weights;
     if (!options.given("--abits")) options.quantizer.abits = bits->activations;
 }

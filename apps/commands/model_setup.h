@@ -32,7 +32,8 @@ std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compu
 /// The bit widths of a quantized model. Throws Error(Fault::input) naming `path` where they are not recorded.
 QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path);
 
-/// Takes --wbits and --abits from the `nbits` of a published quantized file, where they are not given.
+/// Takes --wbits and --abits from the `nbits` of a published quantized file, where they are not given. Throws
+/// Error(Fault::input) where the file has steps and does not say their widths.
 void adopt_stored_bits(Options& options, const Checkpoint& checkpoint, nn::Model& model);
 
 /// The model of a checkpoint in evaluation mode, with its quantizers. Sizes and bit widths that the file does

@@ -133,21 +133,26 @@ void open_newest(const std::string& dir, const std::string& flag, std::optional<
     std::vector<std::string> names{kCheckpoint};
     for (const int64_t step : numbered_steps(dir)) names.push_back(numbered(step));
     names.emplace_back(kBestCheckpoint);
+    const auto step_of = [](const Checkpoint& checkpoint) {
+        return checkpoint.info() ? checkpoint.info()->step : -1;
+    };
     std::string damaged;
     for (const std::string& name : names) {
+        if (newest && name != kBestCheckpoint) continue;  // the others are older
         std::error_code ignored;
         const std::string path = path_in(dir, name);
         if (fs::symlink_status(path, ignored).type() == fs::file_type::not_found) continue;
         try {
-            newest.emplace(path, flag);
-            return;
+            const int64_t before = newest ? step_of(*newest) : -1;
+            if (before < 0 || step_of(Checkpoint(path, flag)) > before) newest.emplace(path, flag);
+            if (name == kCheckpoint) return;
         } catch (const engine::Error& error) {
             if (error.fault() != engine::Fault::input) throw;
             notes.push_back(engine::concat("=> warning: ", path, " is passed over: ", error.what()));
             if (damaged.empty()) damaged = error.what();
         }
     }
-    if (damaged.empty()) return;
+    if (newest || damaged.empty()) return;
     engine::input_error(flag, ": no checkpoint in ", dir, " is whole (", damaged,
                         "); remove them to start afresh, or name another folder");
 }

@@ -52,9 +52,9 @@ class RunFolder {
     std::unique_ptr<data::FileLock> lock_;
 };
 
-/// Opens the newest whole checkpoint of the folder: checkpoint.safetensors, else the numbered one of the
-/// latest step, else model_best.safetensors; nothing where there are none. `notes` says which are damaged.
-/// `flag` as in Checkpoint. Throws Error(Fault::input) where all are damaged.
+/// Opens the newest whole checkpoint of the folder: checkpoint.safetensors, else the later one of
+/// the latest numbered one and model_best.safetensors; nothing where there are none. `notes` says which are
+/// damaged. `flag` as in Checkpoint. Throws Error(Fault::input) where all are damaged.
 void open_newest(const std::string& dir, const std::string& flag, std::optional<Checkpoint>& newest,
                  std::vector<std::string>& notes);
 

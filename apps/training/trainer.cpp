@@ -131,8 +131,9 @@ bool Trainer::save(const std::string& file) {
     const bool latest = file == kCheckpoint;
     const std::string before = not_saved_;
     try {
-        if (folder_.save(file, info_, model_, optimizer_, last_checkpoint_.empty())) {
-            log_.reopen();
+        const bool gone = folder_.save(file, info_, model_, optimizer_, last_checkpoint_.empty());
+        log_.reopen();  // they may have been removed without the folder, too
+        if (gone) {
             guards_.warn("folder_gone", info_.step, "", 0,
                          "the folder " + folder_.dir() + " had gone and is made again");
         }

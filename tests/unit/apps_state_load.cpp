@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "apps/commands/model_setup.h"
+#include "apps/options/options.h"
 #include "apps/training/checkpoint.h"
 #include "quant/attach.h"
 #include "quant/calibrate.h"
@@ -144,6 +145,12 @@ TEST_CASE("steps for other bit widths are told of, and mixed ones ask for flags"
     const apps::Checkpoint checkpoint(file.write(scratch / "a"), "--resume");
     const auto other = nn::make_model(small_config(), DType::f64, 9);
     CHECK(refuses("`wbits`", [&] { apps::stored_bits(checkpoint.file(), "a", *other); }));
+    const apps::Checkpoint silent(File(*model).write(scratch / "silent"), "CKPT");
+    const auto asked = apps::parse_options({"predict", "silent", "a.png", "--wbits", "3"});
+    CHECK(refuses("silent has steps (", [&] { apps::adopt_stored_bits(*asked, silent, *other); }));
+    const auto told = apps::parse_options({"predict", "silent", "a.png", "--wbits", "3", "--abits", "3"});
+    apps::adopt_stored_bits(*told, silent, *other);
+    CHECK(told->quantizer.abits == 3);
     apps::attach_quantizers(*other, {3, 3, false, false, false});
     CHECK(checkpoint.load_parameters(*other).other_widths.find(
               "blocks.0.attn.proj_q was trained with 4 bits") == 0);
