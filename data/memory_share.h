@@ -6,9 +6,9 @@
 
 namespace vvtq::data {
 
-/// A thread's part of the memory that is there for pictures whose files are small for what they ask: what
-/// goes beyond 8 MiB and sixteen times the file's size. Usual pictures ask for less and never wait. A thread
-/// must not hold two.
+/// A thread's part of the memory for pictures that need far more of it than their files are large. Only
+/// what goes beyond 8 MiB and sixteen times the file's size is counted. Usual pictures need less and never
+/// wait. A thread must not hold two shares.
 class MemoryShare {
   public:
     static constexpr uint64_t kAll = uint64_t{544} << 20;  ///< of the process
@@ -19,8 +19,8 @@ class MemoryShare {
     ~MemoryShare() { release(); }
 
     /// Waits until the part of `needed` bytes that needs a share is free; does nothing where a share is held.
-    /// A picture of a large file may need more than there is, and is then the only one. Errors: input_error
-    /// naming the picture where it needs that, and its file is no hundredth of it.
+    /// A picture may need more than `kAll`, and is then the only one; its file must have at least a hundredth
+    /// of `needed`. Errors: input_error naming the picture where the file is smaller.
     void take(uint64_t needed, uint64_t file_bytes, const std::string& name);
     /// Waits until nobody else holds a share.
     void take_all();

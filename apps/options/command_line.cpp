@@ -232,23 +232,23 @@ void define_predict(FlagTable& flags, Options& o) {
     flags.add("images,--images", o.predict.images, "pictures, and folders whose pictures are taken")
         ->expected(-1);
     flags.add("--class-names", o.predict.class_names,
-              "file with a class name a line; left out: those in the checkpoint");
+              "file with one class name a line; left out: the names in the checkpoint");
     flags.group("Output");
-    flags.add("--topk", o.predict.topk, "most probable classes to tell");
+    flags.add("--topk", o.predict.topk, "how many of the most probable classes to print");
     flags.add_switch("--json", o.predict.json, "one JSON object a line");
     flags.add_switch("--logits", o.predict.logits, "with --json: the logits too");
     flags.group("Pictures");
     flags.add_switch("--center-crop", o.predict.center_crop,
-                     "the central 224 of 256, whatever the checkpoint says");
+                     "the central 224 of 256, whatever crop the checkpoint names");
     flags.add_switch("--whole", o.predict.whole, "the whole picture, squeezed to a square");
     flags.add("--on-bad-image", o.data.on_bad_image,
-              "error, or skip: pictures that cannot be decoded are left out and told of");
+              "error, or skip: pictures that cannot be decoded are left out and counted");
     flags.add("-b,--batch-size", o.data.batch_size, "pictures in a batch");
     flags.add("-j,--workers", o.data.workers, "loading threads");
     add_model(flags, o.model, false);
     flags.add("--num_classes", o.model.num_classes, "0: as many as the file has");
-    flags.add("--wbits", o.quantizer.wbits, "of a quantized file that does not say them");
-    flags.add("--abits", o.quantizer.abits, "of a quantized file that does not say them");
+    flags.add("--wbits", o.quantizer.wbits, "needed where a quantized file does not say its bit widths");
+    flags.add("--abits", o.quantizer.abits, "needed where a quantized file does not say its bit widths");
     flags.group("Run");
     flags.add("--device", o.run.device, "auto, cpu or cuda");
     flags.add("--gpu", o.run.gpu, "which GPU; -1: the first");

@@ -1,4 +1,4 @@
-// guards: signs that a run goes wrong, each told of once: a line "=> warning: ..." in the log, and an object
+// guards: signs that a run goes wrong, each named once: a line "=> warning: ..." in the log, and an object
 // of the kind "warning" in metrics.jsonl.
 #pragma once
 
@@ -17,8 +17,8 @@ class Guards {
     /// Both must outlive this.
     Guards(nn::Model& model, RunLog& log) : model_(model), log_(log) {}
 
-    /// The loss of a step, which is finite: far above its mean of late it is a spike. The first of each epoch
-    /// is told of.
+    /// The loss of a step, which is finite: far above its recent mean it is a spike. Warns of the first one
+    /// of each epoch.
     void see_loss(int epoch, int64_t step, double loss, RunningMeans& means);
     /// A step that was left out because of `reason`, and one that was not. Throws Error(Fault::run) after 100
     /// in a row.
@@ -30,7 +30,7 @@ class Guards {
     /// for all that an evaluation of `pictures` gives them.
     void inspect(int64_t step, const nn::Tensor& pictures);
 
-    /// Tells of something else.
+    /// Warns of something else.
     void warn(const std::string& what, int64_t step, const std::string& layer, double value,
               const std::string& text);
 

@@ -1,5 +1,5 @@
 // state_load: what a model takes from a file whose names, shapes or quantizers are not exactly its own, and
-// what is told of it.
+// the report about it.
 #pragma once
 
 #include <map>
@@ -20,7 +20,7 @@ struct LoadRules {
     bool missing_steps = false;  // steps that the file does not have start anew
     bool other_classes = false;  // a classifier of other classes starts anew
     bool other_size = false;     // position grids of other sizes are interpolated
-    bool partial = false;        // what is missing or misfits starts anew, what is unexpected is left
+    bool partial = false;        // what is missing or misfits starts anew, the unexpected is left out
 };
 
 /// A tensor and what is to say of it.
