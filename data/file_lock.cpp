@@ -29,6 +29,11 @@ FileLock::FileLock(const std::string& path, const std::string& what)
         engine::input_error("cannot write '", printable(path), "' (", std::strerror(errno),
                             "): name a place that you may write to");
     }
+    struct stat status {};
+    if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
+        ::close(descriptor_);
+        engine::input_error("'", printable(path), "' is no regular file: remove it");
+    }
     if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
         const int reason = errno;
         char holder[32] = {};

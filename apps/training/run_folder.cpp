@@ -96,12 +96,12 @@ bool RunFolder::save(const std::string& file, const CheckpointInfo& info, const 
                      const nn::Adamw& optimizer, bool afresh) {
     const bool gone = lock_ != nullptr && !exists();
     take();
-    if (afresh) {
+    save_checkpoint(path_in(dir_, file), info, model, optimizer);
+    if (afresh) {  // what an earlier run left stays until the new one has left something
         std::error_code ignored;
-        fs::remove(path_in(dir_, kBestCheckpoint), ignored);
+        if (file != kBestCheckpoint) fs::remove(path_in(dir_, kBestCheckpoint), ignored);
         remove_numbered(-1, 0);
     }
-    save_checkpoint(path_in(dir_, file), info, model, optimizer);
     if (file == kCheckpoint && keep_ > 1) number(info.step);
     return gone;
 }

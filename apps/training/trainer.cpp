@@ -213,10 +213,16 @@ void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, int64_t s
 
 void Trainer::look_into(const Pass& pass, int64_t index, int64_t step, const StepResult& bad) {
     moved_ = true;
-    const bool there = load_again(loader(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
+    bool there = false;
+    std::string why = "a signal arrived before it was looked into";
+    try {
+        there = load_again(loader(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
+    } catch (const engine::Error& error) {
+        if (error.fault() == engine::Fault::internal) throw;
+        why = std::string("its pictures cannot be read again: ") + error.what();
+    }
     const StepRates rates = rates_of(pass, step);
-    const std::string reason = there ? step_->reason(rates, bad)
-                                     : "it is not finite, and a signal arrived before it was looked into";
+    const std::string reason = there ? step_->reason(rates, bad) : "it is not finite, and " + why;
     if (!options_.skip_not_finite || (bad.found_inf & 2) != 0) {
         engine::run_error(reason, "; a smaller `lr` may help");
     }

@@ -5,9 +5,11 @@
 
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "apps/options/options.h"
+#include "apps/training/torch_checkpoint.h"
 #include "data/dataset.h"
 #include "data/fkd_labels.h"
 #include "data/idx.h"
@@ -239,6 +241,20 @@ void write_fuzz_seeds(const std::string& folder) {
     for (const uint16_t bits : {1, 4, 16, 32}) {
         write(("bitmap/" + std::to_string(bits)).c_str(), plain_bmp(7, 5, bits, bits <= 8 ? 2 : 0, 0x35));
     }
+    // A checkpoint of torch with moments and metadata.
+    const Bytes four(4), eight(8);
+    const std::vector<apps::StoredTensor> state{{"a.weight", "F32", {2, 1}, eight},
+                                                {"a.bias", "F32", {1}, four},
+                                                {"optimizer.a.weight.exp_avg", "F32", {2, 1}, eight},
+                                                {"optimizer.a.weight.exp_avg_sq", "F32", {2, 1}, eight},
+                                                {"optimizer.a.bias.exp_avg", "F32", {1}, four},
+                                                {"optimizer.a.bias.exp_avg_sq", "F32", {1}, four}};
+    apps::TorchExtras extras;
+    extras.metadata = {{"format", "some"}};
+    const Bytes checkpoint = apps::torch_checkpoint(state, extras);
+    std::ofstream(fs::path(folder) / "torch/checkpoint.pth", std::ios::binary)
+        .write(reinterpret_cast<const char*>(checkpoint.data()),
+               static_cast<std::streamsize>(checkpoint.size()));
     const fs::path pack = fs::path(folder) / "label_pack/pack";
     fs::remove(pack);
     PackedLabelWriter writer(pack.string(), {LabelType::smoothing, 0, 2, 3, 0, 1});
