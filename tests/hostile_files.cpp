@@ -14,8 +14,10 @@ using data::Bytes;
 namespace {
 
 void put(Bytes& to, uint64_t value, int size, bool big_endian = false) {
+    constexpr int kBytes = sizeof value;  // those above are 0
     for (int i = 0; i < size; ++i) {
-        to.push_back(static_cast<uint8_t>(value >> (8 * (big_endian ? size - 1 - i : i))));
+        const int byte = big_endian ? size - 1 - i : i;
+        to.push_back(byte < kBytes ? static_cast<uint8_t>(value >> (8 * byte)) : 0);
     }
 }
 
