@@ -55,15 +55,6 @@ std::string target_of(const std::string& path) {
     return target;
 }
 
-// The rename itself lasts only once the directory is flushed; some file systems refuse this, harmlessly.
-void flush_parent(const std::string& path) {
-    const std::string directory = fs::path(path).parent_path().string();
-    const int descriptor = ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) return;
-    ::fsync(descriptor);
-    ::close(descriptor);
-}
-
 template <typename Values>
 std::span<const uint8_t> as_bytes(const Values& values) {
     return {reinterpret_cast<const uint8_t*>(values.data()), values.size() * sizeof(values[0])};
@@ -254,7 +245,7 @@ void PackedLabelWriter::finish() {
     if (::fsync(descriptor_) != 0) fail("flush");
     if (std::rename(partial_.c_str(), path_.c_str()) != 0) fail("rename");  // while it is locked
     if (::close(std::exchange(descriptor_, -1)) != 0) fail("close");
-    flush_parent(path_);
+    flush_directory(fs::path(path_).parent_path().string());
 }
 
 void pack_labels(LabelType type, std::span<const Coords> coords, std::span<const uint8_t> flips,

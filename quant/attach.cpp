@@ -61,13 +61,19 @@ void attach(nn::Model& model, const BitWidths& bits) {
     model.set_weight_pass(std::make_unique<WeightPass>(model));
 }
 
-std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model) {
+std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots_by_path(nn::Module& model) {
     std::vector<std::pair<std::string, nn::QuantizerSlot*>> found;
-    std::unordered_set<const nn::Module*> seen;
     for (const auto& [path, module] : model.modules()) {
         auto* slot = dynamic_cast<nn::QuantizerSlot*>(module);
-        if (slot != nullptr && seen.insert(slot).second) found.emplace_back(path, slot);
+        if (slot != nullptr) found.emplace_back(path, slot);
     }
+    return found;
+}
+
+std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model) {
+    std::vector<std::pair<std::string, nn::QuantizerSlot*>> found = slots_by_path(model);
+    std::unordered_set<const nn::Module*> seen;
+    std::erase_if(found, [&](const auto& named) { return !seen.insert(named.second).second; });
     return found;
 }
 
@@ -79,8 +85,7 @@ std::set<std::string> quantizer_state_names(nn::Module& model) {
             states.insert(std::move(state));
         }
     }
-    for (const auto& [path, module] : model.modules()) {
-        if (dynamic_cast<nn::QuantizerSlot*>(module) == nullptr) continue;
+    for (const auto& [path, slot] : slots_by_path(model)) {
         for (const std::string& state : states) names.insert(path + "." + state);
     }
     return names;

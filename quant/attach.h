@@ -30,6 +30,9 @@ void attach(nn::Model& model, const BitWidths& bits);
 /// path: "blocks.0.attn.proj_q", "patch_embed.proj".
 std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model);
 
+/// The same with each of a slot's paths: a block that SReT uses twice has two.
+std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots_by_path(nn::Module& model);
+
 /// The full names under which state files may hold the quantizers of `model`, whether or not it has them: of
 /// each slot, under each of its paths, the state names of every registered quantizer.
 std::set<std::string> quantizer_state_names(nn::Module& model);

@@ -14,9 +14,7 @@
 namespace vvtq::apps {
 namespace {
 
-// Published quantizers keep a step for each width from 2 to 8 bits.
-constexpr size_t kWidths = 7;
-constexpr int kLeastBits = 2;
+constexpr auto kWidths = static_cast<size_t>(kStepWidths);
 
 StoredTensor stored(const std::string& name, const nn::Tensor& tensor) {
     const auto* bytes = static_cast<const uint8_t*>(tensor.raw());
@@ -48,12 +46,9 @@ class ModelState {
   public:
     ModelState(nn::Model& model, const data::StateFile& file, bool published)
         : model_(model), file_(file), published_(published) {
-        std::map<const nn::Module*, const nn::QuantizerSlot*> slots;
-        for (const auto& [path, slot] : quant::slots(model)) slots[slot] = slot;
-        for (const auto& [path, module] : model.modules()) {
-            const auto slot = slots.find(module);
-            if (slot == slots.end() || slot->second->get() == nullptr) continue;
-            const nn::Quantizer& quantizer = *slot->second->get();
+        for (const auto& [path, slot] : quant::slots_by_path(model)) {
+            if (slot->get() == nullptr) continue;
+            const nn::Quantizer& quantizer = *slot->get();
             const int bits = quantizer.describe().bits;
             for (const std::string& state : quantizer.state_names()) bits_[path + "." + state] = bits;
             if (!published || quantizer.state_names().empty()) continue;
@@ -87,16 +82,16 @@ class ModelState {
     /// A step, offset or moment of one with an entry for each width, or with the entry of its own width.
     StoredTensor widened(const std::string& parameter, StoredTensor tensor, bool moment) const {
         const auto bits = bits_.find(parameter);
-        if (bits == bits_.end() || bits->second < kLeastBits) return tensor;
+        if (bits == bits_.end() || bits->second < kLeastStepBits) return tensor;
         const size_t size = data::element_size(tensor.dtype);
-        const auto entry = static_cast<size_t>(bits->second - kLeastBits);
+        const auto entry = static_cast<size_t>(bits->second - kLeastStepBits);
         if (published_ && tensor.bytes.size() == size) {
             data::Bytes wide(kWidths * size);  // the others start from the same step, their moments from 0
             for (size_t i = 0; i < kWidths; ++i) {
                 if (!moment || i == entry) std::memcpy(&wide[i * size], tensor.bytes.data(), size);
             }
             tensor.bytes = std::move(wide);
-            tensor.shape = {kWidths};
+            tensor.shape = {kStepWidths};
         } else if (!published_ && tensor.bytes.size() == kWidths * size) {
             const auto begin = tensor.bytes.begin() + static_cast<std::ptrdiff_t>(entry * size);
             tensor.bytes = data::Bytes(begin, begin + static_cast<std::ptrdiff_t>(size));

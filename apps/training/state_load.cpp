@@ -11,9 +11,6 @@
 namespace vvtq::apps {
 namespace {
 
-// Published quantizers keep a step for each width from 2 to 8 bits.
-constexpr int64_t kWidths = 7;
-constexpr int kLeastBits = 2;
 constexpr size_t kShown = 6;
 
 /// "a, b, c and 12 more".
@@ -115,18 +112,15 @@ StateLoad::StateLoad(const data::StateFile& file, const std::string& path, nn::M
 }
 
 void StateLoad::find_quantizers(nn::Model& model) {
-    std::map<const nn::Module*, const nn::QuantizerSlot*> slots;
-    for (const auto& [path, slot] : quant::slots(model)) slots[slot] = slot;
     size_t others = 0;
-    for (const auto& [path, module] : model.modules()) {
-        const auto slot = slots.find(module);
-        if (slot == slots.end() || slot->second->get() == nullptr) continue;
-        const int bits = slot->second->get()->describe().bits;
-        for (const std::string& state : slot->second->get()->state_names()) {
-            quantizers_[path + "." + state] = {path, bits, slot->second->idle()};
+    for (const auto& [path, slot] : quant::slots_by_path(model)) {
+        if (slot->get() == nullptr) continue;
+        const int bits = slot->get()->describe().bits;
+        for (const std::string& state : slot->get()->state_names()) {
+            quantizers_[path + "." + state] = {path, bits, slot->idle()};
         }
         if (!rules_.steps || !file_.contains(path + ".init_state")) continue;
-        if (!slot->second->idle() && value_of(file_, path + ".init_state") == 0) {
+        if (!slot->idle() && value_of(file_, path + ".init_state") == 0) {
             engine::input_error(data::printable(path_), ": the quantizer ", path,
                                 " was never started (its init_state is 0); name a file of a trained model");
         }
@@ -157,8 +151,8 @@ std::optional<StateLoad::Source> StateLoad::source(const std::string& name, cons
     const std::vector<int64_t>& wanted = shape.vec();
     if (stored == wanted || (stored.empty() && shape.numel() == 1)) return source;
     const auto quantizer = quantizers_.find(name);
-    if (quantizer != quantizers_.end() && stored == std::vector<int64_t>{kWidths} && shape.numel() == 1) {
-        source.entry = quantizer->second.bits - kLeastBits;
+    if (quantizer != quantizers_.end() && stored == std::vector<int64_t>{kStepWidths} && shape.numel() == 1) {
+        source.entry = quantizer->second.bits - kLeastStepBits;
         if (source.entry < 0) return std::nullopt;
         how = engine::concat("the step for ", quantizer->second.bits, " bits");
         return source;
@@ -239,10 +233,7 @@ void StateLoad::note_unexpected(nn::Model& model) {
         const std::set<std::string> steps = quant::quantizer_state_names(model);
         known.insert(steps.begin(), steps.end());
     }
-    std::set<const nn::Module*> slots;
-    for (const auto& [path, slot] : quant::slots(model)) slots.insert(slot);
-    for (const auto& [path, module] : model.modules()) {
-        if (slots.count(module) == 0) continue;
+    for (const auto& [path, slot] : quant::slots_by_path(model)) {
         known.insert(path + ".nbits");
         known.insert(path + ".init_state");
     }

@@ -14,6 +14,10 @@
 
 namespace vvtq::apps {
 
+// Published quantizers keep a step for each width from 2 to 8 bits.
+inline constexpr int64_t kStepWidths = 7;
+inline constexpr int kLeastStepBits = 2;
+
 /// What may differ. Everything else that is missing, misfits or is unexpected is an error.
 struct LoadRules {
     bool steps = true;           // takes the quantizers' steps and offsets; without, they start anew
