@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "apps/commands/commands.h"
+#include "apps/commands/run_job.h"
 #include "apps/options/options.h"
 #include "apps/training/interrupt.h"
 #include "data/bytes.h"
@@ -21,14 +22,23 @@ namespace {
 
 using namespace vvtq::apps;
 
+template <int (*command)(Options&)>
+int alone(Options& options) {
+    vvtq::engine::set_threads(options.run.threads);
+    return command(options);
+}
+template <int (*command)(Options&, Job*)>
+int shared(Options& options) {
+    return run_job(options, command);
+}
+
 const std::map<std::string, int (*)(Options&)> kCommands = {
-    {"pretrain", command_train},      {"train", command_train},
-    {"softlabel", command_softlabel}, {"predict", command_predict},
-    {"convert", command_convert},     {"bench step", command_bench_step},
-    {"bench op", command_bench_op},   {"bench loader", command_bench_loader}};
+    {"pretrain", shared<command_train>},     {"train", shared<command_train>},
+    {"softlabel", alone<command_softlabel>}, {"predict", alone<command_predict>},
+    {"convert", alone<command_convert>},     {"bench step", shared<command_bench_step>},
+    {"bench op", alone<command_bench_op>},   {"bench loader", alone<command_bench_loader>}};
 
 int run(Options& options) {
-    vvtq::engine::set_threads(options.run.threads);
     if (options.command.empty()) std::cout << options.help;
     if (options.command.empty() || options.run.dry_run) return 0;
     return kCommands.at(options.command)(options);

@@ -117,15 +117,16 @@ class Walk {
         accumulate(node.upstream[edge.output], std::move(g));
     }
 
-    /// `upstream` is the caller's: no leaf may keep it.
-    void run(const void* upstream) {
+    /// `upstream` are the caller's: no leaf may keep them.
+    void run(const std::vector<Tensor>& upstream) {
         while (!heap_.empty()) {
             std::pop_heap(heap_.begin(), heap_.end(), earlier);
             const std::shared_ptr<Node> node = std::move(heap_.back());
             heap_.pop_back();
             visit(*node);
         }
-        std::unordered_set<const void*> taken = {upstream};
+        std::unordered_set<const void*> taken;
+        for (const Tensor& given : upstream) taken.insert(given.raw());
         for (const auto& leaf :
              leaves_) {  // callers may write to gradients, so no two may be the same memory
             if (!seen_.insert(leaf.get()).second) continue;
@@ -206,6 +207,14 @@ Variable::Variable(Tensor value, bool requires_grad) : state_(std::make_shared<S
     state_->requires_grad = requires_grad;
 }
 
+Variable::Variable(Tensor value, DType gradient) : state_(std::make_shared<State>()) {
+    VVTQ_CHECK(value.defined() && engine::is_floating(gradient), "no gradients of ",
+               engine::name_of(gradient));
+    state_->gradient = gradient;
+    state_->value = std::move(value);
+    state_->requires_grad = true;
+}
+
 const Tensor& Variable::value() const {
     VVTQ_CHECK(defined(), "undefined variable");
     return state_->value;
@@ -236,6 +245,13 @@ void Variable::clear_grad() {
     state_->grad = Tensor();
 }
 
+void Variable::set_grad(Tensor gradient) {
+    VVTQ_CHECK(defined() && !state_->node, "only leaves can be given a gradient");
+    VVTQ_CHECK(gradient.defined() && gradient.shape() == shape() && gradient.dtype() == state_->gradient,
+               "gradient of shape ", gradient.shape().str(), " for a leaf of shape ", shape().str());
+    state_->grad = std::move(gradient);
+}
+
 void Variable::backward(Tensor upstream) const {
     VVTQ_CHECK(requires_grad(), "backward from a variable that is not on the tape");
     const Tensor& y = value();
@@ -243,13 +259,22 @@ void Variable::backward(Tensor upstream) const {
         VVTQ_CHECK(y.numel() == 1, "backward from shape ", y.shape().str(), " needs an upstream gradient");
         upstream = Tensor::full(y.shape(), 1.0, state_->gradient, y.device());
     }
-    VVTQ_CHECK(upstream.shape() == y.shape() && upstream.dtype() == state_->gradient,
-               "upstream gradient of shape ", upstream.shape().str(), " for a value of shape ",
-               y.shape().str());
-    const void* const given = upstream.raw();
+    autograd::backward({*this}, {std::move(upstream)});
+}
+
+void backward(const std::vector<Variable>& ys, const std::vector<Tensor>& upstream) {
+    VVTQ_CHECK(ys.size() == upstream.size(), upstream.size(), " upstream gradients for ", ys.size(),
+               " variables");
     Walk walk;
-    walk.send(Node::edge_to(*this), std::move(upstream));
-    walk.run(given);
+    for (size_t i = 0; i < ys.size(); ++i) {
+        const Variable& y = ys[i];
+        VVTQ_CHECK(y.requires_grad(), "backward from a variable that is not on the tape");
+        VVTQ_CHECK(upstream[i].shape() == y.shape() && upstream[i].dtype() == y.gradient_dtype(),
+                   "upstream gradient of shape ", upstream[i].shape().str(), " for a value of shape ",
+                   y.shape().str());
+        walk.send(Node::edge_to(y), upstream[i]);
+    }
+    walk.run(upstream);
 }
 
 namespace {

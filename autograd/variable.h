@@ -56,6 +56,8 @@ class Variable {
     Variable() = default;
     /// A constant, or with `requires_grad` a leaf such as a parameter.
     explicit Variable(Tensor value, bool requires_grad = false);
+    /// A leaf whose gradient has another dtype than its value: codes, whose gradient is their weight's.
+    Variable(Tensor value, engine::DType gradient);
 
     bool defined() const { return state_ != nullptr; }
     const Tensor& value() const;
@@ -68,6 +70,8 @@ class Variable {
     /// The collected gradient; undefined where none has arrived.
     const Tensor& grad() const;
     void clear_grad();
+    /// Replaces the gradient of a leaf (shape of the value, gradient_dtype): by a mean over processes.
+    void set_grad(Tensor gradient);
 
     /// Walks the tape from this scalar (one element; upstream gradient 1) or from `upstream` (same shape),
     /// adds to the leaves' `grad`, and frees the tape on the way. Throws Error(Fault::internal) where an op
@@ -78,10 +82,14 @@ class Variable {
 
   private:
     friend struct Node;
+    friend void backward(const std::vector<Variable>& ys, const std::vector<Tensor>& upstream);
     friend std::vector<Variable> record(const char* op, std::vector<Output> ys,
                                         const std::vector<Variable>& inputs, BackwardOfMany backward);
     std::shared_ptr<State> state_;
 };
+
+/// The same from several variables at once: `upstream` has the gradient of each, shape of its value.
+void backward(const std::vector<Variable>& ys, const std::vector<Tensor>& upstream);
 
 /// The only way to make a node: outputs of `op`, its inputs, its backward. Off the tape (NoGrad, or no input
 /// that requires a gradient) it returns a constant. An op without a backward passes nullptr: asking a

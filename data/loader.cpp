@@ -53,14 +53,36 @@ void Loader::count_batches() {
             batches_ = (all - options_.process + processes - 1) / processes;
             return;
         case LoaderMode::training:
-            batches_ = pictures / size / processes;
+            batches_ = pictures / size;
             break;
         case LoaderMode::labelled:
-            batches_ = pictures / ((size + crops - 1) / crops) / processes;
+            batches_ = pictures / ((size + crops - 1) / crops);
     }
+    share_out();
     if (batches_ == 0) {
         engine::input_error("`batch_size` ", size, " needs more pictures than the ", pictures, " of '",
                             printable(dataset_.name()), "': use a smaller `batch_size`");
+    }
+}
+
+// Which places of a training batch this process makes: one run, or, where pictures of one shard are mixed, two
+// runs that mirror each other, because a picture is mixed with its mirror place.
+void Loader::share_out() {
+    const int64_t size = options_.batch_size, processes = options_.processes, shards = options_.shards;
+    VVTQ_CHECK(shards >= 1 && (shards == 1 || shards % processes == 0), shards, " shards for ", processes,
+               " processes");
+    const bool mirrored = shards == 1 && processes > 1 && options_.mode == LoaderMode::training &&
+                          options_.augmentation.mixing.active();
+    const int64_t runs = std::max(shards, mirrored ? 2 * processes : processes);
+    if (size % runs != 0) {
+        engine::input_error("`batch_size` ", size, ": cannot be cut into ", runs, " equal parts",
+                            mirrored ? ", two for each process because pictures are mixed" : "",
+                            "; use a multiple of ", runs);
+    }
+    const int64_t each = mirrored ? size / runs : size / processes;
+    for (int64_t i = 0; i < each; ++i) places_.push_back(options_.process * each + i);
+    for (int64_t i = 0; mirrored && i < each; ++i) {
+        places_.push_back(size - (options_.process + 1) * each + i);
     }
 }
 
@@ -194,14 +216,15 @@ void Loader::list_items(int64_t batch, std::vector<Item>& items) const {
             return;
         case LoaderMode::training: {
             const int64_t repeats = options_.augmentation.repeats;
-            for (int64_t i = batch * size; i < (batch + 1) * size; ++i) {
+            for (const int64_t place : places_) {
+                const int64_t i = batch * size + place;
                 items.push_back({order_[static_cast<size_t>(i / repeats)], static_cast<int>(i % repeats)});
             }
             return;
         }
         case LoaderMode::labelled: {
             const int64_t per_batch = (size + crops - 1) / crops;
-            for (int64_t i = 0; i < size; ++i) {
+            for (const int64_t i : places_) {
                 items.push_back({order_[static_cast<size_t>(batch * per_batch + i / crops)],
                                  static_cast<int>(i % crops)});
             }
@@ -209,11 +232,40 @@ void Loader::list_items(int64_t batch, std::vector<Item>& items) const {
     }
 }
 
+// Mixes the pictures of each shard.
+void Loader::mix(int64_t number, Batch& batch) const {
+    const Mixing& mixing = options_.augmentation.mixing;
+    const int64_t of_shard = options_.batch_size / options_.shards, made = batch.size;
+    const auto side = static_cast<size_t>(options_.image_size), classes = static_cast<size_t>(batch.classes);
+    for (int64_t first = 0; first < made;) {
+        const int64_t shard = places_[static_cast<size_t>(first)] / of_shard;
+        const int64_t here = std::min(of_shard, made - first);
+        engine::Random random(
+            shard == 0 ? engine::mix_key({options_.seed, epoch_, static_cast<uint64_t>(number), kMix})
+                       : engine::mix_key({options_.seed, epoch_, static_cast<uint64_t>(number), kMix,
+                                          static_cast<uint64_t>(shard)}));
+        const std::vector<Mix> all =
+            draw_mixes(mixing, random, options_.image_size, static_cast<size_t>(of_shard));
+        std::vector<Mix> mixes;
+        for (int64_t i = first; i < first + here; ++i) {
+            mixes.push_back(all[static_cast<size_t>(places_[static_cast<size_t>(i)] % of_shard)]);
+        }
+        const auto begin = static_cast<size_t>(first), count = static_cast<size_t>(here);
+        const size_t plane = 3 * side * side;
+        mix_batch(mixes, options_.image_size, options_.augmentation.smoothing, batch.classes,
+                  std::span(batch.targets).subspan(begin, count),
+                  std::span(batch.pixels).subspan(begin * plane, count * plane),
+                  std::span(batch.soft).subspan(begin * classes, count * classes));
+        first += here;
+    }
+}
+
 void Loader::make(int64_t index, Batch& batch, Worker& worker) {
     using Clock = std::chrono::steady_clock;
     const auto began = Clock::now();
     const auto jpeg_before = worker.reader.jpeg_time();
-    const int64_t number = index * options_.processes + options_.process;
+    const bool whole_batches = places_.empty();  // shared out batch by batch
+    const int64_t number = whole_batches ? index * options_.processes + options_.process : index;
     list_items(number, worker.items);
     const size_t size = worker.items.size();
     const auto side = static_cast<size_t>(options_.image_size);
@@ -225,6 +277,7 @@ void Loader::make(int64_t index, Batch& batch, Worker& worker) {
     batch.classes = dataset_.classes();
     batch.pixels.resize(size * 3 * side * side);
     batch.pictures.resize(size);
+    batch.places = places_;
     batch.targets.resize(size);
     batch.soft.resize(labelled || mixed ? size * static_cast<size_t>(batch.classes) : 0);
     batch.coords.resize(labelled || labelling ? size : 0);
@@ -246,11 +299,7 @@ void Loader::make(int64_t index, Batch& batch, Worker& worker) {
         batch.coords.resize(labelling ? made : 0);
         batch.flips.resize(labelling ? made : 0);
     }
-    if (mixed) {
-        engine::Random random(engine::mix_key({options_.seed, epoch_, static_cast<uint64_t>(number), kMix}));
-        mix_batch(options_.augmentation.mixing, random, options_.image_size, options_.augmentation.smoothing,
-                  batch.classes, batch.targets, batch.pixels, batch.soft);
-    }
+    if (mixed) mix(number, batch);
     busy_time_ += std::chrono::nanoseconds(Clock::now() - began).count();
     jpeg_time_ += std::chrono::nanoseconds(worker.reader.jpeg_time() - jpeg_before).count();
 }

@@ -56,10 +56,14 @@ struct LoaderOptions {
     /// evaluation: the shorter side before the central crop; 0 squeezes the whole picture to image_size,
     /// negative means evaluation_side(image_size).
     int shorter_side = -1;
-    /// This process makes every processes-th batch, from batch `process` on. Together the batches of all are
-    /// those of one process.
+    /// Several processes share out an epoch. evaluation, labelling: this one makes every processes-th batch,
+    /// from batch `process` on. training, labelled: it makes its part of every batch, batch_size / processes
+    /// crops. Together they make what one process would.
     int process = 0;
     int processes = 1;
+    /// training, labelled: the batch consists of so many shards, none of which two processes share unless it
+    /// is 1; mixing is within a shard.
+    int shards = 1;
     /// A picture that cannot be decoded is left out (evaluation, labelling) or gives its place to the next
     /// one (training, labelled), and is told of at the end of the epoch; else it is an error.
     bool skip_bad = false;
@@ -86,6 +90,7 @@ struct Batch {
     int classes = 0;                ///< C
     Bytes pixels;                   ///< (B, 3, S, S), 8 bits
     std::vector<int64_t> pictures;  ///< (B) index in the data set
+    std::vector<int64_t> places;    ///< (B) training, labelled: place in the batch of all processes; else empty
     std::vector<int> targets;       ///< (B) the picture's class; labelled: the class of largest probability
     std::vector<float> soft;        ///< (B, C) labelled, or training with mixing; else empty
     std::vector<Coords> coords;     ///< (B) labelled and labelling only, else empty
@@ -148,6 +153,8 @@ class Loader {
     };
 
     void count_batches();
+    void share_out();
+    void mix(int64_t number, Batch& batch) const;
     bool take(Batch& batch);
     void stop();
     void work();
@@ -169,6 +176,7 @@ class Loader {
     LoaderOptions options_;
     const SoftLabels* labels_;
     int64_t batches_ = 0;
+    std::vector<int64_t> places_;  // of a batch, those that this process makes; training, labelled
 
     bool started_ = false;
     uint64_t epoch_ = 0;

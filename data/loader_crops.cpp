@@ -54,10 +54,11 @@ void Loader::plan_labelled(std::span<const Item> items, int64_t picture, Worker&
     worker.draw.resize(static_cast<size_t>(labels_->header().crops));
     std::iota(worker.draw.begin(), worker.draw.end(), 0);
     engine::Random random = draws(kLabelDraw, picture, 0);
+    size_t drawn = 0;  // also those of the picture's crops that another process makes
     for (const Item& item : items) {
         const auto m = static_cast<size_t>(item.crop);
-        if (options_.mode == LoaderMode::labelled) {
-            std::swap(worker.draw[m], worker.draw[m + random.below(worker.draw.size() - m)]);
+        for (; options_.mode == LoaderMode::labelled && drawn <= m; ++drawn) {
+            std::swap(worker.draw[drawn], worker.draw[drawn + random.below(worker.draw.size() - drawn)]);
         }
         Cut cut;
         cut.label = labels_->crop(picture, worker.labels, worker.draw[m]);

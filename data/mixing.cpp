@@ -167,13 +167,7 @@ Mix draw_mix(const Mixing& mixing, engine::Random& random, int side) {
     return mix;
 }
 
-void mix_batch(const Mixing& mixing, engine::Random& random, int side, double smoothing, int classes,
-               std::span<const int> targets, std::span<uint8_t> planes, std::span<float> soft) {
-    const size_t count = targets.size();
-    const size_t size = size_t{3} * static_cast<size_t>(side) * static_cast<size_t>(side);
-    const auto width = static_cast<size_t>(classes);
-    VVTQ_CHECK(planes.size() == count * size && soft.size() == count * width, planes.size(), " pixels, ",
-               soft.size(), " probabilities");
+std::vector<Mix> draw_mixes(const Mixing& mixing, engine::Random& random, int side, size_t count) {
     std::vector<Mix> mixes(count);
     for (size_t i = 0; i < count; ++i) {
         const bool drawn =
@@ -181,6 +175,16 @@ void mix_batch(const Mixing& mixing, engine::Random& random, int side, double sm
         mixes[i] =
             drawn ? draw_mix(mixing, random, side) : mixes[mixing.mode == MixMode::pair ? count - 1 - i : 0];
     }
+    return mixes;
+}
+
+void mix_batch(std::span<const Mix> mixes, int side, double smoothing, int classes,
+               std::span<const int> targets, std::span<uint8_t> planes, std::span<float> soft) {
+    const size_t count = targets.size();
+    const size_t size = size_t{3} * static_cast<size_t>(side) * static_cast<size_t>(side);
+    const auto width = static_cast<size_t>(classes);
+    VVTQ_CHECK(mixes.size() == count && planes.size() == count * size && soft.size() == count * width,
+               mixes.size(), " mixes, ", planes.size(), " pixels, ", soft.size(), " probabilities");
     Bytes scratch;
     for (size_t i = 0; i <= count - 1 - i; ++i) {
         const size_t j = count - 1 - i;

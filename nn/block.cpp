@@ -26,17 +26,17 @@ Residual Block::forward(const Residual& x, const Tensor (&keep)[2], const TokenG
     return {second.y, mlp_.forward(second.n), keep[1]};
 }
 
-void StochasticDepth::draw(bool training, const Tensor& pictures, const Tensor& random_key) {
+void StochasticDepth::draw(bool training, const Tensor& pictures, const Draws& draws) {
     factors_ = {};
     const bool drops = std::any_of(rates_.begin(), rates_.end(), [](double rate) { return rate > 0; });
     if (!training || !drops) return;
-    VVTQ_CHECK(random_key.defined(), "stochastic depth needs a random key");
+    VVTQ_CHECK(draws.key.defined(), "stochastic depth needs a random key");
     const auto rows = static_cast<int64_t>(rates_.size());
     if (!device_rates_.defined() || device_rates_.device() != pictures.device()) {
         device_rates_ = Tensor::from(rates_, {rows}, engine::DType::f64, pictures.device());
     }
     factors_ = Tensor({rows, pictures.shape()[0]}, engine::master_of(pictures.dtype()), pictures.device());
-    engine::kernels(factors_.device()).stochastic_depth(random_key, device_rates_, factors_);
+    engine::kernels(factors_.device()).stochastic_depth(draws.key, device_rates_, factors_);
 }
 
 Tensor StochasticDepth::keep(size_t branch) const {

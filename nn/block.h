@@ -36,9 +36,9 @@ class StochasticDepth {
     /// The rate of each branch, from 0 to below 1.
     explicit StochasticDepth(std::vector<double> rates) : rates_(std::move(rates)) {}
 
-    /// Draws the factors of a batch like `pictures` from the key (1) i64. Without `training`, or where every
-    /// rate is 0, all branches stay and no key is needed.
-    void draw(bool training, const Tensor& pictures, const Tensor& random_key);
+    /// Draws the factors of a batch like `pictures`. Without `training`, or where every rate is 0, all
+    /// branches stay and no key is needed.
+    void draw(bool training, const Tensor& pictures, const Draws& draws);
     /// Factors (B) of the latest draw; undefined where the branch always stays.
     Tensor keep(size_t branch) const;
 

@@ -51,8 +51,11 @@ BatchNormRelu::BatchNormRelu(int64_t width, engine::DType dtype)
 Variable BatchNormRelu::forward(const Variable& x) {
     constexpr double kEps = 1e-5;
     const autograd::Scope scope(name());
-    return autograd::batch_norm_relu(x, weight_, bias_, kEps, {running_mean_, running_var_, batches_},
-                                     training());
+    autograd::RunningMoments running{running_mean_, running_var_, batches_};
+    if (!batch_share().update_running_stats) {
+        running = {running_mean_.clone(), running_var_.clone(), batches_.clone()};
+    }
+    return autograd::batch_norm_relu(x, weight_, bias_, kEps, running, training(), batch_share().processes);
 }
 
 }  // namespace vvtq::nn

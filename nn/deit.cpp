@@ -102,9 +102,9 @@ Variable Deit::classify(const Residual& x, int64_t index, Linear& head) {
     return head.forward(norm_.forward({exact, {}, {}}, *this, quant_).n);
 }
 
-Variable Deit::compute(const Tensor& pictures, const Tensor& random_key) {
+Variable Deit::compute(const Tensor& pictures, const Draws& draws) {
     check_shape(pictures, config());
-    stochastic_depth_.draw(training(), pictures, random_key);
+    stochastic_depth_.draw(training(), pictures, draws);
     Variable tokens = patch_embed_.forward(Variable(pictures));
     if (dist_token_ != nullptr) tokens = autograd::prepend_token(*dist_token_, tokens);
     tokens = autograd::prepend_token(cls_token_, tokens);

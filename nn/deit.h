@@ -23,7 +23,7 @@ class Deit : public Model {
     Deit(const ModelConfig& config, engine::DType dtype, bool distilled);
 
   private:
-    Variable compute(const Tensor& pictures, const Tensor& random_key) override;
+    Variable compute(const Tensor& pictures, const Draws& draws) override;
     /// The logits of token `index` behind the last block.
     Variable classify(const Residual& x, int64_t index, Linear& head);
 

@@ -44,10 +44,10 @@ void draw_start_weights(Model& model, engine::DType dtype, uint64_t seed) {
     }
 }
 
-/// Weights are quantized while it lives, which an error may end.
+/// Weights are quantized for one forward pass, which an error may end.
 class Prepared {
   public:
-    Prepared(WeightPass& pass, engine::DType dtype) : pass_(pass) { pass.prepare(dtype); }
+    Prepared(WeightPass& pass, engine::DType dtype) : pass_(pass) { pass.prepare(dtype, false); }
     ~Prepared() { pass_.release(); }
     Prepared(const Prepared&) = delete;
     Prepared& operator=(const Prepared&) = delete;
@@ -58,10 +58,32 @@ class Prepared {
 
 }  // namespace
 
-Variable Model::forward(const Tensor& pictures, const Tensor& random_key) {
-    if (weight_pass_ == nullptr) return compute(pictures, random_key);
+Variable Model::forward(const Tensor& pictures, const Draws& draws) {
+    if (weight_pass_ == nullptr || prepared_) return compute(pictures, draws);
     const Prepared prepared(*weight_pass_, pictures.dtype());
-    return compute(pictures, random_key);
+    return compute(pictures, draws);
+}
+
+PreparedWeights::PreparedWeights(Model& model, engine::DType dtype) : model_(model) {
+    VVTQ_CHECK(!model.prepared_, "the weights are prepared already");
+    if (model.weight_pass_ == nullptr) return;
+    model.weight_pass_->prepare(dtype, true);
+    codes_ = model.weight_pass_->collected();
+    model.prepared_ = true;
+}
+
+PreparedWeights::~PreparedWeights() {
+    if (!model_.prepared_) return;
+    model_.weight_pass_->release();
+    model_.prepared_ = false;
+}
+
+void PreparedWeights::backward(const Variable& term) {
+    if (model_.prepared_) {
+        model_.weight_pass_->backward(term);
+    } else if (term.requires_grad()) {
+        term.backward();
+    }
 }
 
 Tensor random_key(uint64_t key, engine::Device device) {

@@ -8,14 +8,20 @@
 
 namespace vvtq::nn {
 
-/// Quantizes all weights of a model at once, at the start of a forward pass; quant/attach gives a model one.
+/// Quantizes all weights of a model at once; quant/attach gives a model one.
 class WeightPass {
   public:
     virtual ~WeightPass() = default;
-    /// Fills the weights' slots (QuantizerSlot::prepare) with codes of `dtype`.
-    virtual void prepare(engine::DType dtype) = 0;
+    /// Fills the weights' slots (QuantizerSlot::prepare) with codes of `dtype`. With `collect` the codes are
+    /// leaves that collect their gradients, for any number of forward passes, until `backward`.
+    virtual void prepare(engine::DType dtype, bool collect) = 0;
     /// Forgets them.
     virtual void release() = 0;
+    /// Those leaves.
+    virtual std::vector<Variable> collected() const = 0;
+    /// Goes on from the gradients that they collected to those of weights and steps. `term`: a scalar
+    /// computed from the regularizer, to be differentiated too; may be undefined.
+    virtual void backward(const Variable& term) = 0;
 };
 
 /// pictures (B, in_chans, S, S), normalized -> logits (B, num_classes) of the parameters' dtype. The
@@ -23,17 +29,38 @@ class WeightPass {
 class Model : public Module {
   public:
     explicit Model(const ModelConfig& config) : config_(config) {}
-    /// `random_key` (1) i64 decides stochastic depth; needed in training mode only.
-    Variable forward(const Tensor& pictures, const Tensor& random_key = {});
+    Variable forward(const Tensor& pictures, const Draws& draws = {});
     const ModelConfig& config() const { return config_; }
     void set_weight_pass(std::unique_ptr<WeightPass> pass) { weight_pass_ = std::move(pass); }
     WeightPass* weight_pass() const { return weight_pass_.get(); }
 
   private:
-    virtual Variable compute(const Tensor& pictures, const Tensor& random_key) = 0;
+    friend class PreparedWeights;
+    virtual Variable compute(const Tensor& pictures, const Draws& draws) = 0;
 
     ModelConfig config_;
     std::unique_ptr<WeightPass> weight_pass_;
+    bool prepared_ = false;  // a PreparedWeights lives
+};
+
+/// While it lives, the weights of `model` are quantized, once for all its forward passes. Those passes leave
+/// the gradients of the codes here, and `backward` turns their sum into gradients of the parameters. A model
+/// without a weight pass has none of it.
+class PreparedWeights {
+  public:
+    PreparedWeights(Model& model, engine::DType dtype);
+    ~PreparedWeights();
+    PreparedWeights(const PreparedWeights&) = delete;
+    PreparedWeights& operator=(const PreparedWeights&) = delete;
+
+    /// The codes, leaves of the tape.
+    const std::vector<Variable>& codes() const { return codes_; }
+    /// `term` as in WeightPass::backward. Once.
+    void backward(const Variable& term);
+
+  private:
+    Model& model_;
+    std::vector<Variable> codes_;
 };
 
 /// A key for `forward`.

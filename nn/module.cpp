@@ -58,6 +58,13 @@ void Module::train(bool on) {
     }
 }
 
+void Module::share_batch(const BatchShare& share) {
+    batch_share_ = share;
+    for (const Slot& slot : slots_) {
+        if (slot.child != nullptr) slot.child->share_batch(share);
+    }
+}
+
 Variable& Module::add_parameter(const std::string& name, Tensor value) {
     VVTQ_CHECK(!name.empty(), "a parameter needs a name");
     for (const Slot& slot : slots_) VVTQ_CHECK(slot.name != name, "\"", name, "\" exists already");

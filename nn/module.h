@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "autograd/variable.h"
+#include "nn/batch.h"
 
 namespace vvtq::nn {
 
@@ -42,6 +43,9 @@ class Module {
     /// Training or evaluation (stochastic depth), for the whole tree.
     void train(bool on);
     bool training() const { return training_; }
+    /// How the pictures of the next forward passes belong to the step's batch, for the whole tree.
+    void share_batch(const BatchShare& share);
+    const BatchShare& batch_share() const { return batch_share_; }
     /// The name this module was added under, one step of its path; autograd::Scope takes it while it
     /// computes.
     const std::string& name() const { return name_; }
@@ -65,6 +69,7 @@ class Module {
     std::deque<Slot> slots_;  // references to parameters stay valid
     std::string name_;
     bool training_ = true;
+    BatchShare batch_share_;
 };
 
 }  // namespace vvtq::nn

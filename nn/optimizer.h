@@ -42,6 +42,8 @@ class Adamw {
     void clear_grad();
 
     int64_t steps_done() const { return step_; }
+    /// What it updates, each distinct parameter once.
+    const std::vector<NamedParameter>& parameters() const { return parameters_; }
 
     /// Moments by name, "<parameter>.exp_avg" and "<parameter>.exp_avg_sq", sharing memory.
     std::vector<std::pair<std::string, Tensor>> state() const;

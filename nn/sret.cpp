@@ -252,11 +252,11 @@ autograd::TokenOrder Sret::order(size_t use, int64_t tokens, const Tensor& key) 
     return drawn;
 }
 
-Variable Sret::compute(const Tensor& pictures, const Tensor& random_key) {
+Variable Sret::compute(const Tensor& pictures, const Draws& draws) {
     check_shape(pictures, config());
-    stochastic_depth_.draw(training(), pictures, random_key);
+    stochastic_depth_.draw(training(), pictures, draws);
     fixed_key_ = fixed_key_.to(pictures.device());
-    const Tensor key = training() && random_key.defined() ? random_key : fixed_key_;
+    const Tensor key = training() && draws.key.defined() ? draws.key : fixed_key_;
     const auto orders = [&](size_t use, int64_t tokens) { return order(use, tokens, key); };
 
     const engine::Shape& position = pos_embed_.shape();

@@ -121,7 +121,7 @@ class Sret : public Model {
     }
 
   private:
-    Variable compute(const Tensor& pictures, const Tensor& random_key) override;
+    Variable compute(const Tensor& pictures, const Draws& draws) override;
     autograd::TokenOrder order(size_t use, int64_t tokens, const Tensor& key) const;
 
     Variable& pos_embed_;  // (1, C, side, side)

@@ -153,9 +153,9 @@ Swin::Swin(const ModelConfig& config, engine::DType dtype)
     add_module("head", head_);
 }
 
-Variable Swin::compute(const Tensor& pictures, const Tensor& random_key) {
+Variable Swin::compute(const Tensor& pictures, const Draws& draws) {
     check_shape(pictures, config());
-    stochastic_depth_.draw(training(), pictures, random_key);
+    stochastic_depth_.draw(training(), pictures, draws);
     Residual x{patch_embed_.forward(Variable(pictures)), {}, {}};
     size_t first = 0;
     for (const auto& stage : layers_) {

@@ -67,7 +67,7 @@ class Swin : public Model {
     Swin(const ModelConfig& config, engine::DType dtype);
 
   private:
-    Variable compute(const Tensor& pictures, const Tensor& random_key) override;
+    Variable compute(const Tensor& pictures, const Draws& draws) override;
 
     SwinPatchEmbed patch_embed_;
     std::vector<std::unique_ptr<SwinStage>> layers_;

@@ -125,12 +125,21 @@ void Lsq::state_loaded() {
 
 Tensor Lsq::grad_scale(const Tensor& x) const {
     if (!options_.weight && groups_ == 1) return activation_scale(x.numel());
+    Tensor values = x;
+    engine::Communicator* processes = batch_share().processes;
+    if (!options_.weight && processes != nullptr && autograd::is_recording()) {
+        values = Tensor({1}, engine::DType::f64, x.device());  // sum |x| over the whole batch
+        kernels(x.device()).sum_abs(x, values);
+        processes->all_reduce(values);
+        processes->wait();
+    }
     const Tensor g({1}, options_.dtype, x.device());
-    kernels(x.device()).lsq_weight_grad_scale(x.to(options_.dtype), params_with({}, 1).values(), g);
+    kernels(x.device()).lsq_weight_grad_scale(values.to(options_.dtype), params_with({}, 1).values(), g);
     return g;
 }
 
-const Tensor& Lsq::activation_scale(int64_t numel) const {
+const Tensor& Lsq::activation_scale(int64_t part) const {
+    const int64_t numel = part * batch_share().parts();
     Tensor& g = activation_scales_[numel];  // never given up: recorded graphs read it
     const engine::Device device = alpha_->value().device();
     if (!g.defined() || g.device() != device) {

@@ -23,7 +23,7 @@ namespace vvtq::quant {
 ///   weight (O, C), `head_columns` off: a projection to heads   rows h O / heads .. (h + 1) O / heads
 ///   weight (O, C), `head_columns` on: one that reads heads     columns h C / heads .. (h + 1) C / heads
 /// Gradient scale g of the steps: weights 1 / sqrt(sum |w| Qp), activations 1 / (sqrt(numel x) Qp); with
-/// heads 1 / sqrt(sum |x| / heads Qp) of both.
+/// heads 1 / sqrt(sum |x| / heads Qp) of both. Where processes share a batch, x is that of all of them.
 class Lsq : public nn::Quantizer {
   public:
     /// Throws Error(Fault::internal) for bits outside 2..8, and for an offset together with heads.
@@ -61,7 +61,8 @@ class Lsq : public nn::Quantizer {
     /// Values of a head that follow one another in x.
     int64_t inner(const engine::Shape& x) const;
     autograd::QuantParams params_with(nn::Tensor grad_scale, int64_t inner) const;
-    const nn::Tensor& activation_scale(int64_t numel) const;
+    /// g for `part` elements of this process.
+    const nn::Tensor& activation_scale(int64_t part) const;
 
     QuantizerOptions options_;
     engine::CodeRange range_;

@@ -15,7 +15,7 @@ WeightPass::WeightPass(nn::Module& model) {
     }
 }
 
-void WeightPass::prepare(engine::DType dtype) {
+void WeightPass::prepare(engine::DType dtype, bool collect) {
     release();
     regularizer_ = {};
     terms_.clear();
@@ -43,7 +43,12 @@ void WeightPass::prepare(engine::DType dtype) {
     if (weights.empty()) return;
     autograd::QuantizedWeights quantized = autograd::quantize_weights(weights, dtype, regularize_);
     for (size_t i = 0; i < prepared_.size(); ++i) {
-        prepared_[i]->prepare(quantized.weights[i], quantized.matrices[i]);
+        nn::Quantized& weight = quantized.weights[i];
+        if (collect && weight.q.requires_grad()) {
+            codes_.push_back(weight.q);
+            weight.q = leaves_.emplace_back(weight.q.value(), weight.q.gradient_dtype());
+        }
+        prepared_[i]->prepare(weight, quantized.matrices[i]);
     }
     regularizer_ = quantized.regularizer;
     terms_ = std::move(quantized.terms);
@@ -52,6 +57,25 @@ void WeightPass::prepare(engine::DType dtype) {
 void WeightPass::release() {
     for (nn::QuantizerSlot* slot : prepared_) slot->release();
     prepared_.clear();
+    codes_.clear();
+    leaves_.clear();
+}
+
+void WeightPass::backward(const nn::Variable& term) {
+    std::vector<nn::Variable> ys;
+    std::vector<nn::Tensor> gradients;
+    for (size_t i = 0; i < codes_.size(); ++i) {
+        if (!leaves_[i].grad().defined()) continue;
+        ys.push_back(codes_[i]);
+        gradients.push_back(leaves_[i].grad());
+        leaves_[i].clear_grad();
+    }
+    if (term.requires_grad()) {
+        ys.push_back(term);
+        gradients.push_back(
+            nn::Tensor::full(term.shape(), 1.0, term.gradient_dtype(), term.value().device()));
+    }
+    if (!ys.empty()) autograd::backward(ys, gradients);
 }
 
 }  // namespace vvtq::quant

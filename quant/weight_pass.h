@@ -17,8 +17,10 @@ class WeightPass : public nn::WeightPass {
     /// `model` must have its quantizers and outlive this.
     explicit WeightPass(nn::Module& model);
 
-    void prepare(engine::DType dtype) override;
+    void prepare(engine::DType dtype, bool collect) override;
     void release() override;
+    std::vector<nn::Variable> collected() const override { return leaves_; }
+    void backward(const nn::Variable& term) override;
 
     /// Whether `prepare` computes the bin regularizer too.
     void regularize(bool on) { regularize_ = on; }
@@ -37,6 +39,7 @@ class WeightPass : public nn::WeightPass {
     std::vector<int64_t> bins_;                 // codes of their quantizers
     std::vector<nn::QuantizerSlot*> prepared_;  // by the latest `prepare`
     std::vector<std::string> layers_;           // paths of those
+    std::vector<nn::Variable> codes_, leaves_;  // on the tape, and the leaves that stand in for them
     bool regularize_ = false, prepared_once_ = false;
     nn::Variable regularizer_;
     std::vector<nn::Tensor> terms_;

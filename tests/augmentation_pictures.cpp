@@ -84,7 +84,7 @@ Image mixed_sheet(const Mixing& mixing, const std::vector<uint64_t>& keys) {
         std::vector<float> soft(20);
         const std::vector<int> targets{3, 8};
         engine::Random random(key);
-        mix_batch(mixing, random, kSide, 0.1, 10, targets, planes, soft);
+        mix_batch(draw_mixes(mixing, random, kSide, targets.size()), kSide, 0.1, 10, targets, planes, soft);
         pictures.push_back(of_planes(planes.data()));
     }
     return sheet(pictures, static_cast<int>(pictures.size()));
@@ -115,7 +115,7 @@ Image smoothing_sheet() {
     std::vector<float> soft(20);
     const std::vector<int> targets{3, 8};
     engine::Random random(2);
-    mix_batch({.mixup = 0.8}, random, 1, 0.1, 10, targets, planes, soft);
+    mix_batch(draw_mixes({.mixup = 0.8}, random, 1, targets.size()), 1, 0.1, 10, targets, planes, soft);
     pictures.push_back(bars({soft.begin(), soft.begin() + 10}));
     return sheet(pictures, 4);
 }

@@ -7,13 +7,15 @@
 // a signal before the end. Errors are thrown (engine::Error).
 #pragma once
 
+#include "apps/launch/job.h"
 #include "apps/options/options.h"
 
 namespace vvtq::apps {
 
 /// `vvtq pretrain` and `vvtq train`: fills --save_checkpoint_path, once all input was found good; with
 /// --evaluate only measures. A run resumed into another folder brings its model_best.safetensors along.
-int command_train(Options& options);
+/// `job` is that of several processes, which all call this; null: alone.
+int command_train(Options& options, Job* job);
 
 /// `vvtq softlabel`: a teacher labels crops of every training picture, into one file.
 int command_softlabel(Options& options);
@@ -24,8 +26,8 @@ int command_predict(Options& options);
 /// `vvtq convert`: writes a checkpoint in another container, or with another program's names.
 int command_convert(Options& options);
 
-/// `vvtq bench step`: prints one line of JSON.
-int command_bench_step(Options& options);
+/// `vvtq bench step`: prints one line of JSON. `job` as in command_train.
+int command_bench_step(Options& options, Job* job);
 
 /// `vvtq bench op`: prints one line of JSON for the device's ceilings, then one for each kernel of a step.
 int command_bench_op(Options& options);

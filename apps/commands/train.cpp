@@ -8,6 +8,8 @@
 #include "apps/commands/model_setup.h"
 #include "apps/commands/start_model.h"
 #include "apps/commands/training_setup.h"
+#include "apps/launch/agreement.h"
+#include "apps/launch/team.h"
 #include "apps/training/evaluate.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/run_folder.h"
@@ -163,15 +165,34 @@ void add_summary(const Options& options, const TrainingData& data, const nn::Mod
     }
 }
 
+/// What every process of a job must have in common.
+std::map<std::string, std::string> common_values(const Options& options, const TrainingData& data,
+                                                 const nn::Model& model, const CheckpointInfo& info) {
+    std::map<std::string, std::string> values{
+        {"the model", model.config().name},
+        {"an evaluation set of size", value_text(data.evaluation->size())},
+        {"labels with fingerprint", value_text(info.labels)},
+        {"training images with fingerprint", value_text(info.dataset)},
+        {"a start after step", value_text(info.step)},
+        {"a best accuracy of", value_text(info.best_acc1)}};
+    for (const auto& [name, value] : options.recipe()) values["--" + name] = value;
+    const std::set<std::string> others{"--max-steps", "--save-every-steps", "--on-nan",
+                                       "--buckets",   "--reduce-precision", "--evaluate"};
+    for (const Flag& flag : options.flags) {
+        if (others.count(flag.name) != 0) values[flag.name] = flag.get();
+    }
+    return values;
+}
+
 int measure(const Options& options, const TrainingData& data, const Compute& compute, nn::Model& model,
-            const std::vector<std::string>& notes, RunLog& log) {
+            const std::vector<std::string>& notes, RunLog& log, const Processes& processes) {
     install_interrupt_handler();
-    if (!options.run.log.empty()) log.open(options.run.log);
+    if (!options.run.log.empty() && processes.first()) log.open(options.run.log);
     for (const std::string& note : notes) log.line(note);
-    const TrainingOptions training = training_options(options, data, model.config().img_size);
+    const TrainingOptions training = training_options(options, data, model.config().img_size, processes);
     const auto accuracy =
-        evaluate(model, *data.evaluation, training.evaluation, compute, log, training.print_freq);
-    if (!accuracy) {
+        evaluate(model, *data.evaluation, training.evaluation, compute, log, training.print_freq, processes);
+    if (!accuracy && processes.first()) {
         std::cerr << "vvtq train: stopped by " << interrupt_name() << " before all pictures were measured"
                   << std::endl;
     }
@@ -179,9 +200,12 @@ int measure(const Options& options, const TrainingData& data, const Compute& com
 }
 
 /// The line and the exit status of a run that ended.
-int tell_end(Outcome outcome, const Options& options, const Trainer& trainer, RunLog& log) {
+int tell_end(Outcome outcome, const Options& options, const Trainer& trainer, RunLog& log,
+             const Processes& processes) {
     if (outcome == Outcome::interrupted) {
-        std::cerr << "vvtq " << options.command << ": stopped by " << interrupt_name();
+        if (!processes.first()) return 1;
+        std::cerr << "vvtq " << options.command << ": stopped by "
+                  << (interrupted() ? interrupt_name() : "the signal of another process");
         if (trainer.saved()) {
             std::cerr << " after step " << trainer.info().step << "; go on with the same flags and --resume "
                       << trainer.checkpoint_path() << std::endl;
@@ -198,11 +222,35 @@ int tell_end(Outcome outcome, const Options& options, const Trainer& trainer, Ru
     return 1;
 }
 
+/// Files and log of a run that is about to begin; the first process has them.
+void open_run(const Options& options, const TrainingData& data, const Compute& compute,
+              const std::string& best, const Trainer& trainer, std::vector<std::string> notes,
+              RunFolder& folder, RunLog& log, const Processes& processes) {
+    folder.try_out(trainer.checkpoint_bytes());  // nothing is written before all input was found good
+    const std::string& path = options.run.log;
+    log.open(path.empty() ? path_in(options.run.save_dir, options.command + ".log") : path);
+    if (data.labels && !data.labels->note().empty()) notes.push_back(data.labels->note());
+    for (const std::string& note : notes) log.line(note);
+    log.line("=> " + engine::runtime(compute.device).description() + ", " + options.run.precision);
+    if (processes.communicator != nullptr) {
+        log.line(engine::concat("=> ", processes.size, " processes, ", processes.communicator->description(),
+                                ", ", options.data.batch_size / processes.size, " images each"));
+    }
+    if (!best.empty()) folder.bring_best(best);
+    log.metrics({{"kind", "start"},
+                 {"command", options.command},
+                 {"model", trainer.info().model.name},
+                 {"epoch", trainer.info().epoch},
+                 {"step", trainer.info().step},
+                 {"flags", options.recipe()}});
+}
+
 }  // namespace
 
-int command_train(Options& options) {
+int command_train(Options& options, Job* job) {
     RunFolder folder(options.run.save_dir, options.run.keep);
-    if (!options.run.evaluate && folder.exists()) folder.take();
+    const bool first = job == nullptr || job->place().rank == 0;
+    if (!options.run.evaluate && first && folder.exists()) folder.take();
     std::optional<Checkpoint> resumed;
     std::vector<std::string> notes;
     open_resumed(options, resumed, notes);
@@ -223,28 +271,27 @@ int command_train(Options& options) {
         const std::string warning = other_classes_warning(*resumed, *data.evaluation);
         if (!warning.empty()) notes.push_back(warning);
     }
+    const Team team(job, compute.device, options.launch.timeout);
+    const Processes& processes = team.processes();
     RunLog log;
-    if (options.run.evaluate) return measure(options, data, compute, *model, notes, log);
-    const TrainingOptions training = training_options(options, data, model->config().img_size);
-    Trainer trainer(training, data, compute, *model, start_info(options, data, *model, source), source,
-                    folder, log);
-    const std::string best =
-        source != nullptr ? best_to_bring_along(*source, options.run.save_dir, notes) : "";
-    folder.try_out(trainer.checkpoint_bytes());  // nothing is written before all input was found good
-    const std::string& path = options.run.log;
-    log.open(path.empty() ? path_in(options.run.save_dir, options.command + ".log") : path);
-    if (data.labels && !data.labels->note().empty()) notes.push_back(data.labels->note());
-    for (const std::string& note : notes) log.line(note);
-    log.line("=> " + engine::runtime(compute.device).description() + ", " + options.run.precision);
-    if (!best.empty()) folder.bring_best(best);
-    log.metrics({{"kind", "start"},
-                 {"command", options.command},
-                 {"model", model->config().name},
-                 {"epoch", trainer.info().epoch},
-                 {"step", trainer.info().step},
-                 {"flags", options.recipe()}});
+    if (!processes.first()) log.mute();
+    if (options.run.evaluate) {
+        require_agreement(processes, common_values(options, data, *model, {}));
+        share_parameters(*model, processes);
+        return measure(options, data, compute, *model, notes, log, processes);
+    }
+    const TrainingOptions training = training_options(options, data, model->config().img_size, processes);
+    const CheckpointInfo info = start_info(options, data, *model, source);
+    require_agreement(processes, common_values(options, data, *model, info));
+    share_parameters(*model, processes);
+    Trainer trainer(training, data, compute, *model, info, source, folder, log, processes);
+    if (processes.first()) {
+        const std::string best =
+            source != nullptr ? best_to_bring_along(*source, options.run.save_dir, notes) : "";
+        open_run(options, data, compute, best, trainer, notes, folder, log, processes);
+    }
     install_interrupt_handler();  // until here there was nothing to lose
-    return tell_end(trainer.run(), options, trainer, log);
+    return tell_end(trainer.run(), options, trainer, log, processes);
 }
 
 }  // namespace vvtq::apps

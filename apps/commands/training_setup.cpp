@@ -1,5 +1,6 @@
 #include "apps/commands/training_setup.h"
 
+#include <algorithm>
 #include <iostream>
 
 #include "apps/training/interrupt.h"
@@ -30,8 +31,12 @@ data::Augmentation augmentation_of(const Options& options) {
     return augmentation;
 }
 
-data::LoaderOptions training_loader(const Options& options, const TrainingData& data, int64_t image_size) {
+data::LoaderOptions training_loader(const Options& options, const TrainingData& data, int64_t image_size,
+                                    const Processes& processes) {
     data::LoaderOptions loader;
+    loader.process = processes.rank;
+    loader.processes = processes.size;
+    loader.shards = options.parallel.shards;
     loader.mode = data.labels ? data::LoaderMode::labelled : data::LoaderMode::training;
     loader.batch_size = static_cast<int>(options.data.batch_size);
     loader.image_size = static_cast<int>(image_size);
@@ -48,10 +53,14 @@ data::LoaderOptions training_loader(const Options& options, const TrainingData& 
     return loader;
 }
 
-data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size) {
+data::LoaderOptions evaluation_loader(const Options& options, int64_t image_size,
+                                      const Processes& processes) {
     data::LoaderOptions loader;
+    loader.process = processes.rank;
+    loader.processes = processes.size;
     loader.mode = data::LoaderMode::evaluation;
-    loader.batch_size = static_cast<int>(options.data.batch_size);
+    const int64_t parts = std::max(processes.size, options.parallel.shards);
+    loader.batch_size = static_cast<int>((options.data.batch_size + parts - 1) / parts);
     loader.image_size = static_cast<int>(image_size);
     loader.workers = options.data.workers;
     loader.shorter_side = shorter_side(evaluation_crop(options), image_size);
@@ -94,13 +103,14 @@ TrainingData open_training_data(const Options& options) {
     return data;
 }
 
-TrainingOptions training_options(const Options& options, const TrainingData& data, int64_t image_size) {
+TrainingOptions training_options(const Options& options, const TrainingData& data, int64_t image_size,
+                                 const Processes& processes) {
     const OptimizerFlags& flags = options.optimizer;
     TrainingOptions training;
     training.schedule = {flags.lr, flags.min_lr, flags.warmup_lr, flags.warmup_epochs, flags.epochs};
     training.optimizer = {flags.betas[0], flags.betas[1], flags.eps, flags.weight_decay, flags.clip_grad};
-    training.training = training_loader(options, data, image_size);
-    training.evaluation = evaluation_loader(options, image_size);
+    training.training = training_loader(options, data, image_size, processes);
+    training.evaluation = evaluation_loader(options, image_size, processes);
     training.smoothing = options.labels.smoothing;
     training.regularize = options.quantizer.reg;
     training.graph = !options.run.no_graph;
@@ -108,7 +118,11 @@ TrainingOptions training_options(const Options& options, const TrainingData& dat
     training.print_freq = options.run.print_freq;
     training.save_every_steps = options.run.save_every_steps;
     training.skip_not_finite = options.run.on_nan == "skip";
-    training.training.interrupted = training.evaluation.interrupted = interrupted;
+    training.reduce_bf16 = options.parallel.reduce_precision == "bf16";
+    training.buckets = options.parallel.buckets;
+    training.evaluation.interrupted = interrupted;
+    // several processes stop after a common step, which each must have a batch for
+    if (processes.size == 1) training.training.interrupted = interrupted;
     return training;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "apps/options/options.h"
+#include "apps/training/processes.h"
 #include "apps/training/training_data.h"
 #include "apps/training/training_options.h"
 
@@ -12,9 +13,10 @@ namespace vvtq::apps {
 /// missing or does not fit.
 TrainingData open_training_data(const Options& options);
 
-/// What the flags say of a run on `data` with pictures of image_size. Training batches are cut by the label
+/// What the flags say of a run of `processes` on `data` with pictures of image_size. Training batches are cut by the label
 /// file where there is one, else augmented.
-TrainingOptions training_options(const Options& options, const TrainingData& data, int64_t image_size);
+TrainingOptions training_options(const Options& options, const TrainingData& data, int64_t image_size,
+                                 const Processes& processes = {});
 
 /// How evaluation cuts a picture: "whole", or the share of the shorter side that is kept.
 std::string evaluation_crop(const Options& options);

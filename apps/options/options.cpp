@@ -134,6 +134,14 @@ void check_ranges(const Options& o) {
     require(one_of(o.run.device, {"auto", "cpu", "cuda"}), "--device", "auto, cpu or cuda");
     require(one_of(o.run.precision, {"auto", "fp32", "fp64", "tf32", "bf16"}), "--precision",
             "auto, fp32, fp64, tf32 or bf16");
+    require(o.launch.nproc >= 0 && o.launch.nproc <= 1024, "--nproc", "0..1024");
+    require(one_of(o.launch.backend, {"", "nccl", "gloo"}), "--dist-backend", "nccl or gloo");
+    require(in_range(o.launch.timeout, 1, 86400), "--dist-timeout", "1..86400 seconds");
+    require(o.parallel.shards >= 1 && o.parallel.shards <= 65536, "--shards", "1..65536");
+    require(o.parallel.buckets >= 1 && o.parallel.buckets <= 1000, "--buckets", "1..1000");
+    require(one_of(o.parallel.reduce_precision, {"fp32", "bf16"}), "--reduce-precision", "fp32 or bf16");
+    require(o.parallel.reduce_precision == "fp32" || o.parallel.shards == 1, "--reduce-precision",
+            "fp32 with --shards, which keeps every bit");
     require(o.run.gpu >= -1 && o.run.gpu <= 1023, "--gpu", "0..1023");
     require(o.run.gpu < 0 || o.run.device != "cpu", "--gpu", "left out with --device cpu");
 }

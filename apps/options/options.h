@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/launch/launch.h"
 #include "nn/family.h"
 
 namespace vvtq::apps {
@@ -110,6 +111,13 @@ struct BenchFlags {
     double seconds = 15;
 };
 
+/// How a step is shared out over processes, beside LaunchFlags.
+struct ParallelFlags {
+    int shards = 1;
+    int buckets = 1;
+    std::string reduce_precision = "fp32";
+};
+
 struct ConvertFlags {
     std::string input, output;
     bool drop_optimizer = false;
@@ -147,6 +155,8 @@ struct Options {
     QuantizerFlags quantizer;
     OptimizerFlags optimizer;
     RunFlags run;
+    LaunchFlags launch;
+    ParallelFlags parallel;
     BenchFlags bench;
     ConvertFlags convert;
     PredictFlags predict;

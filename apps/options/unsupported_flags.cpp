@@ -16,7 +16,6 @@ struct Entry {
     const char* reason;
 };
 
-constexpr const char* kOneProcess = "this version trains in one process; leave the flag out";
 constexpr const char* kNoEffect = "the published program reads it without effect; leave it out";
 constexpr const char* kOneOptimizer = "only --opt adamw exists here";
 constexpr const char* kOneSchedule = "only --sched cosine exists here";
@@ -47,11 +46,6 @@ const Entry kEntries[] = {
     {"--mixpre", Arity::none, "", kMixedBits},
     {"--bitops-scaler", Arity::one, "0", kMixedBits},
     {"--show-bit-state", Arity::none, "", kMixedBits},
-    {"--multiprocessing-distributed", Arity::none, "", kOneProcess},
-    {"--world-size", Arity::one, "1|-1", kOneProcess},
-    {"--rank", Arity::one, "0|-1", kOneProcess},
-    {"--dist-url", Arity::one, "", kOneProcess},
-    {"--dist-backend", Arity::one, "", kOneProcess},
 };
 
 /// Whether the given words are one of the alternatives "a|b", as text or as a number.

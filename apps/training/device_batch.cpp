@@ -28,8 +28,10 @@ DeviceBatch::DeviceBatch(engine::Device device, int64_t size, int64_t image_size
       classes_(classes),
       pixels_({size, 3, image_size, image_size}, engine::DType::u8, device),
       labels_({size}, engine::DType::i32, device),
+      places_(labels_.like()),
       to_pixels_(engine::upload_to(pixels_)),
-      to_labels_(engine::upload_to(labels_)) {
+      to_labels_(engine::upload_to(labels_)),
+      to_places_(engine::upload_to(places_)) {
     if (!soft) return;
     soft_ = nn::Tensor({size, classes}, engine::DType::f32, device);
     to_soft_ = engine::upload_to(soft_);
@@ -43,6 +45,11 @@ void DeviceBatch::load(const data::Batch& batch) {
     size_ = batch.size;
     copy_bytes(batch.pixels.data(), to_pixels_->host(), batch.pixels.size());
     to_pixels_->send();
+    auto* places = static_cast<int32_t*>(to_places_->host());
+    for (size_t i = 0; i < static_cast<size_t>(size_); ++i) {
+        places[i] = static_cast<int32_t>(batch.places.empty() ? static_cast<int64_t>(i) : batch.places[i]);
+    }
+    to_places_->send();
     if (!batch.targets.empty()) {
         auto* labels = static_cast<int32_t*>(to_labels_->host());
         for (size_t i = 0; i < batch.targets.size(); ++i) {
@@ -60,18 +67,25 @@ void DeviceBatch::load(const data::Batch& batch) {
     }
 }
 
-nn::Tensor DeviceBatch::pictures(engine::DType dtype) const {
+nn::Tensor DeviceBatch::rows(const nn::Tensor& all, Part part) const {
+    VVTQ_CHECK(part.of > 0 && size_ % part.of == 0, "part of a batch of ", size_, " in ", part.of);
+    const int64_t count = size_ / part.of;
+    return all.slice(part.index * count, (part.index + 1) * count);
+}
+
+nn::Tensor DeviceBatch::pictures(engine::DType dtype, Part part) const {
     const data::Normalization normalization;
-    const nn::Tensor y({size_, 3, image_size_, image_size_}, dtype, pixels_.device());
-    engine::kernels(y.device())
-        .normalize_pixels(pixels_.slice(0, size_), normalization.mean, normalization.std, y);
+    const nn::Tensor pixels = rows(pixels_, part), y(pixels.shape(), dtype, pixels.device());
+    engine::kernels(y.device()).normalize_pixels(pixels, normalization.mean, normalization.std, y);
     return y;
 }
 
-nn::Tensor DeviceBatch::labels() const { return labels_.slice(0, size_); }
+nn::Tensor DeviceBatch::labels(Part part) const { return rows(labels_, part); }
 
-nn::Tensor DeviceBatch::soft_targets(engine::DType dtype) const {
-    return soft_.defined() ? soft_.slice(0, size_).to(dtype) : nn::Tensor();
+nn::Tensor DeviceBatch::places(Part part) const { return rows(places_, part); }
+
+nn::Tensor DeviceBatch::soft_targets(engine::DType dtype, Part part) const {
+    return soft_.defined() ? rows(soft_, part).to(dtype) : nn::Tensor();
 }
 
 }  // namespace vvtq::apps

@@ -23,18 +23,29 @@ class DeviceBatch {
     void load(const data::Batch& batch);
 
     int64_t size() const { return size_; }
-    /// The pictures of the latest batch, normalized: (B, 3, S, S) of `dtype`.
-    nn::Tensor pictures(engine::DType dtype) const;
-    /// Labels (B) i32.
-    nn::Tensor labels() const;
-    /// Distributions (B, classes) of `dtype`; undefined where none are carried.
-    nn::Tensor soft_targets(engine::DType dtype) const;
+    /// One of `of` equal parts of the latest batch: b = B / of neighbouring pictures.
+    struct Part {
+        int64_t index = 0, of = 1;
+    };
+    /// Its pictures, normalized: (b, 3, S, S) of `dtype`.
+    nn::Tensor pictures(engine::DType dtype, Part part) const;
+    nn::Tensor pictures(engine::DType dtype) const { return pictures(dtype, {}); }
+    /// Labels (b) i32.
+    nn::Tensor labels(Part part) const;
+    nn::Tensor labels() const { return labels({}); }
+    /// The place of each picture in the step's batch: (b) i32.
+    nn::Tensor places(Part part) const;
+    /// Distributions (b, classes) of `dtype`; undefined where none are carried.
+    nn::Tensor soft_targets(engine::DType dtype, Part part) const;
 
   private:
+    /// Rows of a tensor of the batch.
+    nn::Tensor rows(const nn::Tensor& all, Part part) const;
+
     int64_t most_, image_size_, classes_;
     int64_t size_ = 0;  // of the latest batch
-    nn::Tensor pixels_, labels_, soft_;
-    std::unique_ptr<engine::Upload> to_pixels_, to_labels_, to_soft_;
+    nn::Tensor pixels_, labels_, places_, soft_;
+    std::unique_ptr<engine::Upload> to_pixels_, to_labels_, to_places_, to_soft_;
 };
 
 }  // namespace vvtq::apps

@@ -19,11 +19,46 @@ namespace {
 
 constexpr size_t kAhead = 2;  // batches that are computed while an earlier result is read
 
+/// Of a batch. The totals of an evaluation are added in the order of batches, whoever computed them.
+struct Sums {
+    double pictures = 0, loss = 0, top1 = 0, top5 = 0;  // loss: summed over the pictures
+};
+
+/// The sums of all processes' batches; batch b is that of process b mod W. Empty where one was interrupted.
+std::vector<Sums> gather(const std::vector<Sums>& own, int64_t batches, bool stopped,
+                         const engine::Device device, const Processes& processes) {
+    if (processes.communicator == nullptr) return stopped ? std::vector<Sums>() : own;
+    constexpr size_t kFields = 4;
+    const auto size = static_cast<size_t>(processes.size);
+    const size_t each = (static_cast<size_t>(batches) + size - 1) / size;
+    std::vector<double> values((each + 1) * kFields, 0.0);
+    for (size_t i = 0; i < own.size(); ++i) {
+        const double fields[kFields] = {own[i].pictures, own[i].loss, own[i].top1, own[i].top5};
+        std::copy(fields, fields + kFields, values.begin() + static_cast<std::ptrdiff_t>(i * kFields));
+    }
+    values[each * kFields] = stopped ? 1.0 : 0.0;
+    const auto count = static_cast<int64_t>(values.size());
+    const nn::Tensor part = nn::Tensor::from(values, {count}, engine::DType::f64, device);
+    const nn::Tensor all({processes.size * count}, engine::DType::f64, device);
+    processes.communicator->all_gather(part, all);
+    processes.communicator->wait();
+    values = all.to_vector();
+    std::vector<Sums> sums;
+    for (size_t process = 0; process < size; ++process) {
+        if (values[(process * (each + 1) + each) * kFields] > 0) return {};
+    }
+    for (size_t b = 0; b < static_cast<size_t>(batches); ++b) {
+        const double* from = &values[(b % size * (each + 1) + b / size) * kFields];
+        sums.push_back({from[0], from[1], from[2], from[3]});
+    }
+    return sums;
+}
+
 }  // namespace
 
 std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
                                  const data::LoaderOptions& options, const Compute& compute, RunLog& log,
-                                 int print_freq) {
+                                 int print_freq, const Processes& processes) {
     data::Loader loader(dataset, options);
     const int64_t most = std::min<int64_t>(options.batch_size, dataset.size());
     DeviceBatch place(compute.device, most, options.image_size, model.config().num_classes, false);
@@ -37,6 +72,7 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
     data::Batch batch;
     int64_t read = 0;
     std::deque<int64_t> sizes;
+    std::vector<Sums> sums;  // of this process's batches
     const auto read_one = [&] {
         const std::vector<double> values = results.receive();  // loss, counts
         const auto count = static_cast<double>(sizes.front());
@@ -47,9 +83,10 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
                 nn::cross_entropy(logits, place.labels(), 0.0);
             };
             const bool there = load_again(loader, 0, read, place);
-            engine::run_error("the loss of the evaluation is not finite",
-                              there ? ": " + where_not_finite(where) : "");
+            const std::string layer = there ? where_not_finite(where) : "";
+            engine::run_error("the loss of the evaluation is not finite", layer.empty() ? "" : ": ", layer);
         }
+        sums.push_back({count, values[0] * count, values[1], values[2]});
         losses.update(values[0], count);
         top1.update(100.0 * values[1] / count, count);
         top5.update(100.0 * values[2] / count, count);
@@ -62,21 +99,33 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         }
         ++read;
     };
-    while (loader.next(batch)) {
+    while (!interrupted() && loader.next(batch)) {
+        processes.progress(false);
         place.load(batch);
         const nn::Variable logits = model.forward(place.pictures(compute.dtype));
         const nn::Tensor labels = place.labels();
         results.send({nn::cross_entropy(logits, labels, 0.0).value(), nn::count_top(logits.value(), labels)});
         sizes.push_back(batch.size);
         if (results.pending() > (compute.device == engine::Device::cpu ? 0 : kAhead)) read_one();
-        if (interrupted()) return {};
     }
     while (results.pending() > 0) read_one();
-    if (interrupted()) return {};  // while waiting for a batch
+    const int64_t size = options.batch_size, batches = (dataset.size() + size - 1) / size;
+    const std::vector<Sums> all = gather(sums, batches, interrupted(), compute.device, processes);
+    if (all.empty()) return {};
+    Sums total;
+    for (const Sums& of_batch : all) {
+        total.pictures += of_batch.pictures;
+        total.loss += of_batch.loss;
+        total.top1 += of_batch.top1;
+        total.top5 += of_batch.top5;
+    }
+    const double pictures = std::max(1.0, total.pictures);  // all may have been left out
+    const Accuracy accuracy{total.loss / pictures, 100.0 * total.top1 / pictures,
+                            100.0 * total.top5 / pictures};
     char text[80];
-    std::snprintf(text, sizeof text, " * Acc@1 %.3f Acc@5 %.3f", top1.mean(), top5.mean());
+    std::snprintf(text, sizeof text, " * Acc@1 %.3f Acc@5 %.3f", accuracy.acc1, accuracy.acc5);
     log.line(text);
-    return Accuracy{losses.mean(), top1.mean(), top5.mean()};
+    return accuracy;
 }
 
 }  // namespace vvtq::apps

@@ -16,7 +16,7 @@ bool is_finite(const nn::Tensor& x);
 std::string parameter_not_finite(const nn::Model& model);
 
 /// Repeats `forward` off the tape with every output checked: the op and the layer whose output is not finite
-/// first, or that there is none.
+/// first; empty where all are.
 std::string where_not_finite(const std::function<void()>& forward);
 
 /// Loads batch `index` of an epoch into `place` once more; false where a signal arrived before it was there.

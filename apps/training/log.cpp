@@ -128,7 +128,7 @@ void RunLog::tell_once(const std::string& what) {
 }
 
 void RunLog::show(const std::string& text) {
-    if (!std::cout) return;  // main says so at the end, too
+    if (muted_ || !std::cout) return;  // main says so at the end, too
     std::cout << text << std::flush;
     if (!std::cout) tell_once(kStandardOutput);
 }

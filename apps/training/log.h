@@ -84,6 +84,8 @@ class RunLog {
     RunLog(const RunLog&) = delete;
     RunLog& operator=(const RunLog&) = delete;
 
+    /// From here on standard output gets nothing: another process writes it.
+    void mute() { muted_ = true; }
     /// From here on lines go to the file `log_path` too. Throws Error(Fault::input) naming `log` where it
     /// cannot be written.
     void open(const std::string& log_path);
@@ -109,7 +111,7 @@ class RunLog {
     void tell_once(const std::string& what);
 
     bool on_terminal_;
-    bool bar_shown_ = false;
+    bool bar_shown_ = false, muted_ = false;
     LineFile file_, metrics_;
     std::set<std::string> told_;  // what could not be written
 };

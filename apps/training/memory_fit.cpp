@@ -34,7 +34,7 @@ double gibibytes(double bytes) { return std::round(bytes / (1 << 30) * 10) / 10;
 }  // namespace
 
 void refuse_batch(nn::Model& model, nn::Adamw& optimizer, const Compute& compute, bool regularize,
-                  int64_t batch_size) {
+                  int64_t batch_size, int64_t parts) {
     constexpr int64_t kSmall = 8, kLarger = 16;
     constexpr double kMargin = 0.95;  // of the free memory: blocks are rounded up
     engine::Runtime& runtime = engine::runtime(compute.device);
@@ -52,11 +52,11 @@ void refuse_batch(nn::Model& model, nn::Adamw& optimizer, const Compute& compute
     }
     const double fixed = small - kSmall * each;
     const auto fits = static_cast<int64_t>((kMargin * free - fixed) / each);
-    const double needed = fixed + each * static_cast<double>(batch_size);
+    const double needed = fixed + each * static_cast<double>(batch_size) / static_cast<double>(parts);
     engine::input_error("`batch_size` ", batch_size, ": a step needs about ", gibibytes(needed), " GiB, ",
                         runtime.description(), " has ", gibibytes(free), " GiB free: ",
                         fits > 0
-                            ? engine::concat("`batch_size` ", std::min(fits, batch_size - 1), " would fit")
+                            ? engine::concat("`batch_size` ", std::min(fits * parts, batch_size - parts), " would fit")
                             : "this model is too large for it");
 }
 

@@ -26,42 +26,9 @@ bool has_soft_targets(const TrainingOptions& options, const TrainingData& data) 
 
 }  // namespace
 
-struct Trainer::Meters {
-    Meter time{"Time", "%6.3f"};
-    Meter data{"Data", "%6.3f"};
-    Meter loss{"Loss", "%.4e"};
-    Meter regularizer{"Reg", "%.4e"};
-    Meter top1{"Acc@1", "%6.2f"};
-    Meter top5{"Acc@5", "%6.2f"};
-    RunningMeans& means;   // what a checkpoint keeps of them
-    int64_t pictures = 0;  // of the latest batch
-    Stopwatch watch;       // from one result to the next
-    Stopwatch waiting;     // for the loader
-
-    explicit Meters(RunningMeans& so_far) : means(so_far) {
-        loss.restore(means.loss, means.pictures);
-        regularizer.restore(means.regularizer, means.pictures);
-        top1.restore(means.top1, means.pictures);
-        top5.restore(means.top5, means.pictures);
-    }
-    void update(const StepResult& result, int64_t batch_size) {
-        pictures = batch_size;
-        const auto count = static_cast<double>(pictures);
-        loss.update(result.loss, count);
-        regularizer.update(result.regularizer, count);
-        top1.update(100.0 * static_cast<double>(result.top1) / count, count);
-        top5.update(100.0 * static_cast<double>(result.top5) / count, count);
-        means.pictures += count;
-        means.loss = loss.sum();
-        means.regularizer = regularizer.sum();
-        means.top1 = top1.sum();
-        means.top5 = top5.sum();
-    }
-};
-
 Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const Compute& compute,
                  nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunFolder& folder,
-                 RunLog& log)
+                 RunLog& log, const Processes& processes)
     : options_(options),
       data_(data),
       model_(model),
@@ -70,7 +37,8 @@ Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const
       log_(log),
       guards_(model, log),
       compute_(compute),
-      optimizer_(model.parameters(), options.optimizer) {
+      optimizer_(model.parameters(), options.optimizer),
+      processes_(processes) {
     plan(resumed != nullptr);
     for (size_t i = next_pass_; i < passes_.size(); ++i) {
         loader(passes_[i].crops);  // refuses what it cannot make batches of
@@ -128,6 +96,11 @@ size_t Trainer::checkpoint_bytes() const {
 bool Trainer::save(const std::string& file) {
     check_state_finite(model_, optimizer_);
     const std::string path = path_in(folder_.dir(), file);
+    if (!processes_.first()) {
+        last_checkpoint_ = path;
+        return true;
+    }
+    processes_.progress(true);
     const bool latest = file == kCheckpoint;
     const std::string before = not_saved_;
     try {
@@ -158,6 +131,8 @@ void Trainer::stop_at(const engine::Error& error) {
                         ": go on from there with `resume`");
 }
 
+bool Trainer::stopping() const { return processes_.size == 1 ? interrupted() : asked_to_stop_; }
+
 bool Trainer::at_step_limit() const { return options_.max_steps > 0 && info_.step >= options_.max_steps; }
 
 data::Loader& Trainer::loader(int crops) {
@@ -178,37 +153,8 @@ StepRates Trainer::rates_of(const Pass& pass, int64_t step) const {
     rates.regularize = rates.regularizer_weight != 0.0;
     rates.random_key =
         engine::mix_key({options_.training.seed, kStochasticDepth, static_cast<uint64_t>(step)});
+    rates.stop = interrupted();
     return rates;
-}
-
-void Trainer::report(const Pass& pass, int64_t batch, int64_t batches, int64_t step, double lr,
-                     const Meters& m) {
-    const std::string epoch = std::to_string(pass.epoch);
-    char lr_text[40];
-    std::snprintf(lr_text, sizeof lr_text, "LR %.5f", lr);
-    std::string text = batch_label("Epoch: [" + epoch + "]", batch, batches);
-    for (const Meter* meter : {&m.time, &m.data, &m.loss, &m.top1, &m.top5}) {
-        text += '\t';
-        text += meter->str();
-    }
-    char bar[96];
-    std::snprintf(bar, sizeof bar, "Epoch %d/%d  loss %.3f  acc %.1f", pass.epoch, options_.schedule.epochs,
-                  m.loss.mean(), m.top1.mean());
-    log_.progress(text + "\t" + lr_text, bar, batch + 1, batches, m.time.mean());
-    log_.metrics({{"kind", "train"},
-                  {"epoch", pass.epoch},
-                  {"crops", pass.crops},
-                  {"batch", batch},
-                  {"batches", batches},
-                  {"step", step},
-                  {"loss", m.loss.latest()},
-                  {"reg", m.regularizer.latest()},
-                  {"lr", lr},
-                  {"acc1", m.top1.latest()},
-                  {"acc5", m.top5.latest()},
-                  {"time", m.time.mean()},
-                  {"data", m.data.mean()},
-                  {"img_s", static_cast<double>(m.pictures) / m.time.mean()}});
 }
 
 void Trainer::look_into(const Pass& pass, int64_t index, int64_t step, const StepResult& bad) {
@@ -222,7 +168,10 @@ void Trainer::look_into(const Pass& pass, int64_t index, int64_t step, const Ste
         why = std::string("its pictures cannot be read again: ") + error.what();
     }
     const StepRates rates = rates_of(pass, step);
-    const std::string reason = there ? step_->reason(rates, bad) : "it is not finite, and " + why;
+    const BadStep own = there ? step_->reason(rates, bad) : BadStep{"it is not finite, and " + why, false};
+    const std::vector<std::string> texts = processes_.exchange((own.found ? "!" : "?") + own.text);
+    const auto found = std::find_if(texts.begin(), texts.end(), [](const auto& t) { return t[0] == '!'; });
+    const std::string reason = (found == texts.end() ? texts.front() : *found).substr(1);
     if (!options_.skip_not_finite || (bad.found_inf & 2) != 0) {
         engine::run_error(reason, "; a smaller `lr` may help");
     }
@@ -236,17 +185,20 @@ void Trainer::account(const Pass& pass, Meters& meters) {
     in_step_ = true;
     reading_ = step;
     const StepResult result = step_->take();
+    asked_to_stop_ = asked_to_stop_ || result.stop;
     if (result.found_inf != 0) {
         look_into(pass, index, step, result);
     } else {
         guards_.see_applied();
         guards_.see_loss(pass.epoch, step + 1, result.loss, info_.means);
-        meters.update(result, place_->size());
+        meters.update(result, options_.training.batch_size);
     }
     in_step_ = false;
     meters.time.update(meters.watch.lap());
     if (index % options_.print_freq == 0 && result.found_inf == 0) {
-        report(pass, index, loader(pass.crops).batches(), step + 1, options_.schedule.at(pass.epoch), meters);
+        meters.report({pass.epoch, options_.schedule.epochs, pass.crops, index, loader(pass.crops).batches(),
+                       step + 1, options_.schedule.at(pass.epoch)},
+                      log_);
     }
 }
 
@@ -270,27 +222,33 @@ bool Trainer::next(data::Loader& batches, data::Batch& batch, const Pass& pass, 
 Outcome Trainer::stop(const Pass& pass, Meters& meters) {
     account_all(pass, meters);
     if (info_.batch > 0) save(kCheckpoint);
-    return interrupted() ? Outcome::interrupted : Outcome::step_limit;
+    return stopping() ? Outcome::interrupted : Outcome::step_limit;
 }
 
 Outcome Trainer::run_pass(const Pass& pass) {
     data::Loader& batches = loader(pass.crops);
     batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
     if (place_ == nullptr) {
-        place_ = std::make_unique<DeviceBatch>(compute_.device, options_.training.batch_size,
-                                               model_.config().img_size, model_.config().num_classes,
+        place_ = std::make_unique<DeviceBatch>(compute_.device,
+                                               options_.training.batch_size / processes_.size, model_.config().img_size, model_.config().num_classes,
                                                has_soft_targets(options_, data_));
     }
     if (step_ == nullptr) {
         step_ = std::make_unique<TrainingStep>(
             model_, optimizer_, *place_,
-            StepOptions{compute_.dtype, options_.smoothing, options_.graph, options_.skip_not_finite});
+            StepOptions{compute_.dtype,
+                        options_.smoothing,
+                        options_.graph,
+                        options_.skip_not_finite,
+                        {processes_.communicator, options_.training.shards, options_.reduce_bf16,
+                         options_.buckets}});
     }
     info_.crops = pass.crops;
     Meters meters(info_.means);
     data::Batch batch;
     const size_t ahead = compute_.device == engine::Device::cpu ? 0 : kAhead;
     while (next(batches, batch, pass, meters)) {
+        processes_.progress(false);
         meters.data.update(meters.waiting.lap());
         place_->load(batch);
         step_->submit(rates_of(pass, info_.step));
@@ -299,14 +257,14 @@ Outcome Trainer::run_pass(const Pass& pass) {
         while (step_->pending() > ahead) account(pass, meters);
         const bool last =
             info_.batch == batches.batches();  // the step limit lets a finished pass be evaluated
-        if (interrupted() || (at_step_limit() && !last)) return stop(pass, meters);
+        if (stopping() || (at_step_limit() && !last)) return stop(pass, meters);
         if (options_.save_every_steps > 0 && info_.step % options_.save_every_steps == 0) {
             account_all(pass, meters);
             save(kCheckpoint);
         }
     }
-    if (interrupted()) return stop(pass, meters);  // while waiting for a batch, too
     account_all(pass, meters);
+    if (stopping()) return stop(pass, meters);  // while waiting for a batch, too
     check_state_finite(model_, optimizer_);
     optimizer_.clear_grad();
     step_.reset();  // what its graph holds serves the evaluation
@@ -315,14 +273,15 @@ Outcome Trainer::run_pass(const Pass& pass) {
 
 Outcome Trainer::end_pass(const Pass& pass) {
     constexpr int64_t kLooked = 8;  // pictures that the guards look at
-    if (place_->size() > 0) {
+    if (place_->size() > 0 && processes_.first()) {
         guards_.inspect(info_.step,
                         place_->pictures(compute_.dtype).slice(0, std::min(kLooked, place_->size())));
     }
     std::optional<Accuracy> accuracy;
     try {
-        accuracy =
-            evaluate(model_, *data_.evaluation, options_.evaluation, compute_, log_, options_.print_freq);
+        share_buffers(model_, processes_);
+        accuracy = evaluate(model_, *data_.evaluation, options_.evaluation, compute_, log_,
+                            options_.print_freq, processes_);
     } catch (const engine::Error& error) {
         if (error.fault() == engine::Fault::input) save(kCheckpoint);
         stop_at(error);
@@ -376,7 +335,8 @@ Outcome Trainer::run() {
     } catch (const engine::OutOfMemory&) {
         step_.reset();
         place_.reset();
-        refuse_batch(model_, optimizer_, compute_, options_.regularize, options_.training.batch_size);
+        const int64_t parts = std::max<int64_t>(processes_.size, options_.training.shards);
+        refuse_batch(model_, optimizer_, compute_, options_.regularize, options_.training.batch_size, parts);
     } catch (const engine::Error& error) {
         if (error.fault() != engine::Fault::run) throw;
         const int epoch = next_pass_ < passes_.size() ? passes_[next_pass_].epoch : options_.schedule.epochs;

@@ -7,7 +7,9 @@
 #include "apps/training/checkpoint.h"
 #include "apps/training/guards.h"
 #include "apps/training/log.h"
+#include "apps/training/meters.h"
 #include "apps/training/passes.h"
+#include "apps/training/processes.h"
 #include "apps/training/run_folder.h"
 #include "apps/training/training_data.h"
 #include "apps/training/training_options.h"
@@ -26,7 +28,8 @@ enum class Outcome {
 /// model is evaluated and checkpoint.safetensors replaced, model_best.safetensors where it is the best so
 /// far. A signal, the step limit, or a picture that cannot be read ends the run after a step, with a
 /// checkpoint from which a run goes on exactly there. A checkpoint that cannot be written is told of and
-/// tried again at the next one. Everything random depends on (seed, epoch, step) alone.
+/// tried again at the next one. Everything random depends on (seed, epoch, step) alone. Several processes run
+/// one trainer each and do the same; the first one writes.
 class Trainer {
   public:
     /// All arguments must outlive the trainer. `resumed` is the checkpoint that `info` comes from, or null.
@@ -34,7 +37,7 @@ class Trainer {
     /// for a batch. Nothing is written before `run`.
     Trainer(const TrainingOptions& options, const TrainingData& data, const Compute& compute,
             nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunFolder& folder,
-            RunLog& log);
+            RunLog& log, const Processes& processes);
 
     /// Throws Error(Fault::run) naming layer and step where something is not finite (the last checkpoint
     /// stays), and where the last state could not be written. Throws Error(Fault::input) where the device has
@@ -50,8 +53,6 @@ class Trainer {
     size_t checkpoint_bytes() const;
 
   private:
-    struct Meters;
-
     void plan(bool resumed);
     Outcome run_passes();
     Outcome run_pass(const Pass& pass);
@@ -65,8 +66,8 @@ class Trainer {
     void account_all(const Pass& pass, Meters& meters);
     /// Repeats a step that was not finite; throws, or says that it was left out.
     void look_into(const Pass& pass, int64_t index, int64_t step, const StepResult& bad);
-    void report(const Pass& pass, int64_t batch, int64_t batches, int64_t step, double lr,
-                const Meters& meters);
+    /// Whether all processes are to stop after this step.
+    bool stopping() const;
     bool at_step_limit() const;
     /// Whether it could be written; tells where not. Throws where the state is not finite.
     bool save(const std::string& file);
@@ -87,8 +88,10 @@ class Trainer {
     std::unique_ptr<TrainingStep> step_;
     std::vector<Pass> passes_;
     size_t next_pass_ = 0;
+    const Processes& processes_;
     int64_t reading_ = 0;  // the step whose result is being read
     bool in_step_ = false;
+    bool asked_to_stop_ = false;   // by the signal of a process, which all saw with the same step
     bool moved_ = false;           // the loader stands elsewhere, for a step that was repeated
     std::string last_checkpoint_;  // empty before the first
     std::string not_saved_;        // why the latest state is not in checkpoint.safetensors

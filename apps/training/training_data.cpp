@@ -17,6 +17,8 @@ nn::Tensor calibration_pictures(const TrainingData& data, const data::LoaderOpti
     options.batch_size = static_cast<int>(std::min(kMost, data.train->size()));
     options.workers = 0;
     options.augmentation = {};
+    options.process = 0;  // all processes take the same pictures
+    options.processes = options.shards = 1;
     data::Loader loader(*data.train, options, data.labels.get());
     loader.start(0);
     data::Batch batch;

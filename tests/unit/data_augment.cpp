@@ -249,7 +249,7 @@ TEST_CASE("mixing takes pixels and targets of both pictures, by any mode", "[dat
                 std::vector<float> soft(count * kClasses);
                 engine::Random random(17);
                 const Mixing mixing{cut ? 0.0 : 1.0, cut ? 1.0 : 0.0, 1.0, 0.5, mode, {}};
-                mix_batch(mixing, random, kSide, 0.1, kClasses, targets, planes, soft);
+                mix_batch(draw_mixes(mixing, random, kSide, targets.size()), kSide, 0.1, kClasses, targets, planes, soft);
                 std::set<float> shares;
                 for (size_t i = 0; i < count; ++i) {
                     const size_t j = count - 1 - i;
@@ -296,7 +296,7 @@ TEST_CASE("repeated augmentation shows a picture three times in a row, each time
     CHECK(different > 6);
 }
 
-TEST_CASE("the whole DeiT recipe gives the same batches for any number of workers and processes",
+TEST_CASE("the whole DeiT recipe gives the same batches for any number of workers",
           "[data][augment]") {
     const auto dataset = plain_dataset(24);
     LoaderOptions options = training_options(0);
@@ -321,13 +321,44 @@ TEST_CASE("the whole DeiT recipe gives the same batches for any number of worker
         REQUIRE(batches.size() == 4);
         for (size_t i = 0; i < 4; ++i) CHECK(equal(batches[i], expected[i]));
     }
-    for (int process = 0; process < 2; ++process) {
-        options.process = process;
-        options.processes = 2;
-        Loader loader(*dataset, options);
-        const auto batches = epoch_of(loader);
-        REQUIRE(batches.size() == 2);
-        for (size_t i = 0; i < 2; ++i)
-            CHECK(equal(batches[i], expected[2 * i + static_cast<size_t>(process)]));
+}
+
+TEST_CASE("processes make the places of a batch that they have, mixed as by one process", "[data][augment]") {
+    const auto dataset = plain_dataset(24);
+    const MixMode mode = GENERATE(MixMode::batch, MixMode::pair, MixMode::elem);
+    const int shards = GENERATE(1, 4);
+    CAPTURE(static_cast<int>(mode), shards);
+    LoaderOptions options = training_options(0);
+    options.batch_size = 8;
+    options.shards = shards;
+    options.augmentation.mixing = {0.8, 1.0, 1.0, 0.5, mode, {}};
+    options.augmentation.smoothing = 0.1;
+    Loader alone(*dataset, options);
+    const auto expected = epoch_of(alone);
+    REQUIRE(expected.size() == 3);
+    for (const int processes : {2, 4}) {
+        options.processes = processes;
+        std::vector<int> seen(8);
+        for (options.process = 0; options.process < processes; ++options.process) {
+            Loader loader(*dataset, options);
+            const auto batches = epoch_of(loader);
+            REQUIRE(batches.size() == expected.size());
+            for (size_t b = 0; b < batches.size(); ++b) {
+                REQUIRE(batches[b].size == 8 / processes);
+                for (size_t i = 0; i < batches[b].places.size(); ++i) {
+                    const auto place = static_cast<size_t>(batches[b].places[i]);
+                    ++seen[place];
+                    const size_t plane = expected[b].pixels.size() / 8;
+                    const auto own = std::span(batches[b].pixels).subspan(i * plane, plane);
+                    const auto whole = std::span(expected[b].pixels).subspan(place * plane, plane);
+                    CHECK(std::equal(own.begin(), own.end(), whole.begin()));
+                    for (size_t c = 0; c < 4; ++c) {
+                        CHECK(batches[b].soft[i * 4 + c] == expected[b].soft[place * 4 + c]);
+                    }
+                }
+            }
+        }
+        CHECK(seen == std::vector<int>(8, 3));
     }
+}
 }

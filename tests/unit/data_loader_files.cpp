@@ -117,20 +117,18 @@ TEST_CASE("labelling takes the crops of another label set", "[data]") {
     CHECK(picture == 6);
 }
 
-TEST_CASE("processes share out the batches of one", "[data]") {
+TEST_CASE("processes share out the batches of an evaluation and of labelling", "[data]") {
     const Scratch scratch;
     const auto dataset = write_pictures(scratch);
-    const PackedLabels labels = write_labels(scratch / "labels", *dataset);
-    for (const LoaderMode mode : {LoaderMode::evaluation, LoaderMode::labelled, LoaderMode::labelling}) {
-        const SoftLabels* given = mode == LoaderMode::labelled ? &labels : nullptr;
+    for (const LoaderMode mode : {LoaderMode::evaluation, LoaderMode::labelling}) {
         LoaderOptions options = options_for(mode);
         options.batch_size = mode == LoaderMode::evaluation ? 2 : 3;
-        Loader alone(*dataset, options, given);
+        Loader alone(*dataset, options);
         const auto expected = epoch_of(alone);
         size_t seen = 0;
         options.processes = 2;
         for (options.process = 0; options.process < 2; ++options.process) {
-            Loader loader(*dataset, options, given);
+            Loader loader(*dataset, options);
             const auto batches = epoch_of(loader);
             REQUIRE(static_cast<int64_t>(batches.size()) == loader.batches());
             for (size_t i = 0; i < batches.size(); ++i, ++seen) {
@@ -141,6 +139,45 @@ TEST_CASE("processes share out the batches of one", "[data]") {
         }
         CHECK(seen == expected.size());
     }
+}
+
+TEST_CASE("processes make parts of a training batch, also where a picture's crops are in two", "[data]") {
+    const Scratch scratch;
+    const auto dataset = write_pictures(scratch);
+    const PackedLabels labels = write_labels(scratch / "labels", *dataset);
+    LoaderOptions options = options_for(LoaderMode::labelled);
+    options.batch_size = 12;
+    options.num_crops = 4;
+    Loader alone(*dataset, options, &labels);
+    const auto expected = epoch_of(alone);
+    REQUIRE(!expected.empty());
+    for (const int processes : {2, 4, 6}) {
+        CAPTURE(processes);
+        options.processes = processes;
+        const size_t part = 12 / static_cast<size_t>(processes);
+        for (options.process = 0; options.process < processes; ++options.process) {
+            Loader loader(*dataset, options, &labels);
+            const auto batches = epoch_of(loader);
+            REQUIRE(batches.size() == expected.size());
+            for (size_t i = 0; i < batches.size(); ++i) {
+                const size_t first = part * static_cast<size_t>(options.process);
+                const size_t plane = expected[i].pixels.size() / 12, classes = expected[i].soft.size() / 12;
+                const auto same = [&](const auto& own, const auto& whole, size_t width) {
+                    return std::equal(own.begin(), own.end(),
+                                      whole.begin() + static_cast<std::ptrdiff_t>(first * width),
+                                      whole.begin() + static_cast<std::ptrdiff_t>((first + part) * width));
+                };
+                CHECK(same(batches[i].pixels, expected[i].pixels, plane));
+                CHECK(same(batches[i].soft, expected[i].soft, classes));
+                CHECK(same(batches[i].coords, expected[i].coords, 1));
+                CHECK(same(batches[i].places, expected[i].places, 1));
+                CHECK(batches[i].places[0] == static_cast<int64_t>(first));
+            }
+        }
+    }
+    options.process = 0;
+    options.processes = 5;
+    CHECK(refuses("`batch_size` 12", [&] { Loader(*dataset, options, &labels); }));
 }
 
 TEST_CASE("a picture that cannot be decoded is an error with its path, or is left out and counted",

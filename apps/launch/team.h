@@ -1,0 +1,23 @@
+// team: a job's processes with their communicator, as training takes them.
+#pragma once
+
+#include <memory>
+
+#include "apps/launch/job.h"
+#include "apps/training/processes.h"
+
+namespace vvtq::apps {
+
+/// Connects the processes of `job` for tensors of `device`; without a job (null) it is one process, with
+/// nothing to connect.
+class Team {
+  public:
+    Team(Job* job, engine::Device device, double timeout);
+    const Processes& processes() const { return processes_; }
+
+  private:
+    std::unique_ptr<engine::Communicator> communicator_;
+    Processes processes_;
+};
+
+}  // namespace vvtq::apps

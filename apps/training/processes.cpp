@@ -1,0 +1,19 @@
+#include "apps/training/processes.h"
+
+namespace vvtq::apps {
+
+void share_buffers(const nn::Module& model, const Processes& processes) {
+    if (processes.communicator == nullptr) return;
+    for (const auto& [name, buffer] : model.buffers()) processes.communicator->broadcast(buffer, 0);
+    processes.communicator->wait();
+}
+
+void share_parameters(const nn::Module& model, const Processes& processes) {
+    if (processes.communicator == nullptr) return;
+    for (const nn::NamedParameter& p : model.parameters()) {
+        processes.communicator->broadcast(p.parameter.value(), 0);
+    }
+    share_buffers(model, processes);
+}
+
+}  // namespace vvtq::apps
