@@ -52,7 +52,7 @@ Variable BatchNormRelu::forward(const Variable& x) {
     constexpr double kEps = 1e-5;
     const autograd::Scope scope(name());
     return autograd::batch_norm_relu(x, weight_, bias_, kEps, {running_mean_, running_var_, batches_},
-                                     training());
+                                     training(), nullptr);
 }
 
 }  // namespace vvtq::nn
