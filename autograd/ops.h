@@ -11,6 +11,10 @@
 #include "autograd/variable.h"
 #include "engine/kernels.h"
 
+namespace vvtq::engine {
+class Communicator;
+}
+
 namespace vvtq::autograd {
 
 /// The parameters of an LSQ quantizer as an op takes them (engine::QuantParams). Without scale there is no
@@ -171,8 +175,11 @@ struct RunningMoments {
 };
 /// y = max(0, (x - mean) / sqrt(variance + eps) gamma + beta), x (..., C). In training with the moments of x,
 /// which are added to the running ones with momentum 0.1 (there the variance with n - 1), else with those.
+/// `processes`: in training, while ops are recorded, moments and dx are those of the joined batch of all of
+/// them, each with as many rows; dgamma and dbeta are the sums over the rows of this one. It must outlive the
+/// tape. Null: alone.
 Variable batch_norm_relu(const Variable& x, const Variable& gamma, const Variable& beta, double eps,
-                         const RunningMoments& running, bool training);
+                         const RunningMoments& running, bool training, engine::Communicator* processes);
 /// Pictures x -> the windows of a convolution (B, positions, 9 C), each as (3, 3, C), so that `linear` with a
 /// weight (O, 3, 3, C) is the convolution. x has no offset.
 Quantized unfold(const Quantized& x, const engine::Convolution& shape);

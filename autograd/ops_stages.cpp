@@ -1,5 +1,5 @@
 // What models with stages need beside the passes of a block: tokens in another order, scores with a bias,
-// learned residual weights, convolutions and batch normalization.
+// learned residual weights, convolutions.
 #include "autograd/linear.h"
 
 namespace vvtq::autograd {
@@ -132,38 +132,6 @@ Variable weighted_sum(const Variable& x, const Variable& f, const Tensor& keep, 
             d.set(2, da);
             d.set(3, db);
         });
-}
-
-Variable batch_norm_relu(const Variable& x, const Variable& gamma, const Variable& beta, double eps,
-                         const RunningMoments& running, bool training) {
-    // x: (..., C), gamma, beta: (C)
-    const Tensor& value = x.value();
-    const Shape channels({value.shape().cols()});
-    VVTQ_CHECK(gamma.shape() == channels && beta.shape() == channels && running.mean.shape() == channels,
-               "x ", value.shape().str(), ", gamma ", gamma.shape().str());
-    const auto& kernel = kernels(value.device());
-    Tensor mean = running.mean, variance = running.variance;
-    if (training) {
-        constexpr double kMomentum = 0.1;
-        mean = running.mean.like();
-        variance = running.variance.like();
-        kernel.column_moments(value, mean, variance);
-        kernel.update_running_stats(mean, variance, value.shape().rows(), kMomentum, running.mean,
-                                    running.variance, running.count);
-    }
-    const Tensor y = value.like();
-    kernel.batch_norm_relu(value, mean, variance, gamma.value(), beta.value(), eps, y);
-    return record("batch_norm_relu", y, {x, gamma, beta},
-                  [x = value, gamma = gamma.value(), beta = beta.value(), mean, variance, eps, training](
-                      const Tensor& dy, Gradients& d) {
-                      const Tensor dx = x.like(), dgamma = gamma.like(), dbeta = beta.like();
-                      kernels(dy.device())
-                          .batch_norm_relu_backward(dy, x, mean, variance, gamma, beta, eps, training, dx,
-                                                    dgamma, dbeta);
-                      d.set(0, dx);
-                      d.set(1, dgamma);
-                      d.set(2, dbeta);
-                  });
 }
 
 Quantized unfold(const Quantized& x, const Convolution& shape) {

@@ -65,8 +65,8 @@ void Loader::count_batches() {
     }
 }
 
-// Which places of a training batch this process makes: one run, or, where pictures of one shard are mixed, two
-// runs that mirror each other, because a picture is mixed with its mirror place.
+// Which places of a training batch this process makes: one run, or, where pictures of one shard are mixed,
+// two runs that mirror each other, because a picture is mixed with its mirror place.
 void Loader::share_out() {
     const int64_t size = options_.batch_size, processes = options_.processes, shards = options_.shards;
     VVTQ_CHECK(shards >= 1 && (shards == 1 || shards % processes == 0), shards, " shards for ", processes,

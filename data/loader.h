@@ -90,11 +90,11 @@ struct Batch {
     int classes = 0;                ///< C
     Bytes pixels;                   ///< (B, 3, S, S), 8 bits
     std::vector<int64_t> pictures;  ///< (B) index in the data set
-    std::vector<int64_t> places;    ///< (B) training, labelled: place in the batch of all processes; else empty
-    std::vector<int> targets;       ///< (B) the picture's class; labelled: the class of largest probability
-    std::vector<float> soft;        ///< (B, C) labelled, or training with mixing; else empty
-    std::vector<Coords> coords;     ///< (B) labelled and labelling only, else empty
-    std::vector<uint8_t> flips;     ///< (B) likewise
+    std::vector<int64_t> places;  ///< (B) training, labelled: place in the batch of all processes; else empty
+    std::vector<int> targets;     ///< (B) the picture's class; labelled: the class of largest probability
+    std::vector<float> soft;      ///< (B, C) labelled, or training with mixing; else empty
+    std::vector<Coords> coords;   ///< (B) labelled and labelling only, else empty
+    std::vector<uint8_t> flips;   ///< (B) likewise
     std::vector<std::string> skipped;  ///< what was wrong with pictures that were left out
 };
 

@@ -47,8 +47,8 @@ Mix draw_mix(const Mixing& mixing, engine::Random& random, int side);
 /// Those of the pictures of a batch.
 std::vector<Mix> draw_mixes(const Mixing& mixing, engine::Random& random, int side, size_t count);
 
-/// Mixes picture i with picture B - 1 - i, both as they were. mixes: (B); planes: (B, 3, side, side); targets:
-/// (B); soft: (B, C) becomes share * t(i) + (1 - share) * t(B - 1 - i), with t(i) one-hot smoothed:
+/// Mixes picture i with picture B - 1 - i, both as they were. mixes: (B); planes: (B, 3, side, side);
+/// targets: (B); soft: (B, C) becomes share * t(i) + (1 - share) * t(B - 1 - i), with t(i) one-hot smoothed:
 /// smoothing / C everywhere and 1 - smoothing more at the class.
 void mix_batch(std::span<const Mix> mixes, int side, double smoothing, int classes,
                std::span<const int> targets, std::span<uint8_t> planes, std::span<float> soft);

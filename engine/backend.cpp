@@ -9,8 +9,20 @@
 
 namespace vvtq::engine {
 
+namespace {
+
+#ifdef VVTQ_HAS_GLOO
+constexpr auto gloo = cpu::communicator;
+#else
+std::unique_ptr<Communicator> gloo(const CommunicatorOptions&) {
+    input_error("`dist_backend` gloo: this build has no Gloo: install libgloo-dev and configure again");
+}
+#endif
+
+}  // namespace
+
 const Backend& backend(Device device) {
-    static const Backend of_cpu{cpu::kernels, cpu::pool, cpu::runtime};
+    static const Backend of_cpu{cpu::kernels, cpu::pool, cpu::runtime, gloo};
     if (device == Device::cpu) return of_cpu;
 #ifdef VVTQ_HAS_CUDA
     static const Backend of_cuda{cuda::kernels, cuda::pool, cuda::runtime};
@@ -27,5 +39,10 @@ const Kernels& kernels(Device device) {
 }
 Pool& pool(Device device) { return backend(device).pool(); }
 Runtime& runtime(Device device) { return backend(device).runtime(); }
+std::unique_ptr<Communicator> make_communicator(Device device, const CommunicatorOptions& options) {
+    VVTQ_CHECK(options.size > 0 && options.rank >= 0 && options.rank < options.size, "rank ", options.rank,
+               " of ", options.size);
+    return backend(device).communicator(options);
+}
 
 }  // namespace vvtq::engine

@@ -1,6 +1,7 @@
 // backend: what a folder below engine/ brings for its device.
 #pragma once
 
+#include "engine/communicator.h"
 #include "engine/device.h"
 #include "engine/kernels.h"
 
@@ -11,6 +12,7 @@ struct Backend {
     const Kernels& (*kernels)();
     Pool& (*pool)();
     Runtime& (*runtime)();
+    std::unique_ptr<Communicator> (*communicator)(const CommunicatorOptions&);
 };
 
 /// The only place that knows which backends this build has. Throws Error(Fault::input) where the device's is

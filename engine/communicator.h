@@ -18,9 +18,9 @@ namespace vvtq::engine {
 using ExchangeText = std::function<std::vector<std::string>(const std::string& own)>;
 
 /// Operations are enqueued: they see what earlier kernels have written, and run beside kernels that are
-/// enqueued behind them, until `wait`. So the tensors must stay as they are, and alive, until then. On the CPU
-/// an operation is done when its call returns. On a GPU all of them can be recorded in a graph, which must be
-/// destroyed before the communicator. Tensors are contiguous, on the communicator's device.
+/// enqueued behind them, until `wait`. So the tensors must stay as they are, and alive, until then. On the
+/// CPU an operation is done when its call returns. On a GPU all of them can be recorded in a graph, which
+/// must be destroyed before the communicator. Tensors are contiguous, on the communicator's device.
 class Communicator {
   public:
     virtual ~Communicator() = default;
@@ -50,9 +50,9 @@ class Communicator {
 struct CommunicatorOptions {
     int rank = 0;
     int size = 1;
-    ExchangeText exchange;       // with which the processes find each other
-    double timeout = 120;        // seconds that Gloo waits for the others
-    std::string address;         // of this machine, as the others reach it; empty: that of its host name
+    ExchangeText exchange;  // with which the processes find each other
+    double timeout = 120;   // seconds that Gloo waits for the others
+    std::string address;    // of this machine, as the others reach it; empty: that of its host name
 };
 
 /// Connects the processes for tensors of `device`: by Gloo on the CPU, by NCCL on GPUs. Throws

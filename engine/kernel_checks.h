@@ -50,6 +50,24 @@ struct AttentionSizes {
     int64_t channels() const { return heads * width; }
 };
 
+/// Throws unless every part has the master dtype of `flat` and lies inside of it.
+inline void check_parts(const std::vector<PackItem>& items, Arg flat) {
+    for (const PackItem& item : items) {
+        const int64_t n = item.part.numel();
+        check_size(item.part, n, master_of(flat.dtype()));
+        VVTQ_CHECK(item.begin >= 0 && item.begin + n <= flat.numel(), n, " elements at ", item.begin, " of ",
+                   flat.shape().str());
+    }
+}
+
+/// S of parts (S, n), for y (n).
+inline int64_t part_count(Arg parts, Arg y) {
+    const int64_t n = y.numel(), count = parts.shape()[0];
+    VVTQ_CHECK(count > 0, "the sum of no parts");
+    check_size(parts, count * n, y.dtype());
+    return count;
+}
+
 /// Outputs of a grouped convolution by w (outputs, 9).
 inline int64_t grouped_outputs(const Convolution& shape, Arg w) {
     const int64_t outputs = w.shape().rows();

@@ -122,6 +122,12 @@ struct AdamwItem {
     bool decay;  // whether weight decay applies
 };
 
+/// One part of a flat buffer: flat[begin .. begin + part.numel()].
+struct PackItem {
+    Tensor part;  // M, any shape
+    int64_t begin;
+};
+
 /// What AdamW keeps through a run.
 struct AdamwRates {
     double beta1, beta2, eps, weight_decay;
@@ -201,10 +207,19 @@ struct Kernels {
         update_running_stats;
     // x (R, C): y = max(0, n), n = (x - mean) / sqrt(variance + eps) gamma + beta
     Entry<void(Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, Arg y)> batch_norm_relu;
-    // dn = dy where n > 0; through mean and variance too where `batch` (they are those of x)
-    Entry<void(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, bool batch, Arg dx,
-               Arg dgamma, Arg dbeta)>
+    // dn = dy where n > 0; dgamma (C) = sum_r dn xhat, dbeta (C) = sum_r dn, xhat = (x - mean) /
+    // sqrt(variance
+    // + eps)
+    Entry<void(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, Arg dgamma, Arg dbeta)>
+        batch_norm_relu_sums;
+    // dx = gamma / sqrt(variance + eps) (dn - share (dbeta + xhat dgamma)); share: 1 / rows of the whole
+    // batch, of which dgamma and dbeta are the sums; 0 where mean and variance are constants
+    Entry<void(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, Arg dgamma, Arg dbeta,
+               double share, Arg dx)>
         batch_norm_relu_backward;
+    // parts (W, 2, C) of M: mean and variance of W parts with as many rows each -> those of all rows: mean =
+    // avg_w mean_w, variance = avg_w (variance_w + (mean_w - mean)^2), added in the order of w
+    Entry<void(Arg parts, Arg mean, Arg variance)> merge_moments;
     // z, p (B, K), all of M: loss (1) = -1/B sum p . log_softmax(z);  dz (B, K) = (softmax(z) sum_k p - p) /
     // B
     Entry<void(Arg z, Arg p, Arg loss, Arg dz)> soft_cross_entropy;
@@ -318,8 +333,15 @@ struct Kernels {
 
     // --- training
     // key (1) i64, rates (R) f64 -> keep (R, B): 0 with probability rate_r, else 1 / (1 - rate_r); element
-    // (r, b) from Random(mix_key({key, r, b})).uniform() < rate_r
-    Entry<void(Arg key, Arg rates, Arg keep)> stochastic_depth;
+    // (r, b) from Random(mix_key({key, r, place_b})).uniform() < rate_r; places (B)? i32: the numbers of the
+    // samples in the global batch, without: 0 .. B - 1
+    Entry<void(Arg key, Arg rates, Arg places, Arg keep)> stochastic_depth;
+    // flat[begin + i] = scale part[i] of every item; the rest of flat stays. flat of M, or bf16 (parts then
+    // f32)
+    Entry<void(const std::vector<PackItem>& items, double scale, Arg flat)> pack;
+    // parts (S, n), y (n), both f32 or both f64, on CUDA as well: y = scale (((p_0 + p_1) + p_2) + ...); y
+    // may be a row of parts
+    Entry<void(Arg parts, double scale, Arg y)> sum_parts;
     // schedule (4) f64: learning rate, 1 - beta1^step, 1 - beta2^step, gradient scale. Sets the last one to
     // min(1, most / norm), norm the l2 norm of all gradients; most 0: no limit. Where the norm is not finite
     // it is 1, and bit 2 of found_inf (1) i32 is set unless a bit is set already

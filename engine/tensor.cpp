@@ -1,22 +1,13 @@
 #include "engine/tensor.h"
 
-#include <bit>
-#include <cmath>
 #include <cstring>
 
+#include "engine/bf16.h"
 #include "engine/device.h"
 #include "engine/kernels.h"
 
 namespace vvtq::engine {
 namespace {
-
-/// The nearest bf16 (ties to even), as its bits: the upper half of an f32. `double` first rounds to f32.
-uint16_t bf16_bits(double value) {
-    const auto narrow = static_cast<float>(value);
-    const auto bits = std::bit_cast<uint32_t>(narrow);
-    if (std::isnan(narrow)) return static_cast<uint16_t>((bits >> 16) | 0x40);
-    return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
 
 template <typename T>
 void store(const std::vector<double>& values, void* to) {
@@ -45,7 +36,9 @@ void encode(const std::vector<double>& values, DType dtype, void* to) {
         case DType::u8:
             return store<uint8_t>(values, to);
         case DType::bf16:
-            for (size_t i = 0; i < values.size(); ++i) static_cast<uint16_t*>(to)[i] = bf16_bits(values[i]);
+            for (size_t i = 0; i < values.size(); ++i) {
+                static_cast<uint16_t*>(to)[i] = bf16_bits(static_cast<float>(values[i]));
+            }
     }
 }
 
@@ -65,8 +58,7 @@ void decode(const void* from, DType dtype, std::vector<double>& values) {
             return load<uint8_t>(from, values);
         case DType::bf16:
             for (size_t i = 0; i < values.size(); ++i) {
-                const uint32_t bits = static_cast<const uint16_t*>(from)[i];
-                values[i] = static_cast<double>(std::bit_cast<float>(bits << 16));
+                values[i] = static_cast<double>(bf16_value(static_cast<const uint16_t*>(from)[i]));
             }
     }
 }

@@ -39,6 +39,7 @@ struct Arguments {
     void add(const AdamwItem& item) {
         for (const Tensor* t : {&item.p, &item.g, &item.m, &item.v, &item.p, &item.m, &item.v}) add(*t);
     }
+    void add(const PackItem& item) { add(item.part); }
     template <typename T>
     void add(const std::vector<T>& items) {
         for (const T& item : items) add(item);

@@ -36,7 +36,7 @@ void StochasticDepth::draw(bool training, const Tensor& pictures, const Draws& d
         device_rates_ = Tensor::from(rates_, {rows}, engine::DType::f64, pictures.device());
     }
     factors_ = Tensor({rows, pictures.shape()[0]}, engine::master_of(pictures.dtype()), pictures.device());
-    engine::kernels(factors_.device()).stochastic_depth(draws.key, device_rates_, factors_);
+    engine::kernels(factors_.device()).stochastic_depth(draws.key, device_rates_, draws.places, factors_);
 }
 
 Tensor StochasticDepth::keep(size_t branch) const {

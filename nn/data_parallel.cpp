@@ -8,7 +8,7 @@ namespace vvtq::nn {
 
 namespace {
 
-constexpr int64_t kAlign = 64;                      // elements, so that kernels find gradients aligned
+constexpr int64_t kAlign = 64;                       // elements, so that kernels find gradients aligned
 constexpr int64_t kMostGathered = int64_t{8} << 20;  // elements of a shard that are gathered at once
 
 int64_t aligned(int64_t size) { return (size + kAlign - 1) / kAlign * kAlign; }
@@ -52,8 +52,8 @@ void DataParallel::lay_out(int64_t sums) {
         const engine::DType sent = options_.reduce_bf16 ? engine::DType::bf16 : master_;
         bucket.parts = Tensor::zeros({local_shards_, bucket.size}, sent, device_);
         const bool in_place = options_.shards == 1 && sent == master_;
-        bucket.mean = in_place ? bucket.parts.reshape({bucket.size})
-                               : Tensor({bucket.size}, master_, device_);
+        bucket.mean =
+            in_place ? bucket.parts.reshape({bucket.size}) : Tensor({bucket.size}, master_, device_);
         largest = std::max(largest, bucket.size);
     }
     sums_ = Tensor({local_shards_, sums}, engine::DType::f64, device_);
@@ -117,7 +117,8 @@ Tensor DataParallel::reduce() {
         for (size_t i = 0; i < bucket.leaves.size(); ++i) {
             Variable& leaf = leaves_[bucket.leaves[i]];
             const engine::Shape& shape = leaf.shape();
-            leaf.set_grad(bucket.mean.slice(bucket.begins[i], bucket.begins[i] + shape.numel()).reshape(shape));
+            leaf.set_grad(
+                bucket.mean.slice(bucket.begins[i], bucket.begins[i] + shape.numel()).reshape(shape));
         }
     }
     return total_;

@@ -15,7 +15,7 @@ struct DataParallelOptions {
     /// has an equal number of them, and all results are the same bits for any number of processes.
     int64_t shards = 1;
     bool reduce_bf16 = false;  // gradients are sent rounded to bf16; one shard only
-    int64_t buckets = 1;       // pieces in which gradients are sent; with more than one shard there may be more
+    int64_t buckets = 1;  // pieces in which gradients are sent; with more than one shard there may be more
 };
 
 /// For each step: `share` and a forward and backward pass for each local shard, each followed by `collect`;
@@ -61,7 +61,7 @@ class DataParallel {
     int64_t local_shards_;
     std::vector<Variable> leaves_;
     std::vector<Bucket> buckets_;
-    Tensor sums_, total_;  // (local shards, n), (n)
+    Tensor sums_, total_;              // (local shards, n), (n)
     Tensor gathered_, gathered_sums_;  // of all shards: space for the largest bucket; (shards, n)
 };
 

@@ -138,11 +138,17 @@ TEST_CASE("gpu kernels: stochastic depth draws what the CPU draws", "[gpu][gpu-o
     for (const double key : {0.0, 1.0, -7.0, 123456789012345.0}) {
         for (const int64_t samples : {1, 31, 512}) {
             INFO("key " << key << ", " << samples << " samples");
+            std::vector<double> numbers;
+            for (int64_t b = 0; b < samples; ++b) numbers.push_back(static_cast<double>(700 - 3 * b));
+            const Tensor numbered = Tensor::from(numbers, {samples}, DType::i32);
             const Tensor host_key = Tensor::from({key}, {1}, DType::i64);
             const Tensor keep({5, samples}, DType::f32, kGpu), expected({5, samples}, DType::f32);
-            on_gpu().stochastic_depth(host_key.to(kGpu), rates.to(kGpu), keep);
-            on_cpu().stochastic_depth(host_key, rates, expected);
-            CHECK(keep.to_vector() == expected.to_vector());
+            for (const Tensor& places : {Tensor(), numbered}) {
+                const Tensor on_device = places.defined() ? places.to(kGpu) : places;
+                on_gpu().stochastic_depth(host_key.to(kGpu), rates.to(kGpu), on_device, keep);
+                on_cpu().stochastic_depth(host_key, rates, places, expected);
+                CHECK(keep.to_vector() == expected.to_vector());
+            }
         }
     }
 }

@@ -91,7 +91,7 @@ std::vector<OpCase> sum_and_norm_cases() {
             const autograd::RunningMoments running{Tensor::full(channels, 0.1, like.dtype(), like.device()),
                                                    Tensor::full(channels, 0.4, like.dtype(), like.device()),
                                                    Tensor::zeros({1}, like.dtype(), like.device())};
-            return autograd::batch_norm_relu(in[0], in[1], in[2], 1e-5, running, training);
+            return autograd::batch_norm_relu(in[0], in[1], in[2], 1e-5, running, training, nullptr);
         };
     };
     // columns that ReLU lets through and columns that it does not: no value comes near its kink
@@ -101,7 +101,8 @@ std::vector<OpCase> sum_and_norm_cases() {
     const auto norm_inputs = [](const Shape& x) -> std::vector<Input> {
         return {{x, 1.0, 0.4}, {{x.cols()}, 0.3, 1.0}, {{x.cols()}}};
     };
-    const std::vector<std::string> passes = {"batch_norm_relu", "batch_norm_relu_backward"};
+    const std::vector<std::string> passes = {"batch_norm_relu", "batch_norm_relu_sums",
+                                             "batch_norm_relu_backward"};
     std::vector<std::string> training = passes;
     training.insert(training.end(), {"column_moments", "update_running_stats"});
     return {

@@ -12,7 +12,9 @@ namespace {
 
 /// Gives this process its share of the machine, and its device.
 void take_share(Options& options, const Place& place) {
-    const auto divided = [&](int of_machine) { return (of_machine + place.local_size - 1) / place.local_size; };
+    const auto divided = [&](int of_machine) {
+        return (of_machine + place.local_size - 1) / place.local_size;
+    };
     engine::set_threads(options.run.threads);
     engine::set_threads(std::max(1, engine::threads() / place.local_size));
     options.data.workers = divided(options.data.workers);
@@ -59,8 +61,9 @@ int run_job(Options& options, int (*command)(Options&, Job*)) {
     if (!plan.place.several) {
         for (const char* flag : {"--buckets", "--reduce-precision", "--dist-timeout", "--dist-backend"}) {
             if (!options.given(flag)) continue;
-            engine::input_error(flag, ": has no effect on one process; ask for several, for example by "
-                                      "--nproc, or leave it out");
+            engine::input_error(flag,
+                                ": has no effect on one process; ask for several, for example by "
+                                "--nproc, or leave it out");
         }
         engine::set_threads(options.run.threads);
         return command(options, nullptr);

@@ -13,8 +13,8 @@ namespace vvtq::apps {
 /// missing or does not fit.
 TrainingData open_training_data(const Options& options);
 
-/// What the flags say of a run of `processes` on `data` with pictures of image_size. Training batches are cut by the label
-/// file where there is one, else augmented.
+/// What the flags say of a run of `processes` on `data` with pictures of image_size. Training batches are cut
+/// by the label file where there is one, else augmented.
 TrainingOptions training_options(const Options& options, const TrainingData& data, int64_t image_size,
                                  const Processes& processes = {});
 

@@ -25,8 +25,8 @@ void require_agreement(const Processes& processes, const std::map<std::string, s
             const std::string here = values[rank].value(name, "nothing"), there = value;
             if (name == kHost || here == there) continue;
             engine::input_error("rank ", rank, " (host ", values[rank].value(kHost, ""), ") has ", name, " ",
-                                data::printable(here), ", rank 0 (host ", values[0].value(kHost, ""), ") has ",
-                                data::printable(there),
+                                data::printable(here), ", rank 0 (host ", values[0].value(kHost, ""),
+                                ") has ", data::printable(there),
                                 ": start all processes with the same flags, data and checkpoint");
         }
     }

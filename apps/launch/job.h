@@ -13,12 +13,12 @@ namespace vvtq::apps {
 
 /// The place of this process in a job.
 struct Place {
-    int rank = 0;         // of the process, among all
-    int size = 1;         // processes of all machines
-    int local_rank = 0;   // of the process, on its machine
-    int local_size = 1;   // processes of this machine
+    int rank = 0;        // of the process, among all
+    int size = 1;        // processes of all machines
+    int local_rank = 0;  // of the process, on its machine
+    int local_size = 1;  // processes of this machine
     int machines = 1;
-    std::string url;      // where they meet: tcp://HOST:PORT or file://PATH
+    std::string url;       // where they meet: tcp://HOST:PORT or file://PATH
     bool several = false;  // whether the command line or a launcher asked for a job, perhaps of one process
 };
 
@@ -26,8 +26,8 @@ struct Place {
 class Job {
   public:
     /// Meets the others; waits until all are there. Throws Error(Fault::run) where that takes longer than
-    /// `timeout` seconds (naming the ranks that are missing), where the address is taken, or where versions of
-    /// the program differ.
+    /// `timeout` seconds (naming the ranks that are missing), where the address is taken, or where versions
+    /// of the program differ.
     Job(const Place& place, const std::string& command, double timeout);
     /// Says good-bye; the end of a process that did not is a failure of the job.
     ~Job();
@@ -40,9 +40,9 @@ class Job {
     /// The address of this machine as the others reach it: that of its connection to rank 0.
     std::string address() const;
 
-    /// Says that this process gets on: call it for each batch. From the first call on, a process that does not
-    /// call it for `timeout` seconds, outside of `exchange`, ends the job. `patient`: until the next call it
-    /// may take any time (a long save).
+    /// Says that this process gets on: call it for each batch. From the first call on, a process that does
+    /// not call it for `timeout` seconds, outside of `exchange`, ends the job. `patient`: until the next call
+    /// it may take any time (a long save).
     void progress(bool patient = false);
     /// Ends the job: this process cannot go on because of `reason`. All processes print one line and exit
     /// with `status`; does not return.

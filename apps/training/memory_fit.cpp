@@ -53,11 +53,11 @@ void refuse_batch(nn::Model& model, nn::Adamw& optimizer, const Compute& compute
     const double fixed = small - kSmall * each;
     const auto fits = static_cast<int64_t>((kMargin * free - fixed) / each);
     const double needed = fixed + each * static_cast<double>(batch_size) / static_cast<double>(parts);
-    engine::input_error("`batch_size` ", batch_size, ": a step needs about ", gibibytes(needed), " GiB, ",
-                        runtime.description(), " has ", gibibytes(free), " GiB free: ",
-                        fits > 0
-                            ? engine::concat("`batch_size` ", std::min(fits * parts, batch_size - parts), " would fit")
-                            : "this model is too large for it");
+    engine::input_error(
+        "`batch_size` ", batch_size, ": a step needs about ", gibibytes(needed), " GiB, ",
+        runtime.description(), " has ", gibibytes(free), " GiB free: ",
+        fits > 0 ? engine::concat("`batch_size` ", std::min(fits * parts, batch_size - parts), " would fit")
+                 : "this model is too large for it");
 }
 
 }  // namespace vvtq::apps

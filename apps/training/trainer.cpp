@@ -229,19 +229,18 @@ Outcome Trainer::run_pass(const Pass& pass) {
     data::Loader& batches = loader(pass.crops);
     batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
     if (place_ == nullptr) {
-        place_ = std::make_unique<DeviceBatch>(compute_.device,
-                                               options_.training.batch_size / processes_.size, model_.config().img_size, model_.config().num_classes,
-                                               has_soft_targets(options_, data_));
+        place_ = std::make_unique<DeviceBatch>(
+            compute_.device, options_.training.batch_size / processes_.size, model_.config().img_size,
+            model_.config().num_classes, has_soft_targets(options_, data_));
     }
     if (step_ == nullptr) {
-        step_ = std::make_unique<TrainingStep>(
-            model_, optimizer_, *place_,
-            StepOptions{compute_.dtype,
-                        options_.smoothing,
-                        options_.graph,
-                        options_.skip_not_finite,
-                        {processes_.communicator, options_.training.shards, options_.reduce_bf16,
-                         options_.buckets}});
+        step_ = std::make_unique<TrainingStep>(model_, optimizer_, *place_,
+                                               StepOptions{compute_.dtype,
+                                                           options_.smoothing,
+                                                           options_.graph,
+                                                           options_.skip_not_finite,
+                                                           {processes_.communicator, options_.training.shards,
+                                                            options_.reduce_bf16, options_.buckets}});
     }
     info_.crops = pass.crops;
     Meters meters(info_.means);

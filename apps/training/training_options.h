@@ -13,8 +13,8 @@ namespace vvtq::apps {
 struct TrainingOptions {
     nn::CosineSchedule schedule;  // of the learning rate; its `epochs` are those of the run
     nn::AdamwOptions optimizer;
-    /// Training batches, of this process and all others. `num_crops` is of the passes with several crops of each picture; the seed decides
-    /// everything random in the run.
+    /// Training batches, of this process and all others. `num_crops` is of the passes with several crops of
+    /// each picture; the seed decides everything random in the run.
     data::LoaderOptions training;
     data::LoaderOptions evaluation;
     double smoothing = 0.0;   // of labels, where batches hold no distributions
@@ -24,8 +24,8 @@ struct TrainingOptions {
     int print_freq = 10;      // steps from one log line to the next
     /// Steps from one checkpoint to the next, beside those after each pass; 0: no others.
     int64_t save_every_steps = 0;
-    bool reduce_bf16 = false;  // processes send gradients rounded to bf16
-    int64_t buckets = 1;       // pieces in which they send them
+    bool reduce_bf16 = false;      // processes send gradients rounded to bf16
+    int64_t buckets = 1;           // pieces in which they send them
     bool skip_not_finite = false;  // a step that is not finite is left out, instead of the end of the run
 };
 

@@ -170,9 +170,9 @@ BadStep TrainingStep::reason(const StepRates& rates, const StepResult& bad) {
     if ((bad.found_inf & 2) != 0) {
         for (const nn::NamedParameter& p : model_.parameters()) {
             if (p.parameter.value().numel() == 1 && !is_finite(p.parameter.value())) {
-                return {p.name + " is not finite after the update (" + value_of(p.parameter.value().item()) +
-                            ")",
-                        true};
+                return {
+                    p.name + " is not finite after the update (" + value_of(p.parameter.value().item()) + ")",
+                    true};
             }
         }
     }

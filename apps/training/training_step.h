@@ -48,9 +48,8 @@ struct BadStep {
     bool found;  // whether the place was found: it may lie in the pictures of another process
 };
 
-/// Forward, loss, regularizer, backward, AdamW over the batch at its fixed place, which is this process's part
-/// of the step's batch. A step is enqueued and its
-/// result read later; on the CPU it is done at once.
+/// Forward, loss, regularizer, backward, AdamW over the batch at its fixed place, which is this process's
+/// part of the step's batch. A step is enqueued and its result read later; on the CPU it is done at once.
 class TrainingStep {
   public:
     /// All must outlive this. The model's parameters and the optimizer's are on the batch's device.

@@ -5,6 +5,7 @@
 // backend: what the rest of the engine sees of this folder.
 #pragma once
 
+#include "engine/communicator.h"
 #include "engine/device.h"
 #include "engine/kernels.h"
 
@@ -13,6 +14,8 @@ namespace vvtq::engine::cpu {
 const Kernels& kernels();
 Pool& pool();
 Runtime& runtime();
+/// By Gloo; defined where the build has it.
+std::unique_ptr<Communicator> communicator(const CommunicatorOptions& options);
 
 /// Bytes that this process can still take without pushing others out of memory: of the machine, or of its
 /// control group where that has a limit.

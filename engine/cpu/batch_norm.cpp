@@ -98,44 +98,73 @@ void batch_norm_relu(Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double 
     });
 }
 
-void batch_norm_relu_backward(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps,
-                              bool batch, Arg dx, Arg dgamma, Arg dbeta) {
+void batch_norm_relu_sums(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, Arg dgamma,
+                          Arg dbeta) {
     check_like(dy, x);
-    check_like(dx, x);
     const Columns size(x, {&mean, &variance, &gamma, &beta, &dgamma, &dbeta});
     with_floating(x.dtype(), [&]<typename T>() {
         const T *pdy = dy.data<T>(), *px = x.data<T>(), *pm = mean.data<T>(), *pv = variance.data<T>();
         const T *pg = gamma.data<T>(), *pb = beta.data<T>();
-        T* pdx = dx.data<T>();
         const int64_t cols = size.cols;
-        const auto gradient = [=](int64_t i, int64_t c, T xhat) {
-            return xhat * pg[c] + pb[c] > T{0} ? pdy[i] : T{0};
-        };
         const Tensor sums = two_column_sums<T>(size.rows, cols, [=](int64_t r, T* of_gamma, T* of_beta) {
 #pragma omp simd
             for (int64_t c = 0; c < cols; ++c) {
                 const T xhat = (px[r * cols + c] - pm[c]) * inverse_of(pv[c], eps);
-                const T dn = gradient(r * cols + c, c, xhat);
+                const T dn = xhat * pg[c] + pb[c] > T{0} ? pdy[r * cols + c] : T{0};
                 of_gamma[c] += dn * xhat;
                 of_beta[c] += dn;
             }
         });
         copy(sums.slice(0, 1), dgamma);
         copy(sums.slice(1, 2), dbeta);
+    });
+}
+
+void batch_norm_relu_backward(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps,
+                              Arg dgamma, Arg dbeta, double share, Arg dx) {
+    check_like(dy, x);
+    check_like(dx, x);
+    const Columns size(x, {&mean, &variance, &gamma, &beta, &dgamma, &dbeta});
+    with_floating(x.dtype(), [&]<typename T>() {
+        const T *pdy = dy.data<T>(), *px = x.data<T>(), *pm = mean.data<T>(), *pv = variance.data<T>();
+        const T *pg = gamma.data<T>(), *pb = beta.data<T>();
         const T *sum_gamma = dgamma.data<T>(), *sum_beta = dbeta.data<T>();
-        const T share = batch ? T{1} / static_cast<T>(size.rows) : T{0};
+        T* pdx = dx.data<T>();
+        const int64_t cols = size.cols;
+        const T part = static_cast<T>(share);
         parallel_chunks(size.rows, rows_per_chunk(cols), [=](int64_t, int64_t begin, int64_t end) {
             for (int64_t r = begin; r < end; ++r) {
 #pragma omp simd
                 for (int64_t c = 0; c < cols; ++c) {
                     const T inverse = inverse_of(pv[c], eps);
                     const T xhat = (px[r * cols + c] - pm[c]) * inverse;
-                    const T dn = gradient(r * cols + c, c, xhat);
+                    const T dn = xhat * pg[c] + pb[c] > T{0} ? pdy[r * cols + c] : T{0};
                     pdx[r * cols + c] =
-                        inverse * pg[c] * (dn - share * sum_beta[c] - share * xhat * sum_gamma[c]);
+                        inverse * pg[c] * (dn - part * sum_beta[c] - part * xhat * sum_gamma[c]);
                 }
             }
         });
+    });
+}
+
+void merge_moments(Arg parts, Arg mean, Arg variance) {
+    const int64_t cols = mean.numel(), count = parts.numel() / std::max<int64_t>(1, 2 * cols);
+    VVTQ_CHECK(count > 0, "moments of no parts");
+    check_like(mean, variance);
+    check_size(parts, count * 2 * cols, mean.dtype());
+    with_floating(mean.dtype(), [&]<typename T>() {
+        const T* from = parts.data<T>();
+        for (int64_t c = 0; c < cols; ++c) {
+            T first = 0, second = 0;
+            for (int64_t w = 0; w < count; ++w) first += from[2 * w * cols + c];
+            first /= static_cast<T>(count);
+            for (int64_t w = 0; w < count; ++w) {
+                const T apart = from[2 * w * cols + c] - first;
+                second += from[(2 * w + 1) * cols + c] + apart * apart;
+            }
+            mean.data<T>()[c] = first;
+            variance.data<T>()[c] = second / static_cast<T>(count);
+        }
     });
 }
 

@@ -1,6 +1,7 @@
 // elementwise: one pass over memory each.
 #include <cstring>
 
+#include "engine/bf16.h"
 #include "engine/cpu/families.h"
 #include "engine/cpu/parallel.h"
 #include "engine/cpu/vector_math.h"
@@ -66,8 +67,11 @@ void cast(Arg x, Arg y) {
             case DType::i64:
                 convert<int64_t, To>(x, y);
                 return;
-            case DType::bf16:
-                internal_error("bf16 is not computed with on the CPU");
+            case DType::bf16: {
+                const auto* from = static_cast<const uint16_t*>(x.raw());
+                To* to = y.data<To>();
+                for_each(x.numel(), [=](int64_t i) { to[i] = static_cast<To>(bf16_value(from[i])); });
+            }
         }
     });
 }

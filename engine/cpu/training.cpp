@@ -7,16 +7,18 @@
 
 namespace vvtq::engine::cpu {
 
-void stochastic_depth(Arg key, Arg rates, Arg keep) {
+void stochastic_depth(Arg key, Arg rates, Arg places, Arg keep) {
     check_size(key, 1, DType::i64);
     const int64_t rows = rates.numel(), samples = keep.shape().cols();
     check_size(keep, rows * samples, keep.dtype());
+    if (places.defined()) check_size(places, samples, DType::i32);
     const auto seed = static_cast<uint64_t>(*key.data<int64_t>());
     with_floating(keep.dtype(), [&]<typename T>() {
         for (int64_t r = 0; r < rows; ++r) {
             const double rate = rates.data<double>()[r];
             for (int64_t b = 0; b < samples; ++b) {
-                Random random(mix_key({seed, static_cast<uint64_t>(r), static_cast<uint64_t>(b)}));
+                const int64_t place = places.defined() ? places.data<int32_t>()[b] : b;
+                Random random(mix_key({seed, static_cast<uint64_t>(r), static_cast<uint64_t>(place)}));
                 keep.data<T>()[r * samples + b] =
                     random.uniform() < rate ? T{0} : static_cast<T>(1.0 / (1.0 - rate));
             }

@@ -108,7 +108,6 @@ __global__ void forward_kernel(const T* x, Columns columns, int64_t packs, int64
     }
 }
 
-/// share: 1 / rows, 0 where mean and variance are constants
 template <int N, typename T>
 __global__ void backward_kernel(const T* dy, const T* x, Columns columns, const float* dgamma,
                                 const float* dbeta, float share, int64_t packs, int64_t cols, T* dx) {
@@ -121,6 +120,19 @@ __global__ void backward_kernel(const T* dy, const T* x, Columns columns, const 
             return column.inverse * column.gamma * (dn - through);
         };
         store(dx + i * N, apply<N, T>(gradient, load<N>(dy + i * N), load<N>(x + i * N)));
+    }
+}
+
+/// parts (count, 2, cols)
+__global__ void merge_kernel(const float* parts, int64_t count, int64_t cols, float* mean, float* variance) {
+    for (int64_t c = first_index(); c < cols; c += index_stride()) {
+        const auto of = [&](int64_t w, int64_t moment) { return parts[(2 * w + moment) * cols + c]; };
+        float first = 0.0f, second = 0.0f;
+        for (int64_t w = 0; w < count; ++w) first += of(w, 0);
+        first /= static_cast<float>(count);
+        for (int64_t w = 0; w < count; ++w) second += of(w, 1) + (of(w, 0) - first) * (of(w, 0) - first);
+        mean[c] = first;
+        variance[c] = second / static_cast<float>(count);
     }
 }
 
@@ -168,16 +180,23 @@ void batch_norm_relu(Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double 
     });
 }
 
+void batch_norm_relu_sums(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps, Arg dgamma,
+                          Arg dbeta) {
+    check_like(dy, x);
+    const Columns columns = columns_of(x, mean, variance, gamma, beta, eps);
+    check_size(dgamma, x.shape().cols(), DType::f32);
+    check_size(dbeta, x.shape().cols(), DType::f32);
+    moment_sums(Gradients{}, x, dy, columns, 1.0, dgamma, dbeta);
+}
+
 void batch_norm_relu_backward(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, Arg beta, double eps,
-                              bool batch, Arg dx, Arg dgamma, Arg dbeta) {
+                              Arg dgamma, Arg dbeta, double share, Arg dx) {
     check_like(dy, x);
     check_like(dx, x);
     const Columns columns = columns_of(x, mean, variance, gamma, beta, eps);
-    const int64_t cols = x.shape().cols(), rows = x.shape().rows();
+    const int64_t cols = x.shape().cols();
     check_size(dgamma, cols, DType::f32);
     check_size(dbeta, cols, DType::f32);
-    moment_sums(Gradients{}, x, dy, columns, 1.0, dgamma, dbeta);
-    const float share = batch ? 1.0f / static_cast<float>(rows) : 0.0f;
     with_activation(x.dtype(), [&]<typename T>() {
         constexpr int N = kPack<T>;
         const bool vector = cols % N == 0 && aligned(16, dy, x, dx);
@@ -186,6 +205,15 @@ void batch_norm_relu_backward(Arg dy, Arg x, Arg mean, Arg variance, Arg gamma, 
                pointer<T>(dy), pointer<T>(x), columns, pointer<float>(dgamma), pointer<float>(dbeta), share,
                packs, cols, pointer<T>(dx));
     });
+}
+
+void merge_moments(Arg parts, Arg mean, Arg variance) {
+    const int64_t cols = mean.numel(), count = parts.numel() / std::max<int64_t>(1, 2 * cols);
+    VVTQ_CHECK(count > 0, "moments of no parts");
+    check_like(mean, variance);
+    check_size(parts, count * 2 * cols, DType::f32);
+    launch(merge_kernel, pass_blocks(cols), kPassThreads, 0, pointer<float>(parts), count, cols,
+           pointer<float>(mean), pointer<float>(variance));
 }
 
 }  // namespace vvtq::engine::cuda

@@ -23,6 +23,16 @@ inline unsigned pass_blocks(int64_t threads) {
 }
 
 __device__ inline int64_t first_index() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
+/// The item of a list that this block works on, the one with first_block[i] <= block < first_block[i + 1].
+__device__ inline int item_of_block(const int* first_block, int count) {
+    const int block = static_cast<int>(blockIdx.x);
+    int low = 0, high = count;
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        (first_block[middle] <= block ? low : high) = middle;
+    }
+    return low;
+}
 __device__ inline int64_t index_stride() { return int64_t{gridDim.x} * blockDim.x; }
 
 template <int N, typename T>

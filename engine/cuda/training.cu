@@ -8,12 +8,12 @@
 namespace vvtq::engine::cuda {
 namespace {
 
-__global__ void stochastic_depth_kernel(const int64_t* key, const double* rates, int64_t samples, int64_t n,
-                                        float* keep) {
+__global__ void stochastic_depth_kernel(const int64_t* key, const double* rates, const int32_t* places,
+                                        int64_t samples, int64_t n, float* keep) {
     for (int64_t i = first_index(); i < n; i += index_stride()) {
-        const int64_t r = i / samples;
+        const int64_t r = i / samples, b = i - r * samples;
         const double rate = rates[r];
-        const bool dropped = first_uniform(mix_key(*key, r, i - r * samples)) < rate;
+        const bool dropped = first_uniform(mix_key(*key, r, places != nullptr ? places[b] : b)) < rate;
         keep[i] = dropped ? 0.0f : static_cast<float>(1.0 / (1.0 - rate));
     }
 }
@@ -30,7 +30,7 @@ __global__ void find_kernel(const T* x, int64_t n, int32_t* found_inf) {
 constexpr int64_t kChunk = 4096;  // elements of one block
 constexpr int kMost = 700;        // items of a launch: kernel parameters have at most 32,764 bytes
 
-/// Parameters as a kernel's argument; block b works on item i where first_block[i] <= b < first_block[i + 1].
+/// Parameters as a kernel's argument; item i begins with block first_block[i].
 struct Table {
     int count = 0;
     int first_block[kMost + 1];
@@ -41,15 +41,7 @@ struct Table {
     int64_t size[kMost];
     uint8_t decay[kMost];
 
-    __device__ int item_of_block() const {
-        const int block = static_cast<int>(blockIdx.x);
-        int low = 0, high = count;
-        while (high - low > 1) {
-            const int middle = (low + high) / 2;
-            (first_block[middle] <= block ? low : high) = middle;
-        }
-        return low;
-    }
+    __device__ int item() const { return item_of_block(first_block, count); }
     __device__ int64_t begin_in(int item) const {
         return int64_t{static_cast<int>(blockIdx.x) - first_block[item]} * kChunk;
     }
@@ -84,7 +76,7 @@ void for_each_table(const std::vector<AdamwItem>& items, F&& f) {
 
 __global__ void __launch_bounds__(kPassThreads)
     squares_kernel(const __grid_constant__ Table table, double* partial) {
-    const int item = table.item_of_block();
+    const int item = table.item();
     const int64_t begin = table.begin_in(item), end = min(table.size[item], begin + kChunk);
     const float* g = table.g[item];
     double total = 0;
@@ -118,7 +110,7 @@ __global__ void __launch_bounds__(kPassThreads)
     adamw_kernel(const __grid_constant__ Table table, Rates rates, const double* schedule,
                  const int32_t* found_inf) {
     if (*found_inf != 0) return;  // nobody writes it during this launch
-    const int item = table.item_of_block();
+    const int item = table.item();
     __shared__ float factors[4];
     if (threadIdx.x == 0) {
         factors[0] = static_cast<float>(schedule[3]);
@@ -169,12 +161,13 @@ __global__ void singles_kernel(const __grid_constant__ Singles singles, int32_t*
 
 }  // namespace
 
-void stochastic_depth(Arg key, Arg rates, Arg keep) {
+void stochastic_depth(Arg key, Arg rates, Arg places, Arg keep) {
     check_size(key, 1, DType::i64);
     const int64_t n = keep.numel(), rows = rates.numel();
     VVTQ_CHECK(rows > 0 && n % rows == 0, "rates ", rates.shape().str(), " for ", keep.shape().str());
+    if (places.defined()) check_size(places, n / rows, DType::i32);
     launch(stochastic_depth_kernel, pass_blocks(n), kPassThreads, 0, pointer<int64_t>(key),
-           pointer<double>(rates), n / rows, n, pointer<float>(keep));
+           pointer<double>(rates), pointer<int32_t>(places), n / rows, n, pointer<float>(keep));
 }
 
 void clip_gradients(const std::vector<AdamwItem>& items, double most, Arg schedule, Arg found_inf) {

@@ -249,7 +249,8 @@ TEST_CASE("mixing takes pixels and targets of both pictures, by any mode", "[dat
                 std::vector<float> soft(count * kClasses);
                 engine::Random random(17);
                 const Mixing mixing{cut ? 0.0 : 1.0, cut ? 1.0 : 0.0, 1.0, 0.5, mode, {}};
-                mix_batch(draw_mixes(mixing, random, kSide, targets.size()), kSide, 0.1, kClasses, targets, planes, soft);
+                mix_batch(draw_mixes(mixing, random, kSide, targets.size()), kSide, 0.1, kClasses, targets,
+                          planes, soft);
                 std::set<float> shares;
                 for (size_t i = 0; i < count; ++i) {
                     const size_t j = count - 1 - i;
@@ -296,8 +297,7 @@ TEST_CASE("repeated augmentation shows a picture three times in a row, each time
     CHECK(different > 6);
 }
 
-TEST_CASE("the whole DeiT recipe gives the same batches for any number of workers",
-          "[data][augment]") {
+TEST_CASE("the whole DeiT recipe gives the same batches for any number of workers", "[data][augment]") {
     const auto dataset = plain_dataset(24);
     LoaderOptions options = training_options(0);
     options.augmentation = {parse_rand_augment("rand-m9-mstd0.5-inc1"),

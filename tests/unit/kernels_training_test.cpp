@@ -1,5 +1,6 @@
 // Kernels that a training step runs beside the model, against their equations.
 #include <cmath>
+#include <numeric>
 
 #include "engine/random.h"
 #include "tests/unit/kernel_support.h"
@@ -138,10 +139,10 @@ TEST_CASE("kernels: stochastic_depth draws by key, row and sample", "[kernels]")
     constexpr int64_t kSamples = 31;
     for_dtypes([&](DType dtype, double tolerance) {
         const Tensor keep({5, kSamples}, dtype);
-        const auto drawn = [&](uint64_t seed) {
+        const auto drawn = [&](uint64_t seed, const Tensor& places = {}) {
             const Tensor key({1}, DType::i64);
             *key.data<int64_t>() = static_cast<int64_t>(seed);
-            cpu().stochastic_depth(key, vector_of(rates, DType::f64), keep);
+            cpu().stochastic_depth(key, vector_of(rates, DType::f64), places, keep);
             return keep.to_vector();
         };
         for (const uint64_t seed : {uint64_t{0}, uint64_t{7}, ~uint64_t{0}}) {
@@ -157,6 +158,16 @@ TEST_CASE("kernels: stochastic_depth draws by key, row and sample", "[kernels]")
             for (size_t i = 0; i < got.size(); ++i) CHECK((got[i] == 0.0) == (expected[i] == 0.0));
         }
         CHECK(drawn(1) != drawn(2));
+        // the second half of a batch of 62, drawn alone
+        std::vector<double> numbers(kSamples);
+        std::iota(numbers.begin(), numbers.end(), double{kSamples});
+        const std::vector<double> half = drawn(7, vector_of(numbers, DType::i32));
+        const Tensor whole({5, 2 * kSamples}, dtype), key = vector_of({7}, DType::i64);
+        cpu().stochastic_depth(key, vector_of(rates, DType::f64), {}, whole);
+        for (size_t i = 0; i < half.size(); ++i) {
+            CHECK(half[i] == whole.to_vector()[i / kSamples * 2 * kSamples + kSamples + i % kSamples]);
+        }
+        CHECK_THROWS_AS(drawn(7, vector_of({1, 2}, DType::i32)), Error);
     });
 }
 

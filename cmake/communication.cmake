@@ -1,0 +1,15 @@
+# Looks for what carries tensors between processes: Gloo for CPUs, NCCL for GPUs. Sets VVTQ_HAS_GLOO, VVTQ_HAS_NCCL,
+# VVTQ_GLOO_SUMMARY and VVTQ_NCCL_SUMMARY; the targets are gloo and vvtq_nccl.
+set(VVTQ_HAS_GLOO OFF)
+set(VVTQ_GLOO_SUMMARY "off")
+if(NOT VVTQ_GLOO STREQUAL "off")
+  find_package(Gloo QUIET CONFIG)
+  if(Gloo_FOUND AND TARGET gloo)
+    set(VVTQ_HAS_GLOO ON)
+    set(VVTQ_GLOO_SUMMARY "${Gloo_VERSION}")
+  elseif(VVTQ_GLOO STREQUAL "on")
+    message(FATAL_ERROR "VVTQ_GLOO=on, but Gloo was not found; install libgloo-dev or set Gloo_DIR")
+  else()
+    set(VVTQ_GLOO_SUMMARY "not found")
+  endif()
+endif()
