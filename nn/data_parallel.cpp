@@ -50,7 +50,7 @@ void DataParallel::lay_out(int64_t sums) {
     int64_t largest = 0;
     for (Bucket& bucket : buckets_) {
         const engine::DType sent = options_.reduce_bf16 ? engine::DType::bf16 : master_;
-        bucket.parts = Tensor::zeros({local_shards_, bucket.size}, sent, device_);
+        bucket.parts = Tensor({local_shards_, bucket.size}, sent, device_);
         const bool in_place = options_.shards == 1 && sent == master_;
         bucket.mean =
             in_place ? bucket.parts.reshape({bucket.size}) : Tensor({bucket.size}, master_, device_);

@@ -5,6 +5,7 @@
 #include "apps/commands/bench_model.h"
 #include "apps/commands/bench_support.h"
 #include "apps/commands/commands.h"
+#include "apps/launch/team.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/memory_fit.h"
 #include "engine/device.h"
@@ -19,13 +20,43 @@ struct Times {
     std::vector<double> step_ms, gemm_ms;  // gemm_ms: of the step's bare products; empty for an evaluation
     double gemm_flops = 0;
     size_t peak = 0;  // bytes of a step, before the bare products take their buffers
+    // with several processes
+    std::vector<double> alone_ms, reduce_ms;  // the step without communication, the communication alone
+    size_t bytes = 0;                         // of gradients that a process sends
 };
 
-Times measure(const Options& options, BenchModel& bench) {
+/// What processes add to a step: the same step by each process alone, and the sum of as many bytes alone.
+void measure_parts(const Options& options, BenchModel& bench, size_t bytes, const Processes& processes,
+                   Times& times) {
     engine::Runtime& runtime = engine::runtime(bench.compute.device);
-    bench.load_batch(options);
+    TrainingStep alone(*bench.model, *bench.optimizer, *bench.place,
+                       {bench.compute.dtype, 0.0, !options.run.no_graph});
+    const nn::Tensor gradients = nn::Tensor::zeros({static_cast<int64_t>(bytes / sizeof(float))},
+                                                   engine::DType::f32, bench.compute.device);
+    for (int i = -kWarmupSteps; i < options.bench.steps; ++i) {
+        const double step_ms = timed(runtime, [&] { alone.submit(bench.rates); });
+        alone.take();
+        processes.exchange("");  // all begin together
+        const double reduce_ms = timed(runtime, [&] {
+            processes.communicator->all_reduce(gradients);
+            processes.communicator->wait();
+        });
+        if (i < 0) continue;
+        times.alone_ms.push_back(step_ms);
+        times.reduce_ms.push_back(reduce_ms);
+    }
+}
+
+Times measure(const Options& options, BenchModel& bench, const Processes& processes) {
+    engine::Runtime& runtime = engine::runtime(bench.compute.device);
+    bench.load_batch(options, processes.size);
     TrainingStep step(*bench.model, *bench.optimizer, *bench.place,
-                      {bench.compute.dtype, 0.0, !options.run.no_graph});
+                      {bench.compute.dtype,
+                       0.0,
+                       !options.run.no_graph,
+                       false,
+                       {processes.communicator, options.parallel.shards,
+                        options.parallel.reduce_precision == "bf16", options.parallel.buckets}});
     const auto work = [&] {
         if (options.run.evaluate) {
             const autograd::NoGrad off_tape;
@@ -49,7 +80,8 @@ Times measure(const Options& options, BenchModel& bench) {
     Times times;
     times.peak = pool.peak();
     std::vector<engine::KernelCall> products;
-    if (!options.run.evaluate) products = bench.calls_of_step(true);
+    const bool several = processes.communicator != nullptr;
+    if (!options.run.evaluate && !several) products = bench.calls_of_step(true);
     for (const engine::KernelCall& call : products) {
         times.gemm_flops += call.flops * static_cast<double>(call.count);
     }
@@ -68,26 +100,32 @@ Times measure(const Options& options, BenchModel& bench) {
         settle();
         if (!products.empty()) times.gemm_ms.push_back(timed(runtime, bare_products));
     }
+    times.bytes = step.bytes_sent();
+    if (several && !options.run.evaluate) measure_parts(options, bench, times.bytes, processes, times);
     return times;
 }
 
 }  // namespace
 
-int command_bench_step(Options& options) {
+int command_bench_step(Options& options, Job* job) {
     BenchModel bench(options);
+    const Team team(job, bench.compute.device, options.launch.timeout);
+    const Processes& processes = team.processes();
+    share_parameters(*bench.model, processes);
     install_interrupt_handler();
     Times times;
     try {
-        times = measure(options, bench);
+        times = measure(options, bench, processes);
     } catch (const engine::OutOfMemory&) {
         refuse_batch(*bench.model, *bench.optimizer, bench.compute, options.quantizer.reg,
-                     options.data.batch_size);
+                     options.data.batch_size, std::max(processes.size, options.parallel.shards));
     }
     if (interrupted()) {
         std::cerr << "vvtq bench step: stopped by " << interrupt_name() << " after " << times.step_ms.size()
                   << " of " << options.bench.steps << " timed steps" << std::endl;
         return 1;
     }
+    if (!processes.first()) return 0;
     const double ms = quantile(times.step_ms, 0.5);
     const bool on_gpu = bench.compute.device == engine::Device::cuda;
     nlohmann::ordered_json line = {
@@ -113,6 +151,18 @@ int command_bench_step(Options& options) {
         line["gemm_ms"] = bare;
         line["gemm_gflops"] = times.gemm_flops / bare * 1e-6;
         line["ratio"] = ms / bare;
+    }
+    if (processes.communicator != nullptr) {
+        line["processes"] = processes.size;
+        line["shards"] = options.parallel.shards;
+        line["backend"] = processes.communicator->description();
+    }
+    if (!times.alone_ms.empty()) {
+        const double alone = quantile(times.alone_ms, 0.5);
+        line["ms_alone"] = alone;
+        line["exposed_ms"] = ms - alone;
+        line["reduce_ms"] = quantile(times.reduce_ms, 0.5);
+        line["bytes"] = times.bytes;
     }
     if (on_gpu) line["copy_gb_s"] = copy_bandwidth(bench.compute.device) * 1e-9;
     line["peak_mib"] = static_cast<double>(times.peak) / (1 << 20);

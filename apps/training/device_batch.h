@@ -37,6 +37,7 @@ class DeviceBatch {
     nn::Tensor places(Part part) const;
     /// Distributions (b, classes) of `dtype`; undefined where none are carried.
     nn::Tensor soft_targets(engine::DType dtype, Part part) const;
+    nn::Tensor soft_targets(engine::DType dtype) const { return soft_targets(dtype, {}); }
 
   private:
     /// Rows of a tensor of the batch.

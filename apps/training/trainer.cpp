@@ -28,7 +28,7 @@ bool has_soft_targets(const TrainingOptions& options, const TrainingData& data) 
 
 Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const Compute& compute,
                  nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunFolder& folder,
-                 RunLog& log, const Processes& processes)
+                 RunLog& log, Processes processes)
     : options_(options),
       data_(data),
       model_(model),
@@ -38,7 +38,7 @@ Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const
       guards_(model, log),
       compute_(compute),
       optimizer_(model.parameters(), options.optimizer),
-      processes_(processes) {
+      processes_(std::move(processes)) {
     plan(resumed != nullptr);
     for (size_t i = next_pass_; i < passes_.size(); ++i) {
         loader(passes_[i].crops);  // refuses what it cannot make batches of

@@ -37,7 +37,7 @@ class Trainer {
     /// for a batch. Nothing is written before `run`.
     Trainer(const TrainingOptions& options, const TrainingData& data, const Compute& compute,
             nn::Model& model, const CheckpointInfo& info, const Checkpoint* resumed, RunFolder& folder,
-            RunLog& log, const Processes& processes);
+            RunLog& log, Processes processes = {});
 
     /// Throws Error(Fault::run) naming layer and step where something is not finite (the last checkpoint
     /// stays), and where the last state could not be written. Throws Error(Fault::input) where the device has
@@ -88,7 +88,7 @@ class Trainer {
     std::unique_ptr<TrainingStep> step_;
     std::vector<Pass> passes_;
     size_t next_pass_ = 0;
-    const Processes& processes_;
+    Processes processes_;
     int64_t reading_ = 0;  // the step whose result is being read
     bool in_step_ = false;
     bool asked_to_stop_ = false;   // by the signal of a process, which all saw with the same step

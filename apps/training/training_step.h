@@ -59,6 +59,8 @@ class TrainingStep {
     /// Enqueues a step on what the batch was loaded with. Batches of one size only, where steps are replayed.
     void submit(const StepRates& rates);
     size_t pending() const { return results_.pending(); }
+    /// Bytes of gradients that this process hands to the communicator in a step.
+    size_t bytes_sent() const { return parallel_.bytes(); }
     /// The result of the oldest step that was not taken yet; waits for it.
     StepResult take();
 

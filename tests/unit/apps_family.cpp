@@ -100,7 +100,7 @@ class Mixer : public nn::Model {
     }
 
   private:
-    Variable compute(const nn::Tensor& pictures, const nn::Tensor&) override {
+    Variable compute(const nn::Tensor& pictures, const nn::Draws&) override {
         Variable x = patch_embed_.forward(Variable(pictures));
         for (const auto& block : blocks_[0]) x = block->forward(x);
         x = merging_.forward(nn::Residual{x, {}, {}});

@@ -185,7 +185,7 @@ TEST_CASE("guards: a gradient that is not finite beside a finite loss is named, 
         CHECK(std::isfinite(bad.loss));
         REQUIRE(bad.found_inf == 4);
         CHECK(bench.parameters() == before);
-        const std::string reason = steps.reason(rates, bad);
+        const std::string reason = steps.reason(rates, bad).text;
         INFO(reason);
         CHECK(reason.starts_with(engine::concat("the gradient of blocks.1.mlp.fc1.bias is ",
                                                 overflows ? "not finite (" : "too large (")));
@@ -211,7 +211,7 @@ TEST_CASE("guards: a step that is left out leaves everything as it was, and late
     bench.fill("blocks.0.mlp.fc2.bias", 1e308);
     const apps::StepResult bad = take(steps);
     CHECK(bad.found_inf != 0);
-    CHECK_FALSE(steps.reason({.lr = 1e-3}, bad).empty());
+    CHECK_FALSE(steps.reason({.lr = 1e-3}, bad).text.empty());
     bench.fill("blocks.0.mlp.fc2.bias", bias);
     other.optimizer->schedule(1e-3);  // the step counts
     CHECK(take(steps).found_inf == 0);

@@ -88,7 +88,7 @@ apps::StepResult by_hand(Run& run, const apps::StepRates& rates) {
     const Tensor soft = run.batch.soft_targets(DType::f64);
     const Variable loss = soft.defined() ? nn::soft_cross_entropy(logits, soft)
                                          : nn::cross_entropy(logits, run.batch.labels(), kSmoothing);
-    apps::StepResult result{loss.value().item(), 0.0, 0, 0, 0};
+    apps::StepResult result{loss.value().item(), 0.0, 0, 0, false, 0};
     Variable total = loss;
     if (rates.regularize) {
         const Variable term =

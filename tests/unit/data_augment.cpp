@@ -361,4 +361,3 @@ TEST_CASE("processes make the places of a batch that they have, mixed as by one 
         CHECK(seen == std::vector<int>(8, 3));
     }
 }
-}

@@ -71,8 +71,12 @@ Outcome outcome_of(nn::Model& model) {
 class Counting : public nn::WeightPass {
   public:
     explicit Counting(std::vector<std::string>& calls) : calls_(calls) {}
-    void prepare(DType dtype) override { calls_.push_back(std::string("prepare ") + engine::name_of(dtype)); }
+    void prepare(DType dtype, bool) override {
+        calls_.push_back(std::string("prepare ") + engine::name_of(dtype));
+    }
     void release() override { calls_.push_back("release"); }
+    std::vector<Variable> collected() const override { return {}; }
+    void backward(const Variable&) override {}
 
   private:
     std::vector<std::string>& calls_;
@@ -107,7 +111,7 @@ TEST_CASE("a model with its weights quantized in one pass computes what one by o
 TEST_CASE("queries, keys and values of a model lie in one matrix, whatever their width") {
     const auto model = calibrated_model({4, 4});
     nn::WeightPass& pass = *model->weight_pass();
-    pass.prepare(DType::f64);
+    pass.prepare(DType::f64, false);
     const Tensor matrix = slot_at(*model, "blocks.0.attn.proj_q").matrix();
     const int64_t width = slot_at(*model, "blocks.0.attn.proj_q").weight().shape()[0];
     REQUIRE(matrix.shape() == engine::Shape({3 * width, width}));
@@ -160,7 +164,7 @@ TEST_CASE("codes are prepared for a forward pass and forgotten behind it") {
     const auto codes = [&] { return slot.quantized_weight().scale.defined(); };  // values have no step
     CHECK_FALSE(codes());
     nn::WeightPass& pass = *model->weight_pass();
-    pass.prepare(DType::f64);
+    pass.prepare(DType::f64, false);
     CHECK(codes());
     CHECK(slot.quantized_weight().q.value().raw() == slot.quantized_weight().q.value().raw());
     pass.release();
@@ -204,17 +208,17 @@ TEST_CASE("the regularizer is there where it was asked for, of the latest pass")
     auto* pass = dynamic_cast<WeightPass*>(model->weight_pass());
     REQUIRE(pass != nullptr);
     CHECK(pass->layers().size() == 14);
-    pass->prepare(DType::f64);
+    pass->prepare(DType::f64, false);
     CHECK_FALSE(pass->regularizer().defined());
     CHECK(pass->terms().empty());
     regularize(*model, true);
-    pass->prepare(DType::f64);
+    pass->prepare(DType::f64, false);
     REQUIRE(pass->terms().size() == 14);
     double total = 0;
     for (const Tensor& term : pass->terms()) total += term.item();
     CHECK(pass->regularizer().value().item() == Approx(total).epsilon(1e-14));
     regularize(*model, false);
-    pass->prepare(DType::f64);
+    pass->prepare(DType::f64, false);
     CHECK_FALSE(pass->regularizer().defined());
     pass->release();
 }
@@ -247,7 +251,7 @@ TEST_CASE("a layer that is used twice in a model has one slot and one code") {
         }
 
       private:
-        Variable compute(const Tensor& pictures, const Tensor&) override {
+        Variable compute(const Tensor& pictures, const nn::Draws&) override {
             const Variable x{pictures};
             return autograd::add(fc_.forward(fc_.forward(x)), x);
         }
