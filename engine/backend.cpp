@@ -28,4 +28,13 @@ const Kernels& kernels(Device device) {
 Pool& pool(Device device) { return backend(device).pool(); }
 Runtime& runtime(Device device) { return backend(device).runtime(); }
 
+
+int gpu_count() {
+#ifdef VVTQ_HAS_CUDA
+    return cuda::gpu_count();
+#else
+    return 0;
+#endif
+}
+
 }  // namespace vvtq::engine
