@@ -45,4 +45,13 @@ std::unique_ptr<Communicator> make_communicator(Device device, const Communicato
     return backend(device).communicator(options);
 }
 
+
+int gpu_count() {
+#ifdef VVTQ_HAS_CUDA
+    return cuda::gpu_count();
+#else
+    return 0;
+#endif
+}
+
 }  // namespace vvtq::engine

@@ -20,6 +20,7 @@ struct Place {
     int machines = 1;
     std::string url;       // where they meet: tcp://HOST:PORT or file://PATH
     bool several = false;  // whether the command line or a launcher asked for a job, perhaps of one process
+    int listener = -1;     // of rank 0: a socket that listens at url, where who started it has opened one
 };
 
 /// Connection of this process to its job. Messages are one line and name rank, host and reason.
@@ -44,6 +45,9 @@ class Job {
     /// not call it for `timeout` seconds, outside of `exchange`, ends the job. `patient`: until the next call
     /// it may take any time (a long save).
     void progress(bool patient = false);
+    /// Says that this process waits for the others, in a collective operation: then it is not the one that is
+    /// stuck. Optional; without it the process that has called `progress` least is named.
+    void waiting(bool on);
     /// Ends the job: this process cannot go on because of `reason`. All processes print one line and exit
     /// with `status`; does not return.
     [[noreturn]] void fail(const std::string& reason, int status);

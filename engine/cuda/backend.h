@@ -16,5 +16,6 @@ namespace vvtq::engine::cuda {
 const Kernels& kernels();
 Pool& pool();
 Runtime& runtime();
+int gpu_count();
 
 }  // namespace vvtq::engine::cuda

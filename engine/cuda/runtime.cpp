@@ -239,4 +239,9 @@ Runtime& runtime() {
     return *instance;
 }
 
+int gpu_count() {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 }  // namespace vvtq::engine::cuda
