@@ -1,7 +1,10 @@
-# Looks for what carries tensors between processes: Gloo for CPUs, NCCL for GPUs. Sets VVTQ_HAS_GLOO, VVTQ_HAS_NCCL,
-# VVTQ_GLOO_SUMMARY and VVTQ_NCCL_SUMMARY; the targets are gloo and vvtq_nccl.
+# Looks for what carries tensors between processes: Gloo for CPUs, NCCL for GPUs. Sets VVTQ_HAS_GLOO (target gloo), VVTQ_HAS_NCCL
+# (VVTQ_NCCL_INCLUDE, VVTQ_NCCL_LIBRARY), VVTQ_GLOO_SUMMARY and VVTQ_NCCL_SUMMARY.
 set(VVTQ_HAS_GLOO OFF)
+set(VVTQ_HAS_NCCL OFF)
 set(VVTQ_GLOO_SUMMARY "off")
+set(VVTQ_NCCL_SUMMARY "off")
+
 if(NOT VVTQ_GLOO STREQUAL "off")
   find_package(Gloo QUIET CONFIG)
   if(Gloo_FOUND AND TARGET gloo)
@@ -12,4 +15,38 @@ if(NOT VVTQ_GLOO STREQUAL "off")
   else()
     set(VVTQ_GLOO_SUMMARY "not found")
   endif()
+endif()
+
+# NCCL: $NCCL_ROOT, the CUDA toolkit, the system, or Python's packages, of which nvidia-nccl has libnccl.so.2 alone.
+if(VVTQ_HAS_CUDA AND NOT VVTQ_NCCL STREQUAL "off")
+  find_program(python python3 NO_CACHE)
+  execute_process(COMMAND ${python} -c "import sys; print(';'.join(p + '/nvidia/nccl' for p in sys.path if p))"
+                  OUTPUT_VARIABLE packages ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
+  cmake_path(GET CUDAToolkit_BIN_DIR PARENT_PATH toolkit)
+  set(roots ${NCCL_ROOT} $ENV{NCCL_ROOT} ${toolkit} ${CUDAToolkit_TARGET_DIR} /usr/local /usr ${packages})
+  foreach(root IN LISTS roots)
+    find_path(include nccl.h PATHS ${root}/include NO_DEFAULT_PATH NO_CACHE)
+    find_library(library NAMES nccl libnccl.so.2 PATHS ${root}/lib ${root}/lib64 ${root}/lib/${CMAKE_LIBRARY_ARCHITECTURE}
+                 NO_DEFAULT_PATH NO_CACHE)
+    if(include AND library)
+      set(VVTQ_HAS_NCCL ON)
+      break()
+    endif()
+    unset(include)
+    unset(library)
+  endforeach()
+  if(VVTQ_HAS_NCCL)
+    set(VVTQ_NCCL_INCLUDE ${include})
+    set(VVTQ_NCCL_LIBRARY ${library})
+    file(STRINGS ${include}/nccl.h version REGEX "^#define NCCL_(MAJOR|MINOR|PATCH) ")
+    string(REGEX REPLACE "#define NCCL_[A-Z]+ +" "" version "${version}")
+    list(JOIN version "." VVTQ_NCCL_SUMMARY)
+    set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)  # the installed program finds it too
+  elseif(VVTQ_NCCL STREQUAL "on")
+    message(FATAL_ERROR "VVTQ_NCCL=on, but NCCL was not found; set NCCL_ROOT to the folder that has include/nccl.h and lib/libnccl.so.2")
+  else()
+    set(VVTQ_NCCL_SUMMARY "not found")
+  endif()
+elseif(VVTQ_NCCL STREQUAL "on")
+  message(FATAL_ERROR "VVTQ_NCCL=on, but this build has no CUDA backend")
 endif()

@@ -19,13 +19,22 @@ std::unique_ptr<Communicator> gloo(const CommunicatorOptions&) {
 }
 #endif
 
+#if defined(VVTQ_HAS_NCCL)
+constexpr auto nccl = cuda::communicator;
+#elif defined(VVTQ_HAS_CUDA)
+std::unique_ptr<Communicator> nccl(const CommunicatorOptions&) {
+    input_error(
+        "`dist_backend` nccl: this build has no NCCL: set NCCL_ROOT to its folder and configure again");
+}
+#endif
+
 }  // namespace
 
 const Backend& backend(Device device) {
     static const Backend of_cpu{cpu::kernels, cpu::pool, cpu::runtime, gloo};
     if (device == Device::cpu) return of_cpu;
 #ifdef VVTQ_HAS_CUDA
-    static const Backend of_cuda{cuda::kernels, cuda::pool, cuda::runtime};
+    static const Backend of_cuda{cuda::kernels, cuda::pool, cuda::runtime, nccl};
     return of_cuda;
 #else
     input_error("`device` cuda: this build has no CUDA backend; use `device` cpu");

@@ -61,14 +61,6 @@ Gpu open_gpu() {
     return gpu;
 }
 
-struct EventHandle {
-    cudaEvent_t event = nullptr;
-    explicit EventHandle(unsigned flags) { VVTQ_CUDA(cudaEventCreateWithFlags(&event, flags)); }
-    ~EventHandle() { cudaEventDestroy(event); }
-    EventHandle(const EventHandle&) = delete;
-    EventHandle& operator=(const EventHandle&) = delete;
-};
-
 class GpuEvent final : public Event {
   public:
     void record() override { VVTQ_CUDA(cudaEventRecord(handle_.event, gpu().stream)); }

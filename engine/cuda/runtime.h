@@ -25,6 +25,14 @@ const Gpu& gpu();
 /// Whether this build has code for the device that is set (all kernels are compiled for the same ones).
 cudaError_t has_kernels();
 
+struct EventHandle {
+    cudaEvent_t event = nullptr;
+    explicit EventHandle(unsigned flags) { VVTQ_CUDA(cudaEventCreateWithFlags(&event, flags)); }
+    ~EventHandle() { cudaEventDestroy(event); }
+    EventHandle(const EventHandle&) = delete;
+    EventHandle& operator=(const EventHandle&) = delete;
+};
+
 #ifdef __CUDACC__
 /// Launches on the stream and checks the launch. Arguments are converted to the kernel's parameter types.
 template <typename... Parameters, typename... Arguments>
