@@ -9,6 +9,7 @@
 #include <cstring>
 #include <map>
 #include <regex>
+#include <thread>
 
 #include <gloo/allgather.h>
 #include <gloo/allreduce.h>
@@ -214,6 +215,8 @@ class GlooCommunicator final : public Communicator {
     }
     /// "process 1 on node7 is gone": those whose connection is closed, which a message to them shows.
     std::string gone() {
+        // the process that went first may be noticed a moment after one that ended because of it
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
         std::string names;
         int count = 0;
         char nothing = 0;
