@@ -30,7 +30,7 @@ using engine::run_error;
 /// where the job failed: the main thread may hang in a collective operation.
 struct Job::State {
     State(const Place& where, const std::string& name, double timeout)
-        : place(where), command(name), terms{VVTQ_VERSION, "", place.url, place.size, timeout} {}
+        : place(where), command(name), terms{program_version(), "", place.url, place.size, timeout} {}
     ~State();
 
     void join_job();
@@ -144,7 +144,7 @@ std::unique_ptr<Connection> Job::State::try_hosts(const std::vector<std::string>
         if (socket.get() < 0) continue;
         auto found = std::make_unique<Connection>(std::move(socket));
         // What a file names may be gone, and its port may be another program's.
-        const double patience = meeting.path.empty() ? rest : std::min(5.0, rest);
+        const double patience = meeting.path.empty() ? rest : std::min(2.0, rest);
         if (greet(*found, seconds_now() + patience, problem)) return found;
     }
     return nullptr;

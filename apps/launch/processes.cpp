@@ -30,7 +30,7 @@ using engine::concat;
 using engine::run_error;
 
 constexpr int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGXCPU};
-constexpr double kGrace = 5;        // seconds for the others to end where one failed
+constexpr double kGrace = 3;        // seconds for the others to end where one failed
 constexpr double kOneSignal = 0.3;  // seconds in which a signal that comes twice was sent once
 
 struct Child {

@@ -55,6 +55,8 @@ struct Server::Member {
     std::string process() const { return concat("process ", pid, " on ", host); }
 };
 
+std::string program_version() { return VVTQ_VERSION; }
+
 double PauseMeter::missed() {
     const double now = seconds_now(), since = now - last_;
     last_ = now;
@@ -157,7 +159,8 @@ void Server::read_strangers() {
 /// A process says who it is. One that does not fit is told so; before everyone is there it ends the job,
 /// which could only wait for the right one in vain.
 void Server::hello(MemberPointer stranger, const Message& message) {
-    if (message.at("token") != terms_.token) return;  // of another job: it closes the connection
+    if (message.at("token") != terms_.token) return;  // of another job: the connection is closed
+    if (stranger->connection.closed()) return;        // it gave up, and may come again
     const std::string version = text_of(message, "version");
     const int size = message.at("size").get<int>();
     stranger->rank = message.at("rank").get<int>();
@@ -218,8 +221,8 @@ void Server::read_members() {
         }
         if (connection.closed() && !member->left && end_.is_null()) lost(*member);
     }
-    if (end_.is_null()) pass_texts_on();
     if (end_.is_null()) say_good_bye();
+    if (end_.is_null() && !done_) pass_texts_on();
 }
 
 void Server::handle(Member& member, const Message& message) {

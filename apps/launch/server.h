@@ -14,6 +14,8 @@
 
 namespace vvtq::apps {
 
+std::string program_version();
+
 /// What all processes of a job must have in common, and how long they wait for one another.
 struct JobTerms {
     std::string version;  // of the program
