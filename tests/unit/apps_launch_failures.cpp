@@ -83,12 +83,13 @@ TEST_CASE("launch: a killed process ends the job", "[launch]") {
 }
 
 TEST_CASE("launch: a stopped process ends the job, and is killed", "[launch]") {
-    for (const int victim : {0, 1}) {
-        Launched job(2, work_on);
-        ::kill(job.pids[victim], SIGSTOP);
-        check_line(job.process.wait(), of_rank(victim) + "has not answered for ");
-        CHECK(job.all_gone());
-    }
+    Launched first(2, work_on), second(2, work_on);
+    ::kill(first.pids[0], SIGSTOP);
+    ::kill(second.pids[1], SIGSTOP);
+    check_line(first.process.wait(), of_rank(0) + "has not answered for ");
+    check_line(second.process.wait(), of_rank(1) + "has not answered for ");
+    CHECK(first.all_gone());
+    CHECK(second.all_gone());
 }
 
 TEST_CASE("launch: no process outlives its starter", "[launch]") {
