@@ -113,7 +113,8 @@ std::vector<pid_t> JobRun::wait_for_ranks(size_t count) {
 Ended JobRun::ends_within(double seconds) {
     const auto start = steady_clock::now();
     const auto passed = [&] { return std::chrono::duration<double>(steady_clock::now() - start).count(); };
-    while (!left().empty() && passed() < seconds + 10) {
+    // a process that is just calling exec has no command line
+    while ((!running_->ended() || !left().empty()) && passed() < seconds + 10) {
         std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
     seconds_ = passed();
