@@ -54,7 +54,8 @@ TEST_CASE("jobs: the published command line, and two machines of two processes",
     const std::string url = "--dist-url tcp://127.0.0.1:" + number(free_tcp_port());
     jobs.same(
         "published",
-        {{"--multiprocessing-distributed " + url + " --dist-backend gloo --world-size 1 --rank 0 --nproc 2"}},
+        {{"--multiprocessing-distributed " + url + " --dist-backend gloo --world-size 1 --rank 0 --nproc 2",
+          {}}},
         12);
     const auto machine = [&](int rank) {
         return Start{url + " --dist-backend gloo --nproc 2 --world-size 2 --rank " + number(rank), {}};
