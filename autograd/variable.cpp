@@ -55,6 +55,7 @@ namespace {
 
 thread_local bool recording = true;
 thread_local bool checking_finite = false;
+thread_local std::function<void(const void*)> leaf_watcher;
 
 struct ScopePath {
     std::string path;
@@ -103,6 +104,7 @@ class Walk {
         if (edge.leaf) {
             accumulate(edge.leaf->grad, std::move(g));
             leaves_.push_back(edge.leaf);
+            if (leaf_watcher) leaf_watcher(edge.leaf.get());
             return;
         }
         Node& node = *edge.node;
@@ -331,6 +333,10 @@ bool is_recording() { return recording; }
 
 NoGrad::NoGrad() : before_(std::exchange(recording, false)) {}
 NoGrad::~NoGrad() { recording = before_; }
+
+LeafWatch::LeafWatch(std::function<void(const void*)> arrived)
+    : before_(std::exchange(leaf_watcher, std::move(arrived))) {}
+LeafWatch::~LeafWatch() { leaf_watcher = std::move(before_); }
 
 FiniteCheck::FiniteCheck() : before_(std::exchange(checking_finite, true)) {}
 FiniteCheck::~FiniteCheck() { checking_finite = before_; }

@@ -70,6 +70,8 @@ class Variable {
     /// The collected gradient; undefined where none has arrived.
     const Tensor& grad() const;
     void clear_grad();
+    /// The same for all handles on one variable.
+    const void* id() const { return state_.get(); }
     /// Replaces the gradient of a leaf (shape of the value, gradient_dtype): by a mean over processes.
     void set_grad(Tensor gradient);
 
@@ -111,6 +113,19 @@ class NoGrad {
 
   private:
     bool before_;
+};
+
+/// While one lives on this thread, backward calls `arrived` with the id of a leaf each time a gradient has
+/// been added to it.
+class LeafWatch {
+  public:
+    explicit LeafWatch(std::function<void(const void* leaf)> arrived);
+    ~LeafWatch();
+    LeafWatch(const LeafWatch&) = delete;
+    LeafWatch& operator=(const LeafWatch&) = delete;
+
+  private:
+    std::function<void(const void*)> before_;
 };
 
 /// While one lives on this thread, `record` checks every output and names the first op whose output is not

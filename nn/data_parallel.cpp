@@ -1,6 +1,7 @@
 #include "nn/data_parallel.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "engine/kernels.h"
 
@@ -38,6 +39,7 @@ void DataParallel::lay_out(int64_t sums) {
         order.push_back(i);
         all += aligned(leaves_[i].shape().numel());
     }
+    bucket_of_.resize(leaves_.size());
     int64_t most = (all + options_.buckets - 1) / options_.buckets;
     if (options_.shards > 1) most = std::min(most, kMostGathered);
     for (const size_t i : order) {
@@ -46,6 +48,7 @@ void DataParallel::lay_out(int64_t sums) {
         bucket.leaves.push_back(i);
         bucket.begins.push_back(bucket.size);
         bucket.size += aligned(leaves_[i].shape().numel());
+        bucket_of_[i] = buckets_.size() - 1;
     }
     int64_t largest = 0;
     for (Bucket& bucket : buckets_) {
@@ -65,21 +68,61 @@ void DataParallel::lay_out(int64_t sums) {
     gathered_sums_ = Tensor({options_.shards, sums}, engine::DType::f64, device_);
 }
 
-void DataParallel::collect(int64_t shard, std::vector<Variable> leaves, const Tensor& sums) {
-    leaves_ = std::move(leaves);
-    if (!sums_.defined()) lay_out(sums.numel());
-    const auto& kernel = engine::kernels(device_);
-    kernel.copy(sums, sums_.slice(shard, shard + 1).reshape(sums.shape()));
-    if (options_.processes == nullptr && options_.shards == 1) return;  // their mean is what they are
+void DataParallel::pack(int64_t shard, const Bucket& bucket) {
+    std::vector<engine::PackItem> items;
+    for (size_t i = 0; i < bucket.leaves.size(); ++i) {
+        const Variable& leaf = leaves_.at(bucket.leaves[i]);
+        VVTQ_CHECK(leaf.grad().defined(), "a gradient is missing that was there in the first step");
+        items.push_back({leaf.grad(), bucket.begins[i]});
+    }
     const double scale = options_.shards == 1 ? 1.0 / processes() : 1.0;
-    for (const Bucket& bucket : buckets_) {
-        std::vector<engine::PackItem> items;
-        for (size_t i = 0; i < bucket.leaves.size(); ++i) {
-            Variable& leaf = leaves_.at(bucket.leaves[i]);
-            VVTQ_CHECK(leaf.grad().defined(), "a gradient is missing that was there in the first step");
-            items.push_back({leaf.grad(), bucket.begins[i]});
+    engine::kernels(device_).pack(items, scale, bucket.parts.slice(shard, shard + 1).reshape({bucket.size}));
+}
+
+void DataParallel::send(Bucket& bucket) {
+    pack(0, bucket);
+    options_.processes->all_reduce(bucket.parts);
+    bucket.sent = true;
+}
+
+void DataParallel::arrived(size_t leaf) {
+    if (buckets_.empty()) {  // the first pass
+        ++arrivals_[leaf];
+        return;
+    }
+    Bucket& bucket = buckets_[bucket_of_[leaf]];
+    if (--bucket.missing == 0) send(bucket);
+}
+
+void DataParallel::backward(int64_t shard, const Variable& loss, std::vector<Variable> leaves,
+                            const Tensor& sums) {
+    leaves_ = std::move(leaves);
+    std::unordered_map<const void*, size_t> index;
+    for (size_t i = 0; i < leaves_.size(); ++i) index[leaves_[i].id()] = i;
+    arrivals_.resize(leaves_.size());
+    for (Bucket& bucket : buckets_) {
+        bucket.sent = false;
+        bucket.missing = 0;
+        for (const size_t leaf : bucket.leaves) bucket.missing += arrivals_[leaf];
+    }
+    {
+        const bool watches = options_.shards == 1 && options_.processes != nullptr;
+        const autograd::LeafWatch watch(!watches ? std::function<void(const void*)>()
+                                                 : [&](const void* leaf) {
+                                                       const auto at = index.find(leaf);
+                                                       if (at != index.end()) arrived(at->second);
+                                                   });
+        loss.backward();
+    }
+    if (!sums_.defined()) lay_out(sums.numel());
+    engine::kernels(device_).copy(sums, sums_.slice(shard, shard + 1).reshape(sums.shape()));
+    if (alone()) return;  // the mean of the gradients is what they are
+    if (options_.shards > 1) {
+        for (const Bucket& bucket : buckets_) pack(shard, bucket);
+    } else {
+        for (Bucket& bucket : buckets_) {
+            if (!bucket.sent) send(bucket);
         }
-        kernel.pack(items, scale, bucket.parts.slice(shard, shard + 1).reshape({bucket.size}));
     }
     for (Variable& leaf : leaves_) leaf.clear_grad();
 }
@@ -93,7 +136,7 @@ void DataParallel::add_up(const Tensor& parts, const Tensor& all, double scale, 
 }
 
 Tensor DataParallel::reduce() {
-    if (options_.processes == nullptr && options_.shards == 1) return total_;
+    if (alone()) return total_;
     if (options_.shards > 1) {
         const double scale = 1.0 / static_cast<double>(options_.shards);
         for (const Bucket& bucket : buckets_) {
@@ -106,7 +149,6 @@ Tensor DataParallel::reduce() {
         }
         add_up(sums_, gathered_sums_, 1.0, total_);
     } else {
-        for (const Bucket& bucket : buckets_) options_.processes->all_reduce(bucket.parts);
         options_.processes->all_reduce(sums_);
         options_.processes->wait();
         for (const Bucket& bucket : buckets_) {

@@ -18,8 +18,8 @@ struct DataParallelOptions {
     int64_t buckets = 1;  // pieces in which gradients are sent; with more than one shard there may be more
 };
 
-/// For each step: `share` and a forward and backward pass for each local shard, each followed by `collect`;
-/// then `reduce`. All processes do the same, with the same parameters.
+/// For each step and each local shard `share`, a forward pass, and `backward`; then `reduce`. All processes
+/// do the same, with the same parameters.
 class DataParallel {
   public:
     /// `master` is the dtype of gradients. Throws Error(Fault::internal) where shards and processes do not
@@ -33,9 +33,10 @@ class DataParallel {
     /// For Module::share_batch, before the forward pass of a local shard.
     BatchShare share(int64_t shard) const;
 
-    /// Takes the gradients of `leaves` away as those of local shard `shard`; `sums` (n) f64 are counts and
-    /// the like, to be added up. Leaves without a gradient must lack it in every shard and step.
-    void collect(int64_t shard, std::vector<Variable> leaves, const Tensor& sums);
+    /// Walks back from the loss of local shard `shard` and takes the gradients of `leaves` away. From the
+    /// second step on a bucket is sent as soon as its gradients are there. `sums` (n) f64 are counts and the
+    /// like, to be added up. Leaves without a gradient must lack it in every shard and step.
+    void backward(int64_t shard, const Variable& loss, std::vector<Variable> leaves, const Tensor& sums);
     /// Gives the leaves of the latest step the mean of their gradients over all parts, and returns the total
     /// (n) of the sums, which stays valid until the next step's.
     Tensor reduce();
@@ -49,9 +50,16 @@ class DataParallel {
         int64_t size = 0;             // elements
         Tensor parts;                 // (local shards, size)
         Tensor mean;                  // (size)
+        int64_t missing = 0;          // gradients that this backward pass has still to bring
+        bool sent = false;            // in this step
     };
+    bool alone() const { return options_.processes == nullptr && options_.shards == 1; }
     int processes() const { return options_.processes == nullptr ? 1 : options_.processes->size(); }
     void lay_out(int64_t sums);
+    void pack(int64_t shard, const Bucket& bucket);
+    void send(Bucket& bucket);
+    /// Counts a gradient of a leaf, and sends its bucket where it was the last one.
+    void arrived(size_t leaf);
     /// total = scale times the sum of the rows of all processes' `parts`; `all` is space for all rows.
     void add_up(const Tensor& parts, const Tensor& all, double scale, const Tensor& total);
 
@@ -60,6 +68,8 @@ class DataParallel {
     engine::DType master_;
     int64_t local_shards_;
     std::vector<Variable> leaves_;
+    std::vector<int64_t> arrivals_;  // of the gradients of each leaf, in the first backward pass
+    std::vector<size_t> bucket_of_;  // each leaf
     std::vector<Bucket> buckets_;
     Tensor sums_, total_;              // (local shards, n), (n)
     Tensor gathered_, gathered_sums_;  // of all shards: space for the largest bucket; (shards, n)

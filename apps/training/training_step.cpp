@@ -69,10 +69,9 @@ void TrainingStep::compute_shards(const nn::PreparedWeights& weights) {
         kernel.cast(loss.value(), sums.slice(0, 1));
         kernel.cast(nn::count_top(logits.value(), batch_.labels(part(shard))), sums.slice(1, 3));
         kernel.copy(stop_, sums.slice(3, 4));
-        loss.backward();
         std::vector<nn::Variable> leaves = weights.codes();
         for (const nn::NamedParameter& p : optimizer_.parameters()) leaves.push_back(p.parameter);
-        parallel_.collect(shard, std::move(leaves), sums);
+        parallel_.backward(shard, loss, std::move(leaves), sums);
     }
     model_.share_batch({});
 }

@@ -96,11 +96,11 @@ TEST_CASE("vvtq --help lists groups and defaults") {
 
 TEST_CASE("flags that cannot be honoured are refused by name") {
     const std::vector<std::vector<std::string>> lines = {{"--mixpre"},
-                                                         {"--multiprocessing-distributed"},
-                                                         {"--dist-url", "tcp://x"},
-                                                         {"--dist-backend", "nccl"},
-                                                         {"--world-size", "2"},
-                                                         {"--rank", "1"},
+                                                         {"--dist-backend", "mpi"},
+                                                         {"--dist-timeout", "0"},
+                                                         {"--nproc", "-1"},
+                                                         {"--shards", "0"},
+                                                         {"--reduce-precision", "bf16", "--shards", "2"},
                                                          {"--lr-noise", "0.1", "0.9"},
                                                          {"--opt", "sgd"},
                                                          {"--sched", "step"},
