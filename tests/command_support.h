@@ -33,11 +33,10 @@ class Running {
     void signal(int number) const;
     pid_t pid() const { return pid_; }
     std::string err() const;
+    bool ended();
     Ended wait();
 
   private:
-    bool ended();
-
     pid_t pid_ = -1;
     int raw_status_ = 0;
     bool done_ = false;
