@@ -141,7 +141,10 @@ class GlooCommunicator final : public Communicator {
 
     std::string description() const override { return "Gloo"; }
 
-    void all_reduce(const Tensor& x) override {
+    void all_reduce(const std::vector<Tensor>& tensors) override {
+        for (const Tensor& x : tensors) all_reduce(x);
+    }
+    void all_reduce(const Tensor& x) {
         VVTQ_CHECK(x.device() == Device::cpu && is_floating(x.dtype()), "the sum of ", name_of(x.dtype()));
         if (size() == 1 || x.numel() == 0) return;
         gloo::AllreduceOptions options(context_);
