@@ -137,6 +137,7 @@ class GlooCommunicator final : public Communicator {
                 hosts_.emplace_back(name.begin(), name.end());
             }
         });
+        options.exchange("");  // nobody closes a connection that another has not seen yet
     }
 
     std::string description() const override { return "Gloo"; }
