@@ -119,16 +119,14 @@ class Walk {
         accumulate(node.upstream[edge.output], std::move(g));
     }
 
-    /// `upstream` are the caller's: no leaf may keep them.
-    void run(const std::vector<Tensor>& upstream) {
+    /// `taken`: memory of the caller, which no leaf may keep.
+    void run(std::unordered_set<const void*> taken) {
         while (!heap_.empty()) {
             std::pop_heap(heap_.begin(), heap_.end(), earlier);
             const std::shared_ptr<Node> node = std::move(heap_.back());
             heap_.pop_back();
             visit(*node);
         }
-        std::unordered_set<const void*> taken;
-        for (const Tensor& given : upstream) taken.insert(given.raw());
         for (const auto& leaf :
              leaves_) {  // callers may write to gradients, so no two may be the same memory
             if (!seen_.insert(leaf.get()).second) continue;
@@ -264,19 +262,21 @@ void Variable::backward(Tensor upstream) const {
     autograd::backward({*this}, {std::move(upstream)});
 }
 
-void backward(const std::vector<Variable>& ys, const std::vector<Tensor>& upstream) {
+void backward(const std::vector<Variable>& ys, std::vector<Tensor> upstream) {
     VVTQ_CHECK(ys.size() == upstream.size(), upstream.size(), " upstream gradients for ", ys.size(),
                " variables");
     Walk walk;
+    std::unordered_set<const void*> given;
     for (size_t i = 0; i < ys.size(); ++i) {
         const Variable& y = ys[i];
         VVTQ_CHECK(y.requires_grad(), "backward from a variable that is not on the tape");
         VVTQ_CHECK(upstream[i].shape() == y.shape() && upstream[i].dtype() == y.gradient_dtype(),
                    "upstream gradient of shape ", upstream[i].shape().str(), " for a value of shape ",
                    y.shape().str());
-        walk.send(Node::edge_to(y), upstream[i]);
+        given.insert(upstream[i].raw());
+        walk.send(Node::edge_to(y), std::move(upstream[i]));
     }
-    walk.run(upstream);
+    walk.run(std::move(given));
 }
 
 namespace {

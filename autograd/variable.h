@@ -84,14 +84,14 @@ class Variable {
 
   private:
     friend struct Node;
-    friend void backward(const std::vector<Variable>& ys, const std::vector<Tensor>& upstream);
+    friend void backward(const std::vector<Variable>& ys, std::vector<Tensor> upstream);
     friend std::vector<Variable> record(const char* op, std::vector<Output> ys,
                                         const std::vector<Variable>& inputs, BackwardOfMany backward);
     std::shared_ptr<State> state_;
 };
 
 /// The same from several variables at once: `upstream` has the gradient of each, shape of its value.
-void backward(const std::vector<Variable>& ys, const std::vector<Tensor>& upstream);
+void backward(const std::vector<Variable>& ys, std::vector<Tensor> upstream);
 
 /// The only way to make a node: outputs of `op`, its inputs, its backward. Off the tape (NoGrad, or no input
 /// that requires a gradient) it returns a constant. An op without a backward passes nullptr: asking a

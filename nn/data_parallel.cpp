@@ -116,7 +116,10 @@ void DataParallel::backward(int64_t shard, const Variable& loss, std::vector<Var
     }
     if (!sums_.defined()) lay_out(sums.numel());
     engine::kernels(device_).copy(sums, sums_.slice(shard, shard + 1).reshape(sums.shape()));
-    if (alone()) return;  // the mean of the gradients is what they are
+    if (alone()) {  // the mean of the gradients is what they are
+        leaves_.clear();
+        return;
+    }
     for (const Bucket& bucket : buckets_) {
         if (!bucket.sent) pack(shard, bucket);
     }
@@ -163,6 +166,7 @@ Tensor DataParallel::reduce() {
                 bucket.mean.slice(bucket.begins[i], bucket.begins[i] + shape.numel()).reshape(shape));
         }
     }
+    leaves_.clear();  // they keep the codes of the weights
     return total_;
 }
 

@@ -75,7 +75,7 @@ void WeightPass::backward(const nn::Variable& term) {
         gradients.push_back(
             nn::Tensor::full(term.shape(), 1.0, term.gradient_dtype(), term.value().device()));
     }
-    if (!ys.empty()) autograd::backward(ys, gradients);
+    if (!ys.empty()) autograd::backward(ys, std::move(gradients));
 }
 
 }  // namespace vvtq::quant
