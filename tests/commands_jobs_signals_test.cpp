@@ -12,7 +12,7 @@ TEST_CASE("jobs: a signal to the starter, to one process or to all stops them af
           "[jobs]") {
     if (gloo_missing()) return;
     const Jobs jobs;
-    const std::string more = "--epochs 40 --lr 1e-3 --resume auto " + processes(2, 20);
+    const std::string more = "--epochs 25 --lr 1e-3 --resume auto " + processes(2, 20);
     jobs.done(jobs.train("whole", more));
     enum { starter, rank0, rank1, all };
     for (const auto& [number, name] : {std::pair{SIGINT, "SIGINT"}, {SIGTERM, "SIGTERM"}}) {
