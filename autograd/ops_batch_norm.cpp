@@ -61,7 +61,7 @@ Variable batch_norm_relu(const Variable& x, const Variable& gamma, const Variabl
                       Tensor all = own;
                       if (processes != nullptr) {
                           all = own.clone();
-                          processes->all_reduce(all);
+                          processes->all_reduce({all});
                           processes->wait();
                       }
                       const Tensor dx = x.like();

@@ -79,19 +79,19 @@ void DataParallel::pack(int64_t shard, const Bucket& bucket) {
     engine::kernels(device_).pack(items, scale, bucket.parts.slice(shard, shard + 1).reshape({bucket.size}));
 }
 
-void DataParallel::send(Bucket& bucket) {
-    pack(0, bucket);
-    options_.processes->all_reduce(bucket.parts);
-    bucket.sent = true;
-}
-
 void DataParallel::arrived(size_t leaf) {
     if (buckets_.empty()) {  // the first pass
         ++arrivals_[leaf];
         return;
     }
     Bucket& bucket = buckets_[bucket_of_[leaf]];
-    if (--bucket.missing == 0) send(bucket);
+    if (--bucket.missing > 0) return;
+    const bool last = std::all_of(buckets_.begin(), buckets_.end(),
+                                  [&](const Bucket& other) { return other.sent || &other == &bucket; });
+    if (last) return;  // it goes with the sums
+    pack(0, bucket);
+    options_.processes->all_reduce({bucket.parts});
+    bucket.sent = true;
 }
 
 void DataParallel::backward(int64_t shard, const Variable& loss, std::vector<Variable> leaves,
@@ -117,12 +117,8 @@ void DataParallel::backward(int64_t shard, const Variable& loss, std::vector<Var
     if (!sums_.defined()) lay_out(sums.numel());
     engine::kernels(device_).copy(sums, sums_.slice(shard, shard + 1).reshape(sums.shape()));
     if (alone()) return;  // the mean of the gradients is what they are
-    if (options_.shards > 1) {
-        for (const Bucket& bucket : buckets_) pack(shard, bucket);
-    } else {
-        for (Bucket& bucket : buckets_) {
-            if (!bucket.sent) send(bucket);
-        }
+    for (const Bucket& bucket : buckets_) {
+        if (!bucket.sent) pack(shard, bucket);
     }
     for (Variable& leaf : leaves_) leaf.clear_grad();
 }
@@ -149,7 +145,11 @@ Tensor DataParallel::reduce() {
         }
         add_up(sums_, gathered_sums_, 1.0, total_);
     } else {
-        options_.processes->all_reduce(sums_);
+        std::vector<Tensor> tensors{sums_};
+        for (const Bucket& bucket : buckets_) {
+            if (!bucket.sent) tensors.push_back(bucket.parts);
+        }
+        options_.processes->all_reduce(tensors);
         options_.processes->wait();
         for (const Bucket& bucket : buckets_) {
             if (options_.reduce_bf16) engine::kernels(device_).cast(bucket.parts, bucket.mean);

@@ -57,8 +57,7 @@ class DataParallel {
     int processes() const { return options_.processes == nullptr ? 1 : options_.processes->size(); }
     void lay_out(int64_t sums);
     void pack(int64_t shard, const Bucket& bucket);
-    void send(Bucket& bucket);
-    /// Counts a gradient of a leaf, and sends its bucket where it was the last one.
+    /// Counts a gradient of a leaf, and sends its bucket where it was the last one of it.
     void arrived(size_t leaf);
     /// total = scale times the sum of the rows of all processes' `parts`; `all` is space for all rows.
     void add_up(const Tensor& parts, const Tensor& all, double scale, const Tensor& total);

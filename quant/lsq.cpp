@@ -130,7 +130,7 @@ Tensor Lsq::grad_scale(const Tensor& x) const {
     if (!options_.weight && processes != nullptr && autograd::is_recording()) {
         values = Tensor({1}, engine::DType::f64, x.device());  // sum |x| over the whole batch
         kernels(x.device()).sum_abs(x, values);
-        processes->all_reduce(values);
+        processes->all_reduce({values});
         processes->wait();
     }
     const Tensor g({1}, options_.dtype, x.device());

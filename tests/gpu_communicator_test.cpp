@@ -55,14 +55,14 @@ void check_sums(Communicator& c) {
         for (const int64_t n : {0, 1, 5, 1000, 700001}) {
             INFO(n << " " << engine::name_of(dtype));
             const Tensor x = Tensor::from(whole(n, c.rank()), {n}, dtype, kGpu);
-            c.all_reduce(x);
+            c.all_reduce({x});
             c.wait();
             CHECK(x.to_vector() == sum_over_ranks(n, c.size()));
             std::vector<double> before;
             for (int i = 0; i < 3; ++i) {
                 const Tensor y =
                     Tensor::from(exact_fill(dtype, concat("y", c.rank()), n, 1.0), {n}, dtype, kGpu);
-                c.all_reduce(y);
+                c.all_reduce({y});
                 c.wait();
                 if (i > 0) CHECK(y.to_vector() == before);
                 before = y.to_vector();
@@ -99,9 +99,9 @@ void check_graph(Communicator& c) {
     const auto step = [&] {
         const Tensor x = source.like(), second = source.like();
         on_gpu().scale(source, 2.0, x);
-        c.all_reduce(x);
+        c.all_reduce({x});
         on_gpu().scale(source, 3.0, second);  // beside the sum
-        c.all_reduce(second);
+        c.all_reduce({second});
         c.all_gather(Tensor::full({1}, 5 + c.rank(), DType::f64, kGpu), all);
         c.wait();
         on_gpu().accumulate_add(x, total);
@@ -164,8 +164,8 @@ TEST_CASE("gpu communicator: a world of one", "[gpu]") {
     CHECK(alone->description().starts_with("NCCL 2."));
     check_all(*alone);
     const Tensor x({2}, DType::f32, kGpu);
-    CHECK_THROWS_AS(alone->all_reduce(Tensor({2}, DType::i32, kGpu)), engine::Error);
-    CHECK_THROWS_AS(alone->all_reduce(Tensor({2}, DType::f32)), engine::Error);
+    CHECK_THROWS_AS(alone->all_reduce({Tensor({2}, DType::i32, kGpu)}), engine::Error);
+    CHECK_THROWS_AS(alone->all_reduce({Tensor({2}, DType::f32)}), engine::Error);
     CHECK_THROWS_AS(alone->all_gather(x, Tensor({3}, DType::f32, kGpu)), engine::Error);
     CHECK_THROWS_AS(alone->broadcast(x, 1), engine::Error);
 }

@@ -25,6 +25,28 @@ struct Times {
     size_t bytes = 0;                         // of gradients that a process sends
 };
 
+/// Milliseconds of each of `count` steps that are enqueued one behind the other, two ahead of the one whose
+/// result is read, as in training. `take_until(n)` reads results until n are left.
+std::vector<double> timed_steps(engine::Runtime& runtime, int count, const std::function<void()>& work,
+                                const std::function<void(size_t)>& take_until) {
+    constexpr size_t kAhead = 2;
+    std::vector<std::unique_ptr<engine::Event>> marks;
+    const auto mark = [&] {
+        marks.push_back(runtime.make_event());
+        marks.back()->record();
+    };
+    mark();
+    for (int i = 0; i < count && !interrupted(); ++i) {
+        work();
+        mark();
+        take_until(kAhead);
+    }
+    take_until(0);
+    std::vector<double> ms;
+    for (size_t i = 1; i < marks.size(); ++i) ms.push_back(marks[i]->since(*marks[i - 1]));
+    return ms;
+}
+
 /// What processes add to a step: the same step by each process alone, and the sum of as many bytes alone.
 void measure_parts(const Options& options, BenchModel& bench, size_t bytes, const Processes& processes,
                    Times& times) {
@@ -33,18 +55,19 @@ void measure_parts(const Options& options, BenchModel& bench, size_t bytes, cons
                        {bench.compute.dtype, 0.0, !options.run.no_graph});
     const nn::Tensor gradients = nn::Tensor::zeros({static_cast<int64_t>(bytes / sizeof(float))},
                                                    engine::DType::f32, bench.compute.device);
-    for (int i = -kWarmupSteps; i < options.bench.steps; ++i) {
-        const double step_ms = timed(runtime, [&] { alone.submit(bench.rates); });
-        alone.take();
-        processes.exchange("");  // all begin together
-        const double reduce_ms = timed(runtime, [&] {
-            processes.communicator->all_reduce(gradients);
-            processes.communicator->wait();
-        });
-        if (i < 0) continue;
-        times.alone_ms.push_back(step_ms);
-        times.reduce_ms.push_back(reduce_ms);
-    }
+    const auto step = [&] { alone.submit(bench.rates); };
+    const auto take_until = [&](size_t left) {
+        while (alone.pending() > left) alone.take();
+    };
+    timed_steps(runtime, kWarmupSteps, step, take_until);
+    times.alone_ms = timed_steps(runtime, options.bench.steps, step, take_until);
+    const auto reduce = [&] {
+        processes.communicator->all_reduce({gradients});
+        processes.communicator->wait();
+    };
+    processes.exchange("");  // all begin together
+    timed_steps(runtime, kWarmupSteps, reduce, take_until);
+    times.reduce_ms = timed_steps(runtime, options.bench.steps, reduce, take_until);
 }
 
 Times measure(const Options& options, BenchModel& bench, const Processes& processes) {
@@ -65,12 +88,13 @@ Times measure(const Options& options, BenchModel& bench, const Processes& proces
             step.submit(bench.rates);
         }
     };
-    const auto settle = [&] {
-        while (step.pending() > 0) {
+    const auto take_until = [&](size_t left) {
+        while (step.pending() > left) {
             const StepResult result = step.take();
             if (result.found_inf != 0) step.explain(bench.rates, result);
         }
     };
+    const auto settle = [&] { take_until(0); };
     bench.model->train(!options.run.evaluate);
     engine::Pool& pool = engine::pool(bench.compute.device);
     pool.trim();
@@ -95,10 +119,9 @@ Times measure(const Options& options, BenchModel& bench, const Processes& proces
         work();  // takes memory beside that of the products
         settle();
     }
-    for (int i = 0; i < options.bench.steps && !interrupted(); ++i) {
-        times.step_ms.push_back(timed(runtime, work));
-        settle();
-        if (!products.empty()) times.gemm_ms.push_back(timed(runtime, bare_products));
+    times.step_ms = timed_steps(runtime, options.bench.steps, work, take_until);
+    for (int i = 0; i < options.bench.steps && !interrupted() && !products.empty(); ++i) {
+        times.gemm_ms.push_back(timed(runtime, bare_products));
     }
     times.bytes = step.bytes_sent();
     if (several && !options.run.evaluate) measure_parts(options, bench, times.bytes, processes, times);

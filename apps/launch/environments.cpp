@@ -37,7 +37,13 @@ Place place_of(const Environment& environment, const std::string& rank, const st
     place.size = number(environment, size, 1, kMostProcesses);
     place.rank = number(environment, rank, 0, place.size - 1);
     place.local_size = number_or(environment, local_size, 1, place.size, 1);
-    place.local_rank = number_or(environment, local_rank, 0, INT_MAX, 0);
+    place.local_rank = number_or(environment, local_rank, 0, place.size - 1, 0);
+    if (!has(environment, local_size)) {
+        place.local_size = place.local_rank + 1;
+    } else if (place.local_rank >= place.local_size) {
+        input_error(local_rank, ' ', place.local_rank, ": with ", local_size, ' ', place.local_size,
+                    " it must be smaller");
+    }
     place.machines = (place.size + place.local_size - 1) / place.local_size;
     return place;
 }
@@ -146,7 +152,7 @@ std::optional<Place> of_slurm(const Environment& environment, bool need_url) {
     const auto hosts = slurm_hosts(environment.at(list), list);
     place.machines = std::min(place.size, static_cast<int>(hosts.size()));
     if (!has(environment, "SLURM_NTASKS_PER_NODE")) {
-        place.local_size = (place.size + place.machines - 1) / place.machines;
+        place.local_size = std::max(place.local_size, (place.size + place.machines - 1) / place.machines);
     }
     if (need_url) {
         const auto job = static_cast<size_t>(number(environment, "SLURM_JOB_ID", 0, INT_MAX));

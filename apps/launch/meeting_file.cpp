@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -11,6 +12,11 @@
 namespace vvtq::apps {
 
 void write_meeting_file(const std::string& path, const MeetingFile& meeting) {
+    if (std::error_code none;
+        std::filesystem::file_size(path, none) > 0 && !none && !read_meeting_file(path)) {
+        engine::input_error(path, ": holds something else than the address of a job: give another path in ",
+                            "--dist-url, or remove the file");
+    }
     const nlohmann::json content = {
         {"vvtq job", meeting.token}, {"port", meeting.port}, {"hosts", meeting.hosts}};
     const std::string text = content.dump() + "\n";
@@ -26,7 +32,7 @@ std::optional<MeetingFile> read_meeting_file(const std::string& path) {
         const auto content = nlohmann::json::parse(bytes);
         return MeetingFile{content.at("vvtq job"), content.at("port"), content.at("hosts")};
     } catch (const nlohmann::json::exception&) {
-        return std::nullopt;  // another program's: rank 0 will write over it
+        return std::nullopt;  // another program's
     } catch (const engine::Error&) {
         return std::nullopt;  // removed just now
     }

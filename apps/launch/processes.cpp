@@ -12,7 +12,6 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
-#include <new>
 #include <optional>
 #include <vector>
 
@@ -30,7 +29,7 @@ using engine::concat;
 using engine::run_error;
 
 constexpr int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGXCPU};
-constexpr double kGrace = 5;        // seconds for the others to end where one failed
+constexpr double kGrace = 3;        // seconds for the others to end where one failed
 constexpr double kOneSignal = 0.3;  // seconds in which a signal that comes twice was sent once
 
 struct Child {
@@ -64,31 +63,6 @@ void catch_signals() {
         ::sigaction(number, nullptr, &before);
         if (before.sa_handler != SIG_IGN) std::signal(number, end_by_signal);
     }
-}
-
-/// The work of a started process; what it throws becomes its report.
-Report work_of(const Place& place, const std::function<int(const Place&)>& work) {
-    Report report{place.rank, 1, false, false, ""};
-    try {
-        report.status = work(place);
-        report.ended = true;
-        std::cout.flush();
-        if (!std::cout && report.status == 0) {
-            report = {place.rank, 1, false, false,
-                      "standard output could not be written: free some space or send it elsewhere"};
-        }
-    } catch (const engine::OutOfMemory& error) {
-        report.text = concat(error.what(), "; use a smaller --batch-size");
-        report.status = 2;
-    } catch (const engine::Error& error) {
-        report.text = error.what();
-        report.status = error.fault() == engine::Fault::input ? 2 : 1;
-    } catch (const std::bad_alloc&) {
-        report.text = "out of memory; try a smaller --batch-size";
-    } catch (const std::exception& error) {
-        report.text = error.what();
-    }
-    return report;
 }
 
 class Starter {
@@ -159,7 +133,7 @@ class Starter {
         const Descriptor null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
         ::dup2(null.get(), STDIN_FILENO);
         report_to(reports_.write.get());
-        const Report report = work_of(child.place, work);
+        const Report report = report_of(child.place, work);
         std::cerr.flush();
         std::fflush(nullptr);
         apps::report(command_, report);

@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <atomic>
 #include <climits>
+#include <iostream>
+#include <new>
 #include <nlohmann/json.hpp>
 
 #include "data/bytes.h"
+#include "engine/check.h"
 
 namespace vvtq::apps {
 namespace {
@@ -32,6 +35,30 @@ void report(const std::string& command, const Report& report) {
         text.resize(text.size() / 2);
     } while (line.size() > PIPE_BUF);
     data::write_all(starter, line.data(), line.size());
+}
+
+Report report_of(const Place& place, const std::function<int(const Place&)>& work) {
+    Report report{place.rank, 1, false, false, ""};
+    try {
+        report.status = work(place);
+        report.ended = true;
+        std::cout.flush();
+        if (!std::cout && report.status == 0) {
+            report = {place.rank, 1, false, false,
+                      "standard output could not be written: free some space or send it elsewhere"};
+        }
+    } catch (const engine::OutOfMemory& error) {
+        report.text = engine::concat(error.what(), "; use a smaller --batch-size");
+        report.status = 2;
+    } catch (const engine::Error& error) {
+        report.text = error.what();
+        report.status = error.fault() == engine::Fault::input ? 2 : 1;
+    } catch (const std::bad_alloc&) {
+        report.text = "out of memory; try a smaller --batch-size";
+    } catch (const std::exception& error) {
+        report.text = error.what();
+    }
+    return report;
 }
 
 bool take_report(std::string& bytes, Report& report) {

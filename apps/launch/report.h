@@ -2,7 +2,10 @@
 // starter, which knows more; any other prints its own.
 #pragma once
 
+#include <functional>
 #include <string>
+
+#include "apps/launch/job.h"
 
 namespace vvtq::apps {
 
@@ -14,6 +17,8 @@ struct Report {
     std::string text;
 };
 
+/// Does the work of a started process; what it throws becomes the report.
+Report report_of(const Place& place, const std::function<int(const Place&)>& work);
 /// From here on reports of this process go to this pipe.
 void report_to(int pipe);
 /// Prints "COMMAND: error: TEXT", or sends it to the starter. Usable in any thread.

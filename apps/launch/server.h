@@ -6,13 +6,19 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "apps/launch/messages.h"
+#include "engine/check.h"
 
 namespace vvtq::apps {
+
+std::string program_version();
+/// A text of a message, fit to be printed.
+std::string text_of(const Message& message, const char* key);
 
 /// What all processes of a job must have in common, and how long they wait for one another.
 struct JobTerms {
@@ -56,7 +62,25 @@ class Server {
     void wait_until_told() const;
 
   private:
-    struct Member;
+    struct Member {
+        explicit Member(Descriptor socket) : connection(std::move(socket)), heard(seconds_now()) {}
+
+        Connection connection;
+        double heard;  // when it last sent something
+        int rank = -1, pid = 0;
+        std::string host;
+        bool left = false;
+        // its last sign of life
+        uint64_t count = 0;
+        double progressed = 0;
+        bool started = false, patient = false, exchanging = false, waiting = false;
+        std::optional<std::string> text;
+        std::optional<Message> failure;
+        bool answered = false;  // its good-bye
+
+        std::string name() const { return engine::concat("rank ", rank, " (host ", host, ")"); }
+        std::string process() const { return engine::concat("process ", pid, " on ", host); }
+    };
     using MemberPointer = std::unique_ptr<Member>;
 
     void run();
@@ -86,7 +110,7 @@ class Server {
     double now_, last_alive_ = 0;
     bool complete_ = false;           // everyone has come
     const Member* failed_ = nullptr;  // the first one that said so
-    double fail_limit_ = 0;           // when its reason is taken
+    double failed_at_ = 0;            // when that was
     bool done_ = false;               // all have said good-bye
     Message end_;                     // null until the job failed
     std::atomic<bool> stop_ = false, told_ = false;

@@ -11,6 +11,7 @@ Team::Team(Job* job, engine::Device device, double timeout) : exceptions_(std::u
     processes_.size = place.size;
     processes_.exchange = [job](const std::string& own) { return job->exchange(own); };
     processes_.progress = [job](bool patient) { job->progress(patient); };
+    processes_.waiting = [job](bool on) { job->waiting(on); };
     communicator_ = engine::make_communicator(
         device, {place.rank, place.size, processes_.exchange, timeout, job->address()});
     processes_.communicator = communicator_.get();

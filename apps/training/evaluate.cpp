@@ -29,6 +29,7 @@ std::vector<Sums> gather(const std::vector<Sums>& own, int64_t batches, bool sto
                          const engine::Device device, const Processes& processes) {
     if (processes.communicator == nullptr) return stopped ? std::vector<Sums>() : own;
     constexpr size_t kFields = 4;
+    processes.exchange("");  // some have a batch more than others
     const auto size = static_cast<size_t>(processes.size);
     const size_t each = (static_cast<size_t>(batches) + size - 1) / size;
     std::vector<double> values((each + 1) * kFields, 0.0);

@@ -17,6 +17,8 @@ struct Processes {
     engine::ExchangeText exchange = [](const std::string& own) { return std::vector<std::string>{own}; };
     /// Says that this process gets on; `patient`: the next part may take long.
     std::function<void(bool patient)> progress = [](bool) {};
+    /// Says that this process waits for the others, or no longer.
+    std::function<void(bool on)> waiting = [](bool) {};
 
     /// The one that writes files and log.
     bool first() const { return rank == 0; }

@@ -185,7 +185,9 @@ void Trainer::account(const Pass& pass, Meters& meters) {
     const int64_t index = info_.batch - behind, step = info_.step - behind;  // of the step that is read
     in_step_ = true;
     reading_ = step;
+    processes_.waiting(true);
     const StepResult result = step_->take();
+    processes_.waiting(false);
     asked_to_stop_ = asked_to_stop_ || result.stop;
     if (result.found_inf != 0) {
         look_into(pass, index, step, result);
@@ -261,6 +263,7 @@ Outcome Trainer::run_pass(const Pass& pass) {
         if (options_.save_every_steps > 0 && info_.step % options_.save_every_steps == 0) {
             account_all(pass, meters);
             save(kCheckpoint);
+            processes_.exchange("");  // the others wait here, however long it takes
         }
     }
     account_all(pass, meters);
@@ -312,6 +315,7 @@ Outcome Trainer::end_pass(const Pass& pass) {
         info_.best_acc1 = best;  // that of the file, so that the next better one is written
     }
     save(kCheckpoint);
+    processes_.exchange("");
     return Outcome::finished;
 }
 

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <map>
 #include <regex>
+#include <thread>
 
 #include <gloo/allgather.h>
 #include <gloo/allreduce.h>
@@ -136,11 +137,15 @@ class GlooCommunicator final : public Communicator {
                 hosts_.emplace_back(name.begin(), name.end());
             }
         });
+        options.exchange("");  // nobody closes a connection that another has not seen yet
     }
 
     std::string description() const override { return "Gloo"; }
 
-    void all_reduce(const Tensor& x) override {
+    void all_reduce(const std::vector<Tensor>& tensors) override {
+        for (const Tensor& x : tensors) all_reduce(x);
+    }
+    void all_reduce(const Tensor& x) {
         VVTQ_CHECK(x.device() == Device::cpu && is_floating(x.dtype()), "the sum of ", name_of(x.dtype()));
         if (size() == 1 || x.numel() == 0) return;
         gloo::AllreduceOptions options(context_);
@@ -214,6 +219,8 @@ class GlooCommunicator final : public Communicator {
     }
     /// "process 1 on node7 is gone": those whose connection is closed, which a message to them shows.
     std::string gone() {
+        // the process that went first may be noticed a moment after one that ended because of it
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
         std::string names;
         int count = 0;
         char nothing = 0;

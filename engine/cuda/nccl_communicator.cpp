@@ -94,12 +94,20 @@ class NcclCommunicator final : public Communicator {
         return concat("NCCL ", version / 10000, '.', version / 100 % 100, '.', version % 100);
     }
 
-    void all_reduce(const Tensor& x) override {
-        const ncclDataType_t type = type_of(x.dtype());
-        void* const at = address_of(x);
-        if (x.numel() == 0) return;
+    void all_reduce(const std::vector<Tensor>& tensors) override {
+        for (const Tensor& x : tensors) {
+            type_of(x.dtype());
+            address_of(x);
+        }
         fork();
-        VVTQ_NCCL(ncclAllReduce, at, at, static_cast<size_t>(x.numel()), type, ncclSum, comm_, stream_);
+        VVTQ_NCCL(ncclGroupStart);  // one launch
+        for (const Tensor& x : tensors) {
+            void* const at = x.raw();
+            const auto count = static_cast<size_t>(x.numel());
+            if (count == 0) continue;
+            VVTQ_NCCL(ncclAllReduce, at, at, count, type_of(x.dtype()), ncclSum, comm_, stream_);
+        }
+        VVTQ_NCCL(ncclGroupEnd);
     }
 
     void all_gather(const Tensor& part, const Tensor& all) override {

@@ -108,7 +108,7 @@ TEST_CASE("batch norm over processes: gradients are those of central differences
             double own = 0;
             for (size_t i = 0; i < y.size(); ++i) own += dy[i] * y[i];
             const Tensor total = vector_of({own}, DType::f64);
-            c.all_reduce(total);
+            c.all_reduce({total});
             c.wait();
             return total.item();
         };

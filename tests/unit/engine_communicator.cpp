@@ -48,12 +48,12 @@ TEST_CASE("communicator: all_reduce sums, with the same bits on all ranks and in
                 std::vector<Bytes> bits(3), again(3);
                 check_no_errors(run_ranks(size, [&](Communicator& c) {
                     const Tensor x = Tensor::from(whole(n, c.rank()), {n}, dtype);
-                    c.all_reduce(x);
+                    c.all_reduce({x});
                     c.wait();
                     sums[at(c)] = x.to_vector();
                     for (std::vector<Bytes>* to : {&bits, &again}) {
                         const Tensor y = Tensor::from(fill(concat("y", c.rank()), n, 1.0), {n}, dtype);
-                        c.all_reduce(y);
+                        c.all_reduce({y});
                         c.wait();
                         (*to)[at(c)] = bytes_of(y);
                     }
@@ -114,7 +114,7 @@ TEST_CASE("communicator: what cannot be done is refused", "[communicator]") {
     CHECK(alone->size() == 1);
     CHECK(alone->description() == "Gloo");
     const Tensor x = vector_of({1, 2}, DType::f32);
-    CHECK_THROWS_AS(alone->all_reduce(vector_of({1, 2}, DType::i32)), Error);
+    CHECK_THROWS_AS(alone->all_reduce({vector_of({1, 2}, DType::i32)}), Error);
     CHECK_THROWS_AS(alone->all_gather(x, vector_of({1, 2, 3}, DType::f32)), Error);
     CHECK_THROWS_AS(alone->all_gather(x, vector_of({1, 2}, DType::f64)), Error);
     CHECK_THROWS_AS(alone->broadcast(x, 1), Error);
@@ -143,12 +143,12 @@ TEST_CASE("communicator: where a rank goes away or stops, the others end in time
             3,
             [&](Communicator& c) {
                 const Tensor x = Tensor::zeros({100000}, DType::f32);
-                c.all_reduce(x);
+                c.all_reduce({x});
                 if (c.rank() == 1) {
                     if (stuck) std::this_thread::sleep_for(std::chrono::seconds(3));
                     return;
                 }
-                for (int step = 0; step < 100; ++step) c.all_reduce(x);
+                for (int step = 0; step < 100; ++step) c.all_reduce({x});
             },
             1.0);
         const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
