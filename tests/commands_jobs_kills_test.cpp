@@ -88,7 +88,7 @@ TEST_CASE("jobs: started processes die with the one that started them, and their
 TEST_CASE("jobs: a process that is stopped ends the job within the time limit", "[jobs]") {
     if (gloo_missing()) return;
     const Jobs jobs;
-    constexpr double kShort = 6, kGrace = 6;  // the limit, and what killing the stopped one may take
+    constexpr double kShort = 5, kGrace = 5;  // the limit, and what killing the stopped one may take
     const std::string more = kMore + processes(2, kShort);
     jobs.done(jobs.train("whole", more));
     for (const int rank : {0, 1}) {
