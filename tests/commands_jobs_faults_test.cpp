@@ -56,14 +56,14 @@ TEST_CASE("jobs: processes with other flags, data or checkpoints refuse to train
         std::string common;
     };
     for (const Case& c : std::vector<Case>{
-             {"--lr 0.01", {"rank 1 (host ", "has --lr 0.01, rank 0 (host ", "has --lr 0.002"}, ""},
+             {"--lr 0.01", {"rank 1 (host ", "has --lr 0.01, rank 0 (host ", "has 0.002"}, ""},
              {"--seed 3", {"has --seed 3"}, ""},
              {"--shards 2", {"has --shards 2"}, ""},
              {"--on-nan skip", {"has --on-nan skip"}, ""},
              {"--max-steps 3", {"has --max-steps 3"}, ""},
              {"--data " + jobs.scratch / "other", {"has training images with fingerprint "}, ""},
              {"--data " + jobs.scratch / "fewer", {"has an evaluation set of size 16", "has 17"}, ""},
-             {"--embed-dim 24", {"rank 1 (host "}, ""},
+             {"--embed-dim 24", {"rank 1 (host ", "has a model of embed_dim 24", "has 12"}, ""},
              {"--resume " + jobs.file("three"),
               {"has a start after step 3", "has 2"},
               "--resume " + jobs.file("two")},
@@ -71,8 +71,8 @@ TEST_CASE("jobs: processes with other flags, data or checkpoints refuse to train
         INFO(c.flags);
         const int port = free_tcp_port();
         const std::string common = c.flags.starts_with("--resume") ? "" : c.common;
-        JobRun first = jobs.start(jobs.train("refused", more + c.common) + by_hand(0, port));
-        JobRun second = jobs.start(jobs.train("refused", more + common) + by_hand(1, port) + c.flags);
+        JobRun first = jobs.start(jobs.train("refused", more + c.common, 6) + by_hand(0, port));
+        JobRun second = jobs.start(jobs.train("refused", more + common, 6) + by_hand(1, port) + c.flags);
         for (JobRun* run : {&first, &second}) check_end(run->ends_within(10), 2, c.words);
         CHECK(is_free(port));
         CHECK(steps_of(jobs.file("refused")) == 0);
@@ -85,9 +85,10 @@ TEST_CASE("jobs: a port that is taken, and a process that does not come", "[jobs
     const Listener other;
     const std::string taken = "127.0.0.1:" + std::to_string(other.port);
     JobRun started = jobs.start(jobs.train("none", "--nproc 2 --dist-timeout 20 --dist-url tcp://" + taken));
-    check_end(started.ends_within(5), 1, {"vvtq train: error: ", taken});
+    check_end(started.ends_within(5), 1,
+              {"vvtq train: error: port " + std::to_string(other.port), "is taken"});
     JobRun first = jobs.start(jobs.train("none") + by_hand(0, other.port));
-    check_end(first.ends_within(5), 1, {"vvtq train: error: ", taken});
+    check_end(first.ends_within(5), 1, {"vvtq train: error: port " + std::to_string(other.port), "is taken"});
 
     const int port = free_tcp_port();
     JobRun alone = jobs.start(jobs.train("none") + by_hand(0, port, 2));
@@ -97,16 +98,6 @@ TEST_CASE("jobs: a port that is taken, and a process that does not come", "[jobs
     JobRun lost = jobs.start(jobs.train("none") + by_hand(1, port, 2));
     check_end(lost.ends_within(6), 1, {"rank 1 (host ", "could not reach rank 0 at tcp://127.0.0.1:"});
     CHECK(lost.seconds() > 1.5);
-    JobRun twice[] = {jobs.start(jobs.train("none") + by_hand(1, port)),
-                      jobs.start(jobs.train("none") + by_hand(1, port)),
-                      jobs.start(jobs.train("none") + by_hand(0, port))};
-    size_t told = 0;
-    for (JobRun& run : twice) {
-        const Ended ended = run.ends_within(10);
-        CHECK(ended.status == 1);
-        told += has(ended.err, "rank 1 was started twice") ? 1 : 0;
-    }
-    CHECK(told == 3);
     CHECK_FALSE(fs::exists(jobs.file("none")));
 }
 

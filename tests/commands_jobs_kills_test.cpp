@@ -14,7 +14,7 @@ using namespace vvtq::tests;
 
 namespace {
 
-const std::string kMore = "--epochs 12 --lr 1e-3 --save-every-steps 1 --resume auto ";
+const std::string kMore = "--epochs 24 --lr 1e-3 --save-every-steps 1 --resume auto ";
 constexpr double kTimeout = 20;  // seconds
 
 std::string rank_name(int rank) { return "rank " + std::to_string(rank) + " (host "; }
@@ -46,13 +46,13 @@ TEST_CASE("jobs: a process that is killed at any moment ends the job at once", "
         const int64_t from = steps_of(jobs.file("killed"));
         JobRun run = jobs.start(jobs.train("killed", more));
         if (!wait_for_steps(run, jobs, "killed", from, 1 + random.below(3))) continue;
-        if (i % 3 == 2) {  // while a file is being written
+        const std::vector<pid_t> ranks = run.ranks();
+        if (ranks.size() < 2) continue;  // the run is at its end
+        if (i % 3 == 2) {                // while a file is being written
             run.running().wait_until([&] { return half_written(jobs.scratch / "killed") > 0; });
         } else {
             std::this_thread::sleep_for(std::chrono::milliseconds(random.below(20)));
         }
-        const std::vector<pid_t> ranks = run.ranks();
-        if (ranks.size() < 2) continue;  // the run is at its end
         ::kill(ranks[static_cast<size_t>(rank)], SIGKILL);
         const Ended ended = run.ends_within(kTimeout / 2);
         if (ended.status == 0) continue;
@@ -88,7 +88,7 @@ TEST_CASE("jobs: started processes die with the one that started them, and their
 TEST_CASE("jobs: a process that is stopped ends the job within the time limit", "[jobs]") {
     if (gloo_missing()) return;
     const Jobs jobs;
-    constexpr double kShort = 6, kGrace = 6;  // the limit, and what killing the stopped one may take
+    constexpr double kShort = 5, kGrace = 5;  // the limit, and what killing the stopped one may take
     const std::string more = kMore + processes(2, kShort);
     jobs.done(jobs.train("whole", more));
     for (const int rank : {0, 1}) {

@@ -38,6 +38,7 @@ TEST_CASE("jobs: with --shards 4 one process, 2 and 4 write the same files", "[j
     const Jobs jobs;
     same_with_shards(jobs, "train --wbits 3 --abits 3 --reg", kDeit);
     same_with_shards(jobs, "train --wbits 4 --abits 4 --reg", kSret);
+    same_with_shards(jobs, "train --wbits 1 --abits 1", kDeit);
     jobs.make_labels();
     same_with_shards(jobs, "train --wbits 2 --abits 3 --reg", kDeit + jobs.with_labels(2));
     same_with_shards(jobs, "train --wbits 3 --abits 3", kSwin + jobs.with_labels(5));
@@ -55,9 +56,9 @@ TEST_CASE("jobs: a batch counts as a whole or as shards, and processes must divi
         JobRun run = jobs.start(jobs.train("refused", flags));
         check_end(run.ends_within(20), 2, words);
     };
-    refused("--shards 4 " + processes(3), {"--shards"});
+    refused("--shards 4 " + processes(3), {"--shards 4: cannot be dealt out to 3 processes"});
     refused(processes(5), {"--batch-size"});
-    refused("--shards 5", {"--shards", "--batch-size"});
+    refused("--shards 5", {"--batch-size 12: cannot be cut into 5 equal parts"});
 }
 
 TEST_CASE("jobs: any number of processes resumes a run of another number", "[jobs]") {

@@ -175,6 +175,10 @@ std::map<std::string, std::string> common_values(const Options& options, const T
         {"training images with fingerprint", value_text(info.dataset)},
         {"a start after step", value_text(info.step)},
         {"a best accuracy of", value_text(info.best_acc1)}};
+    for (const nn::Field& field : nn::family_of(model.config()).fields) {
+        std::visit([&](const auto& size) { values["a model of " + field.name] = value_text(size); },
+                   field.get(model.config()));
+    }
     for (const auto& [name, value] : options.recipe()) values["--" + name] = value;
     const std::set<std::string> others{"--max-steps", "--save-every-steps", "--on-nan",
                                        "--buckets",   "--reduce-precision", "--evaluate"};

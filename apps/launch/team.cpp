@@ -1,8 +1,10 @@
 #include "apps/launch/team.h"
 
+#include <exception>
+
 namespace vvtq::apps {
 
-Team::Team(Job* job, engine::Device device, double timeout) {
+Team::Team(Job* job, engine::Device device, double timeout) : exceptions_(std::uncaught_exceptions()) {
     if (job == nullptr) return;
     const Place& place = job->place();
     processes_.rank = place.rank;
@@ -13,6 +15,10 @@ Team::Team(Job* job, engine::Device device, double timeout) {
     communicator_ = engine::make_communicator(
         device, {place.rank, place.size, processes_.exchange, timeout, job->address()});
     processes_.communicator = communicator_.get();
+}
+
+Team::~Team() {
+    if (std::uncaught_exceptions() > exceptions_) static_cast<void>(communicator_.release());
 }
 
 }  // namespace vvtq::apps

@@ -13,9 +13,15 @@ namespace vvtq::apps {
 class Team {
   public:
     Team(Job* job, engine::Device device, double timeout);
+    /// Where an exception ends the work, connections stay open: others would fail by them, before this
+    /// process can tell why.
+    ~Team();
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
     const Processes& processes() const { return processes_; }
 
   private:
+    const int exceptions_;  // in flight
     std::unique_ptr<engine::Communicator> communicator_;
     Processes processes_;
 };

@@ -124,7 +124,8 @@ bool Trainer::save(const std::string& file) {
 }
 
 void Trainer::stop_at(const engine::Error& error) {
-    if (error.fault() != engine::Fault::input || !saved() || !not_saved_.empty()) {
+    const bool other = !processes_.first();  // the first one does not learn of it in time to save
+    if (error.fault() != engine::Fault::input || other || !saved() || !not_saved_.empty()) {
         throw engine::Error(error.fault(), error.what());
     }
     engine::input_error(error.what(), "; ", last_checkpoint_, " holds the state after step ", info_.step,
