@@ -25,15 +25,13 @@ void check_nccl(ncclResult_t status, const char* call) {
 
 /// Before NCCL's first call; what the user has set stays. NVLS adds in an order that differs between calls,
 /// and its multicast memory can put the GPUs of a shared machine out of service. With one algorithm and one
-/// protocol the order of additions depends on the sizes alone.
-void prepare_environment() {
-    static const bool done = [] {
-        setenv("NCCL_NVLS_ENABLE", "0", 0);
-        setenv("NCCL_ALGO", "Ring", 0);
-        setenv("NCCL_PROTO", "Simple", 0);
-        return true;
-    }();
-    static_cast<void>(done);
+/// protocol the order of additions depends on the sizes alone. The time of a ring grows with the number of
+/// processes, that of a tree with its logarithm.
+void prepare_environment(int size) {
+    constexpr int kMostInRing = 16;
+    setenv("NCCL_NVLS_ENABLE", "0", 0);
+    setenv("NCCL_ALGO", size <= kMostInRing ? "Ring" : "ring;allreduce:tree", 0);
+    setenv("NCCL_PROTO", "Simple", 0);
 }
 
 ncclUniqueId agree_on_id(const CommunicatorOptions& options) {
@@ -78,7 +76,7 @@ class NcclCommunicator final : public Communicator {
   public:
     explicit NcclCommunicator(const CommunicatorOptions& options) : Communicator(options.rank, options.size) {
         gpu();  // makes it this thread's
-        prepare_environment();
+        prepare_environment(size());
         const ncclUniqueId id = agree_on_id(options);
         VVTQ_NCCL(ncclCommInitRank, &comm_, size(), id, rank());
     }
