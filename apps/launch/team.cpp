@@ -4,8 +4,6 @@
 
 #include "apps/launch/agreement.h"
 
-#include <exception>
-
 namespace vvtq::apps {
 
 Team::Team(Job* job, engine::Device device, double timeout) : exceptions_(std::uncaught_exceptions()) {
@@ -20,10 +18,6 @@ Team::Team(Job* job, engine::Device device, double timeout) : exceptions_(std::u
     communicator_ = engine::make_communicator(
         device, {place.rank, place.size, processes_.exchange, timeout, job->address()});
     processes_.communicator = communicator_.get();
-}
-
-Team::~Team() {
-    if (std::uncaught_exceptions() > 0) static_cast<void>(communicator_.release());
 }
 
 Team::~Team() {

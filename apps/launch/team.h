@@ -14,13 +14,8 @@ class Team {
   public:
     /// Throws Error(Fault::input) where another process computes on another kind of device.
     Team(Job* job, engine::Device device, double timeout);
-    /// Where an error ends this process the connections stay: closing them may wait for the others, who wait
-    /// for this process.
-    ~Team();
-    Team(const Team&) = delete;
-    Team& operator=(const Team&) = delete;
     /// Where an exception ends the work, connections stay open: others would fail by them, before this
-    /// process can tell why.
+    /// process can tell why, or this one would wait for the others.
     ~Team();
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
