@@ -4,11 +4,9 @@
 
 #include "apps/launch/agreement.h"
 
-#include <exception>
-
 namespace vvtq::apps {
 
-Team::Team(Job* job, engine::Device device, double timeout) : exceptions_(std::uncaught_exceptions()) {
+Team::Team(Job* job, engine::Device device, double timeout) {
     if (job == nullptr) return;
     const Place& place = job->place();
     processes_.rank = place.rank;
@@ -24,10 +22,6 @@ Team::Team(Job* job, engine::Device device, double timeout) : exceptions_(std::u
 
 Team::~Team() {
     if (std::uncaught_exceptions() > 0) static_cast<void>(communicator_.release());
-}
-
-Team::~Team() {
-    if (std::uncaught_exceptions() > exceptions_) static_cast<void>(communicator_.release());
 }
 
 }  // namespace vvtq::apps
