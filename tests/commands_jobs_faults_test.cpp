@@ -95,6 +95,10 @@ TEST_CASE("jobs: a port that is taken, and a process that does not come", "[jobs
     check_end(alone.ends_within(6), 1, {"rank 1 of 2 did not come to tcp://127.0.0.1:", "within 2 s"});
     CHECK(alone.seconds() > 1.5);
     CHECK(is_free(port));
+    JobRun machine = jobs.start(jobs.train("none", "--nproc 2", 6) + by_hand(1, port, 2));
+    const Ended away = machine.ends_within(8);
+    check_end(away, 1, {"vvtq train: error: rank ", ") could not reach rank 0 at tcp://127.0.0.1:"});
+    CHECK(away.err.find("(host ") == away.err.rfind("(host "));  // the rank is named once
     JobRun lost = jobs.start(jobs.train("none") + by_hand(1, port, 2));
     check_end(lost.ends_within(6), 1, {"rank 1 (host ", "could not reach rank 0 at tcp://127.0.0.1:"});
     CHECK(lost.seconds() > 1.5);

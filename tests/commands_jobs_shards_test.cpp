@@ -56,7 +56,7 @@ TEST_CASE("jobs: a batch counts as a whole or as shards, and processes must divi
         JobRun run = jobs.start(jobs.train("refused", flags));
         check_end(run.ends_within(20), 2, words);
     };
-    refused("--shards 4 " + processes(3), {"--shards 4: cannot be dealt out to 3 processes"});
+    refused("--shards 4 " + processes(3), {"--shards 4: cannot be shared out over 3 processes"});
     refused(processes(5), {"--batch-size"});
     refused("--shards 5", {"--batch-size 12: cannot be cut into 5 equal parts"});
 }

@@ -15,11 +15,6 @@ void take_share(Options& options, const Place& place) {
     const auto divided = [&](int of_machine) {
         return (of_machine + place.local_size - 1) / place.local_size;
     };
-    const int64_t shards = options.parallel.shards;
-    if (shards > 1 && shards % place.size != 0) {
-        engine::input_error("--shards ", shards, ": cannot be dealt out to ", place.size,
-                            " processes; use a multiple of ", place.size);
-    }
     engine::set_threads(options.run.threads);
     engine::set_threads(std::max(1, engine::threads() / place.local_size));
     options.data.workers = divided(options.data.workers);

@@ -262,8 +262,8 @@ class Starter {
         const bool by_all = std::all_of(children_.begin(), children_.end(), [&](const Child& child) {
             return child.report && child.report->text == report.text;
         });
-        return print(concat("error: ", report.named || by_all ? "" : name(first) + ": ", report.text),
-                     report.status);
+        const bool named = report.named || by_all || report.text.starts_with(name(first));
+        return print(concat("error: ", named ? "" : name(first) + ": ", report.text), report.status);
     }
 
     const std::string command_;

@@ -6,7 +6,7 @@
 
 namespace vvtq::apps {
 
-Team::Team(Job* job, engine::Device device, double timeout) : exceptions_(std::uncaught_exceptions()) {
+Team::Team(Job* job, engine::Device device, double timeout) {
     if (job == nullptr) return;
     const Place& place = job->place();
     processes_.rank = place.rank;
@@ -21,7 +21,7 @@ Team::Team(Job* job, engine::Device device, double timeout) : exceptions_(std::u
 }
 
 Team::~Team() {
-    if (std::uncaught_exceptions() > exceptions_) static_cast<void>(communicator_.release());
+    if (std::uncaught_exceptions() > 0) static_cast<void>(communicator_.release());
 }
 
 }  // namespace vvtq::apps

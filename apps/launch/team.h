@@ -14,15 +14,14 @@ class Team {
   public:
     /// Throws Error(Fault::input) where another process computes on another kind of device.
     Team(Job* job, engine::Device device, double timeout);
-    /// Where an exception ends the work, connections stay open: others would fail by them, before this
-    /// process can tell why, or this one would wait for the others.
+    /// Where an error ends this process the connections stay: closing them may wait for the others, who wait
+    /// for this process; or the others would fail by it before this process can tell why.
     ~Team();
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
     const Processes& processes() const { return processes_; }
 
   private:
-    const int exceptions_;  // in flight
     std::unique_ptr<engine::Communicator> communicator_;
     Processes processes_;
 };
