@@ -16,7 +16,7 @@ struct Draws {
     engine::Tensor places;  // (B)? i32: the place of each picture in the step's batch; undefined: 0, 1, ...
 };
 
-/// How statistics of a batch are taken in training mode (specification section 11).
+/// How statistics of a batch are taken in training mode (specification section 10).
 struct BatchShare {
     /// The pictures are this process's equal part of a batch that all of them have: gradient scales of
     /// activations and moments of batch norms are those of the whole. Null: the pictures are the whole batch.

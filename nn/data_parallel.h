@@ -1,5 +1,5 @@
 // data_parallel: a training step whose batch is cut into parts: its gradients and losses are the mean over
-// the parts (specification section 11).
+// the parts (specification section 10).
 #pragma once
 
 #include <vector>

@@ -1,4 +1,4 @@
-// Training by several processes computes what one process computes (specification section 11).
+// Training by several processes computes what one process computes (specification section 10).
 #include <cmath>
 #include <nlohmann/json.hpp>
 

@@ -123,7 +123,7 @@ void add_bench_model(FlagTable& flags, Options& o, const char* steps_help) {
     o.data.batch_size = 16;
     o.model.name = "deit_tiny_patch16_224_quant";
     add_model(flags, o.model, false);
-    flags.add("-b,--batch-size", o.data.batch_size, "pictures in a step");
+    flags.add("-b,--batch-size", o.data.batch_size, "pictures in a step, on this machine");
     add_quantizer(flags, o.quantizer);
     flags.group("Run");
     flags.add("--steps", o.bench.steps, steps_help);

@@ -53,8 +53,9 @@ void add_data(FlagTable& flags, DataFlags& data, bool augments) {
     flags.add("--data", data.dir,
               "folder with train/<class>/ and val/<class>/ (or test/), or with idx files");
     flags.add("--dataset", data.dataset, "folder, fashion-mnist or cifar10");
-    flags.add("-b,--batch-size", data.batch_size, "crops in a batch", true);
-    flags.add("-j,--workers", data.workers, "loading threads");
+    flags.add("-b,--batch-size", data.batch_size, "crops in a batch, shared by the processes of this machine",
+              true);
+    flags.add("-j,--workers", data.workers, "loading threads of this machine");
     flags.add("--on-bad-image", data.on_bad_image,
               "error, or skip: pictures that cannot be decoded are left out and counted", true);
     if (augments) {
@@ -112,7 +113,8 @@ void add_run(FlagTable& flags, RunFlags& run) {
               "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32", true);
     flags.add_switch("--no-graph", run.no_graph,
                      "GPU: enqueue kernels one by one instead of replaying the step");
-    flags.add("--threads", run.threads, "computing threads; 0: all cores. Results do not depend on it");
+    flags.add("--threads", run.threads,
+              "computing threads of this machine; 0: all cores. Results do not depend on it");
     flags.add("--seed", run.seed, "decides every random number of the run", true);
     flags.add_switch("--dry-run", run.dry_run, "check the flags, then stop");
     flags.add_config();
@@ -145,25 +147,33 @@ void add_training(FlagTable& flags, RunFlags& run) {
 void add_processes(FlagTable& flags, Options& o) {
     LaunchFlags& launch = o.launch;
     flags.group("Several processes");
-    flags.add("--nproc", launch.nproc, "start so many processes on this machine; 0: see the next flags");
+    flags.add("--nproc", launch.nproc,
+              "train with so many processes on this machine, one for each GPU or a part of the CPU's cores; "
+              "0: with one");
     flags.add_switch("--multiprocessing-distributed", launch.multiprocessing,
-                     "start one process for each GPU of this machine, or --nproc");
+                     "train with one process for each GPU of this machine, or with --nproc processes");
     flags.add("--world-size", launch.world_size,
-              "machines, where this command starts the processes of each; else processes");
-    flags.add("--rank", launch.rank, "number of this machine, or else of this process, from 0");
-    flags.add("--dist-url", launch.url,
-              "where the processes meet: tcp://HOST:PORT, file://PATH, or env:// for MASTER_ADDR and "
-              "MASTER_PORT");
-    flags.add("--dist-backend", launch.backend, "nccl for GPUs, gloo for CPUs; left out: by --device");
+              "machines that train together; without the two flags above: processes");
+    flags.add("--rank", launch.rank,
+              "number of this machine, from 0; without the first two flags: number of this process");
+    flags.add(
+        "--dist-url", launch.url,
+        "where all processes meet: tcp://HOST:PORT with the host of rank 0 and a free port there, "
+        "file:///PATH that all machines see, or env:// for MASTER_ADDR and MASTER_PORT; can be left out "
+        "on one machine");
+    flags.add("--dist-backend", launch.backend,
+              "what carries sums between processes: nccl for GPUs, gloo for CPUs; left out: by --device");
     flags.add("--dist-timeout", launch.timeout,
-              "seconds within which a process that is missing, dead or stuck ends the job");
-    flags.add("--shards", o.parallel.shards,
-              "shards of a batch that are computed one by one, so that any number of processes gives the "
-              "same bits; 1: the batch as a whole",
-              true);
-    flags.add("--buckets", o.parallel.buckets, "pieces in which gradients are sent");
+              "seconds after which a process that is missing, dead or stuck ends the training");
+    flags.add(
+        "--shards", o.parallel.shards,
+        "cut each batch into so many parts that are computed one by one: then 1, 2, ... processes give the "
+        "same bits, and one process needs less memory (gradient accumulation); 1: the batch as a whole",
+        true);
+    flags.add("--buckets", o.parallel.buckets,
+              "send gradients in so many pieces, the first ones while others are still computed");
     flags.add("--reduce-precision", o.parallel.reduce_precision,
-              "of gradients on their way between processes: fp32 or bf16");
+              "type in which gradients are sent and added up: fp32, or bf16 for half as many bytes");
 }
 
 void add_quantizer(FlagTable& flags, QuantizerFlags& quantizer) {

@@ -1,5 +1,5 @@
 // A training step in parts: several processes (here threads with Gloo between them) and several shards give
-// what one process gives (specification section 11).
+// what one process gives (specification section 10).
 #include <cmath>
 #include <map>
 
