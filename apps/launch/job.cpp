@@ -28,7 +28,10 @@ void Job::State::join_job() {
     thread = start_thread([this] { monitor(); });
     std::unique_lock lock(mutex);
     changed.wait(lock, [&] { return welcomed || end; });
-    if (end) throw engine::Error(engine::Fault::run, end->at("text"));
+    if (end) {  // the fault of whoever ended the job
+        throw engine::Error(end->at("status") == 2 ? engine::Fault::input : engine::Fault::run,
+                            end->at("text"));
+    }
     ready = true;
 }
 
