@@ -19,6 +19,11 @@ void take_share(Options& options, const Place& place) {
     engine::set_threads(std::max(1, engine::threads() / place.local_size));
     options.data.workers = divided(options.data.workers);
     options.data.batch_size *= place.machines;
+    const int shards = options.parallel.shards;
+    if (shards > 1 && shards % place.size != 0) {
+        engine::input_error("--shards ", shards, ": cannot be dealt out to ", place.size,
+                            " processes; use a multiple of ", place.size);
+    }
     if (options.run.gpu >= 0 && place.local_size > 1) {
         engine::input_error(
             "--gpu: each of several processes takes a GPU of its own; leave it out, and limit "
