@@ -14,7 +14,7 @@ using namespace vvtq::tests;
 
 namespace {
 
-const std::string kMore = "--epochs 24 --lr 1e-3 --save-every-steps 1 --resume auto ";
+const std::string kMore = "--epochs 40 --lr 1e-3 --save-every-steps 1 --resume auto ";
 constexpr double kTimeout = 20;  // seconds
 
 std::string rank_name(int rank) { return "rank " + std::to_string(rank) + " (host "; }
@@ -40,15 +40,15 @@ TEST_CASE("jobs: a process that is killed at any moment ends the job at once", "
     jobs.done(jobs.train("whole", more));
     engine::Random random(5);
     int kills = 0, while_saving = 0;
-    for (int i = 0; i < 9; ++i) {
-        const int rank = i % 3 == 0 ? 1 : 0;
+    for (int i = 0; i < 9 || (while_saving == 0 && i < 30); ++i) {
+        const int rank = i % 3 == 0 && i < 9 ? 1 : 0;
         INFO("kill " << i << " of rank " << rank);
         const int64_t from = steps_of(jobs.file("killed"));
         JobRun run = jobs.start(jobs.train("killed", more));
         if (!wait_for_steps(run, jobs, "killed", from, 1 + random.below(3))) continue;
         const std::vector<pid_t> ranks = run.ranks();
         if (ranks.size() < 2) continue;  // the run is at its end
-        if (i % 3 == 2) {                // while a file is being written
+        if (i % 3 == 2 || i >= 9) {      // while a file is being written
             run.running().wait_until([&] { return half_written(jobs.scratch / "killed") > 0; });
         } else {
             std::this_thread::sleep_for(std::chrono::milliseconds(random.below(20)));

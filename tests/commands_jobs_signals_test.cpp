@@ -12,8 +12,7 @@ TEST_CASE("jobs: a signal to the starter, to one process or to all stops them af
           "[jobs]") {
     if (gloo_missing()) return;
     const Jobs jobs;
-    const std::string more = "--epochs 20 --lr 1e-3 --resume auto " + processes(2, 20);
-    jobs.done(jobs.train("whole", more));
+    const std::string more = "--epochs 5000 --lr 1e-3 --resume auto " + processes(2, 20);
     enum { starter, rank0, rank1, all };
     for (const auto& [number, name] : {std::pair{SIGINT, "SIGINT"}, {SIGTERM, "SIGTERM"}}) {
         for (const int to : {starter, rank0, rank1, all}) {
@@ -35,8 +34,10 @@ TEST_CASE("jobs: a signal to the starter, to one process or to all stops them af
             const int64_t steps = steps_of(jobs.file(folder));
             CHECK(steps > 4);
             CHECK(has(ended.err, "after step " + std::to_string(steps) + ";"));
-            jobs.done(jobs.train(folder, more));
-            jobs.same_files("whole", folder);
+            const std::string end = more + "--max-steps " + std::to_string(steps + 6);
+            jobs.done(jobs.train(folder, end));
+            jobs.done(jobs.train("whole" + folder, end));  // undisturbed
+            jobs.same_files("whole" + folder, folder);
         }
     }
 }
