@@ -22,10 +22,11 @@ namespace {
 using namespace vvtq::apps;
 
 const std::map<std::string, int (*)(Options&)> kCommands = {
-    {"pretrain", command_train},      {"train", command_train},
-    {"softlabel", command_softlabel}, {"predict", command_predict},
-    {"convert", command_convert},     {"bench step", command_bench_step},
-    {"bench op", command_bench_op},   {"bench loader", command_bench_loader}};
+    {"pretrain", command_train},           {"train", command_train},
+    {"softlabel", command_softlabel},      {"predict", command_predict},
+    {"convert", command_convert},          {"export", command_export},
+    {"bench step", command_bench_step},    {"bench op", command_bench_op},
+    {"bench loader", command_bench_loader}};
 
 int run(Options& options) {
     vvtq::engine::set_threads(options.run.threads);

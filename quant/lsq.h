@@ -51,6 +51,10 @@ class Lsq : public nn::Quantizer {
     double offset() const { return beta_ == nullptr ? 0.0 : beta_->value().item(); }
 
     engine::CodeRange range() const { return range_; }
+    /// The parameters for x of this shape as a kernel takes them, without the gradient scale.
+    engine::QuantParams values_for(const engine::Shape& x) const {
+        return params_with({}, inner(x)).values();
+    }
     const nn::Variable& alpha() const { return *alpha_; }
     /// The gradient scale g (1) for x.
     nn::Tensor grad_scale(const nn::Tensor& x) const;

@@ -115,6 +115,14 @@ struct ConvertFlags {
     bool drop_optimizer = false;
 };
 
+struct ExportFlags {
+    std::string checkpoint, output;
+    bool float16 = false;
+    std::string input = "float";
+    std::string style = "uint8";
+    int opset = 0;  // 0: the lowest that can say it
+};
+
 struct PredictFlags {
     std::string checkpoint;
     std::vector<std::string> images;  // files and folders
@@ -149,6 +157,7 @@ struct Options {
     RunFlags run;
     BenchFlags bench;
     ConvertFlags convert;
+    ExportFlags exporting;
     PredictFlags predict;
     std::vector<Flag> flags;
 
