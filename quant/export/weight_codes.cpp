@@ -23,7 +23,6 @@ WeightCodes codes_of(const Lsq& quantizer, const Tensor& w) {
     result.codes.assign(codes, codes + q.numel());
     const float* steps = params.scale.data<float>();
     result.steps.assign(steps, steps + params.groups());
-    if (params.groups() == 1) result.inner = w.numel();
     return result;
 }
 
@@ -32,7 +31,7 @@ std::optional<WeightCodes> signs_of(nn::Quantizer& quantizer, const Tensor& w) {
     const Tensor y = quantizer(nn::Variable(w)).value();
     const float* values = y.data<float>();
     const float step = std::fabs(values[0]);
-    WeightCodes result{1, {}, {step}, w.numel(), false};
+    WeightCodes result{1, {}, {step}, 1, false};
     for (int64_t i = 0; i < y.numel(); ++i) {
         if (values[i] == 0 || std::fabs(values[i]) != step) return std::nullopt;
         result.codes.push_back(values[i] > 0 ? 1 : -1);
