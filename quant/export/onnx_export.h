@@ -11,7 +11,7 @@ struct OnnxOptions {
     OnnxStyle style = OnnxStyle::uint8;
     int opset = 0;        // 0: the lowest that has what is used
     bool pixels = false;  // the input is bytes 0..255, which the model normalizes: (x / 255 - mean) / std
-    std::vector<double> mean, std;  // of each channel
+    std::vector<double> mean = {}, std = {};  // of each channel
 };
 
 /// Of a model on the CPU, of f32, whose quantizers have their start values; it is in evaluation mode
