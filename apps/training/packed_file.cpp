@@ -224,7 +224,7 @@ void save_packed(const std::string& path, const CheckpointInfo& info, nn::Model&
         if (auto found = quant::weight_codes(*slot)) codes[slot->weight().value().raw()] = std::move(*found);
     }
     if (codes.empty()) {
-        engine::input_error("a full-precision model has no codes to pack; train it with --wbits first");
+        engine::input_error("a full-precision model has no codes to pack; train it with `wbits` first");
     }
     Writer writer(floats);
     std::set<const void*> written;  // a parameter that is used twice stands under its first name
