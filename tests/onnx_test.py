@@ -5,6 +5,7 @@ Usage: onnx_test.py VVTQ [DIR]. Ends with 77 (skipped) where onnx or onnxruntime
 """
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -55,9 +56,9 @@ def dataset(size):
     return f'{folder}/data{size}'
 
 
-def logits_of(checkpoint, size):
+def logits_of(checkpoint, size, *flags):
     images = [f'{folder}/data{size}/val/class{label}/{i}.ppm' for label in range(3) for i in range(PICTURES)]
-    out = run('predict', checkpoint, *images, '--whole', '--json', '--logits', '--device', 'cpu')
+    out = run('predict', checkpoint, *images, '--whole', '--json', '--logits', '--device', 'cpu', *flags)
     pixels = np.stack([pixels_of(label, i, size).transpose(2, 0, 1) for label in range(3) for i in range(PICTURES)])
     return pixels, np.array([json.loads(line)['logits'] for line in out.splitlines()])
 
@@ -73,7 +74,7 @@ def session(path, optimized=False):
 
 
 def difference(name, path, pixels, expected):
-    """Of each picture's logits, largest; a code beside a rounding tie may differ and change those of its picture."""
+    """The largest of each picture's logits."""
     onnx.checker.check_model(path, full_check=True)
     model = onnx.load(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -87,21 +88,64 @@ def difference(name, path, pixels, expected):
     return np.abs(of_three - expected).max(axis=1), metadata
 
 
-def compare(name, size, command, flags, exports=(('',),), most=1e-4):
+def compare(name, size, command, flags, exports=(('',),)):
     run_folder = f'{folder}/{name}'
     data = dataset(size)
     if not os.path.exists(f'{run_folder}/checkpoint.safetensors'):
         run(command, '--data', data, *flags.split(), '-b', 9, '--epochs', 1, '--warmup-epochs', 0, '--lr', 1e-3, '--no-aug',
             '--device', 'cpu', '--save_checkpoint_path', run_folder)
     checkpoint = f'{run_folder}/checkpoint.safetensors'
-    pixels, expected = logits_of(checkpoint, size)
+    compare_exports(name, size, checkpoint, exports)
+    return checkpoint
+
+
+def compare_exports(name, size, checkpoint, exports, flags=()):
+    """A code beside a rounding tie may differ and change the logits of its picture, so that of quantized models the
+    median of the pictures counts."""
+    pixels, expected = logits_of(checkpoint, size, *flags)
+    check(f'{name}: logits differ from picture to picture', expected.std(axis=0).min() > 5e-3)
     for export in exports:
         path = f'{folder}/{name}{"".join(export)}.onnx'
-        run('export', checkpoint, path, *[word for word in export if word])
+        run('export', checkpoint, path, *[word for word in export if word], *flags)
         errors, metadata = difference(name, path, pixels, expected)
         what = f'{name} {" ".join(export)}: logits, median {np.median(errors):.1e}, most {errors.max():.1e}'
-        check(what, np.median(errors) <= most and (errors <= most).mean() >= 0.85)
-    return checkpoint, metadata
+        check(what, (errors.max() if metadata['wbits'] == metadata['abits'] == '32' else np.median(errors)) <= 1e-4)
+        check(f'{name}: metadata', metadata['image_size'] == str(size) and len(json.loads(metadata['classes'])) == 3)
+    return metadata
+
+
+def read_tensors(path):
+    """The tensors of a checkpoint without the optimizer's."""
+    with open(path, 'rb') as file:
+        header = json.loads(file.read(struct.unpack('<Q', file.read(8))[0]))
+        data = file.read()
+    return {name: np.frombuffer(data[slice(*entry['data_offsets'])], '<f4').reshape(entry['shape'])
+            for name, entry in header.items() if name != '__metadata__' and not name.startswith('optimizer.')}
+
+
+def write_tensors(path, tensors):
+    header, data = {}, b''
+    for name, values in tensors.items():
+        content = values.astype('<f4').tobytes()
+        header[name] = {'dtype': 'F32', 'shape': values.shape, 'data_offsets': [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    with open(path, 'wb') as file:
+        file.write(struct.pack('<Q', len(text)) + text + data)
+
+
+def compare_distilled(name, checkpoint, sizes, *bits):
+    """A checkpoint of DeiT with a second token and classifier, as a file of another program."""
+    tensors = dict(read_tensors(checkpoint))
+    noise = np.random.default_rng(1)
+    tensors['dist_token'] = noise.standard_normal(tensors['cls_token'].shape) / 10
+    tensors['pos_embed'] = np.concatenate([tensors['pos_embed'], tensors['pos_embed'][:, :1]], axis=1)
+    for part in ['weight', 'bias', 'alpha']:
+        if f'head.{part}' in tensors:
+            tensors[f'head_dist.{part}'] = tensors[f'head.{part}'] * (1 if part == 'alpha' else 0.7)
+    write_tensors(f'{folder}/{name}.safetensors', tensors)
+    compare_exports(name, 28, f'{folder}/{name}.safetensors', [('',)],
+                    ['--model', 'deit_tiny_distilled_patch16_224', '--patch-size', '4', '--img-size', '28', *sizes, *bits])
 
 
 probe = f'{folder}/probe.onnx'
@@ -110,12 +154,15 @@ if 'built without ONNX' in subprocess.run([vvtq, 'export', 'none', probe], captu
     print('skipped: vvtq was built without ONNX')
     sys.exit(77)
 
-DEIT = '--model deit_nano_patch4_28 --depth 2 --embed-dim 48 --num-heads 3 '
+SIZES = '--depth 2 --embed-dim 48 --num-heads 3 '
+DEIT = '--model deit_nano_patch4_28 ' + SIZES
 SWIN = '--model swin_tiny_patch4_window7_224 --img-size 112 --embed-dim 24 --depths 2 2 2 --num-heads 2 4 6 '
 SRET = '--model SReT_T --img-size 64 --embed-dim 16 --depths 2 4 2 --num-heads 1 2 4 '
 forms = [('',), ('--input', 'pixels'), ('--style', 'int8-clip'), ('--style', 'native'), ('--opset', '25')]
-compare('deit_float', 28, 'pretrain', DEIT)
-checkpoint, metadata = compare('deit_w4a4', 28, 'train', DEIT + '--wbits 4 --abits 4', forms)
+compare_distilled('distilled_float', compare('deit_float', 28, 'pretrain', DEIT), SIZES.split())
+checkpoint = compare('deit_w4a4', 28, 'train', DEIT + '--wbits 4 --abits 4', forms)
+compare_distilled('distilled_w4a4', checkpoint, SIZES.split(), '--wbits', '4', '--abits', '4')
+metadata = {entry.key: entry.value for entry in onnx.load(f'{folder}/deit_w4a4.onnx').metadata_props}
 check('metadata', metadata['classes'] == '["class0","class1","class2"]' and metadata['image_size'] == '28' and
       metadata['wbits'] == metadata['abits'] == '4' and metadata['model'] == 'deit_nano_patch4_28_quant')
 compare('deit_w3a3', 28, 'train', DEIT + '--wbits 3 --abits 3', forms)
