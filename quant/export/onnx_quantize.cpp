@@ -83,20 +83,12 @@ Scaling scaling_of(OnnxGraph& graph, const std::vector<float>& steps, int zero, 
             {{"axis", at->axis}}};
 }
 
-/// x between `low` and `high` steps.
-std::string clipped(OnnxGraph& graph, const std::string& x, const Shape& shape, CodeRange range,
-                    const std::vector<float>& steps, std::optional<GroupAxis> at) {
-    std::vector<float> low, high;
-    for (const float step : steps) {
-        low.push_back(static_cast<float>(range.low) * step);
-        high.push_back(static_cast<float>(range.high) * step);
-    }
-    if (!at) return graph.add("Clip", {x, graph.scalar(low[0]), graph.scalar(high[0])});
-    const auto axis = static_cast<int>(at->axis);
-    std::vector<int64_t> sizes(static_cast<size_t>(shape.rank() - axis), 1);  // broadcast over the others
-    const int64_t size = sizes[0] = shape[axis];
-    const std::string above = graph.add("Max", {x, graph.constant(along(low, *at, size), sizes)});
-    return graph.add("Min", {above, graph.constant(along(high, *at, size), sizes)});
+/// The values of the axis as a constant that is broadcast over the other dimensions.
+std::string broadcast(OnnxGraph& graph, const std::vector<float>& groups, GroupAxis at, const Shape& shape) {
+    const int64_t size = shape[static_cast<int>(at.axis)];
+    std::vector<int64_t> sizes(static_cast<size_t>(shape.rank() - at.axis), 1);
+    sizes[0] = size;
+    return graph.constant(along(groups, at, size), sizes);
 }
 
 }  // namespace
@@ -122,30 +114,40 @@ std::string quantized(OnnxGraph& graph, OnnxStyle style, const std::string& x, c
                       const QuantParams& quantizer) {
     constexpr int kByte = 256;
     const CodeRange range = range_of(quantizer);
-    const std::vector<float> steps = steps_of(quantizer);
-    std::optional<GroupAxis> at;
-    if (steps.size() > 1) at = axis_of(shape, quantizer);
-    const int64_t size = at ? shape[static_cast<int>(at->axis)] : 1;
+    float step = steps_of(quantizer)[0];
     std::string y = x;
+    if (quantizer.groups() > 1) {
+        y = graph.add("Div", {y, group_steps(graph, shape, quantizer)});
+        step = 1;
+    }
     if (quantizer.offset.defined()) {
-        VVTQ_CHECK(!at, "offsets of heads");
+        VVTQ_CHECK(quantizer.groups() == 1, "offsets of heads");
         y = graph.add("Sub", {y, graph.scalar(static_cast<float>(quantizer.offset.item()))});
     }
+    const auto scaling = [&](OnnxType type, int zero) {
+        return scaling_of(graph, {step}, zero, type, std::nullopt, 1);
+    };
     if (style == OnnxStyle::int8_clip) {
         const OnnxType type = type_of(range, 8);
-        const Scaling scaling = scaling_of(graph, steps, 0, type, at, size);
-        std::string codes = scaling.quantize(y);
+        std::string codes = scaling(type, 0).quantize(y);
         if (range.count() < kByte) {
             codes = graph.add(
                 "Clip", {codes, graph.codes({range.low}, type, {}), graph.codes({range.high}, type, {})});
         }
-        return scaling.dequantize(codes);
+        return scaling(type, 0).dequantize(codes);
     }
     const bool native = style == OnnxStyle::native;
     const OnnxType type = native ? type_of(range, 2) : OnnxType::u8;
-    if (range.count() < 1 << bits_of(type)) y = clipped(graph, y, shape, range, steps, at);
-    const Scaling scaling = scaling_of(graph, steps, native ? 0 : -range.low, type, at, size);
-    return scaling.dequantize(scaling.quantize(y));
+    if (range.count() < 1 << bits_of(type)) {
+        const auto bound = [&](int code) { return graph.scalar(static_cast<float>(code) * step); };
+        y = graph.add("Clip", {y, bound(range.low), bound(range.high)});
+    }
+    const Scaling used = scaling(type, native ? 0 : -range.low);
+    return used.dequantize(used.quantize(y));
+}
+
+std::string group_steps(OnnxGraph& graph, const Shape& shape, const QuantParams& quantizer) {
+    return broadcast(graph, steps_of(quantizer), axis_of(shape, quantizer), shape);
 }
 
 std::vector<double> OnnxWeight::plain() const {
@@ -158,7 +160,8 @@ std::vector<double> OnnxWeight::plain() const {
     return w;
 }
 
-std::string weight_name(OnnxGraph& graph, OnnxStyle style, const OnnxWeight& weight, bool transposed) {
+std::string weight_name(OnnxGraph& graph, OnnxStyle style, const OnnxWeight& weight, bool transposed,
+                        bool beside_codes) {
     const Shape shape = weight.values.shape();  // (O, ...)
     const std::vector<double> values = weight.values.to_vector();
     std::vector<int64_t> sizes = shape.vec();
@@ -183,9 +186,17 @@ std::string weight_name(OnnxGraph& graph, OnnxStyle style, const OnnxWeight& wei
     }
     const int64_t size = at ? sizes[static_cast<size_t>(at->axis)] : 1;
     std::string name = graph.codes(codes, stored, sizes);
+    const auto cast_to = [&](OnnxType type) {
+        name = graph.add("Cast", {name}, {{"to", static_cast<int64_t>(type)}});
+    };
+    if (!beside_codes && style != OnnxStyle::native) {
+        cast_to(OnnxType::f32);
+        const std::string factor = at ? broadcast(graph, steps, *at, Shape(sizes)) : graph.scalar(steps[0]);
+        return graph.add("Mul", {name, factor});
+    }
     const bool cast = style == OnnxStyle::uint8 && stored != OnnxType::i8;
     const OnnxType used = cast ? OnnxType::i8 : stored;
-    if (cast) name = graph.add("Cast", {name}, {{"to", static_cast<int64_t>(OnnxType::i8)}});
+    if (cast) cast_to(OnnxType::i8);
     return scaling_of(graph, steps, 0, used, at, size).dequantize(name);
 }
 

@@ -29,9 +29,13 @@ struct GroupAxis {
 /// Of a quantizer with several steps in a tensor of this shape; none where they follow no dimension.
 std::optional<GroupAxis> group_axis(const engine::Shape& shape, int64_t groups, int64_t inner);
 
-/// The name of a (code of x - o) in the graph, x (B, ...) of this shape, by nodes right behind x.
+/// The name of a (code of x - o) in the graph, x (B, ...) of this shape, by nodes right behind x. Of a
+/// quantizer with several steps the codes alone, as floats, which `group_steps` has to multiply: onnxruntime
+/// has no integer product for an activation with several steps.
 std::string quantized(OnnxGraph& graph, OnnxStyle style, const std::string& x, const engine::Shape& shape,
                       const engine::QuantParams& quantizer);
+/// The constant of a quantizer's several steps, to be broadcast over x of this shape.
+std::string group_steps(OnnxGraph& graph, const engine::Shape& shape, const engine::QuantParams& quantizer);
 
 /// A weight (O, ...) as its codes and steps; without steps its values.
 struct OnnxWeight {
@@ -42,7 +46,10 @@ struct OnnxWeight {
     std::vector<double> plain() const;
 };
 
-/// The name of the weight in the graph; as (K, O) where `transposed`, for a product.
-std::string weight_name(OnnxGraph& graph, OnnxStyle style, const OnnxWeight& weight, bool transposed);
+/// The name of the weight in the graph; as (K, O) where `transposed`, for a product. Beside an operand that
+/// is not quantized it is cast and multiplied: behind a DequantizeLinear onnxruntime would quantize the
+/// operand to 8 bits (MatMulNBits). In the style `native` it is dequantized all the same.
+std::string weight_name(OnnxGraph& graph, OnnxStyle style, const OnnxWeight& weight, bool transposed,
+                        bool beside_codes);
 
 }  // namespace vvtq::quant

@@ -10,6 +10,10 @@ using engine::Tensor;
 
 namespace {
 
+bool has_groups(const OnnxValue& x) { return x.quantizer.defined() && x.quantizer.groups() > 1; }
+
+double offset_of(const OnnxValue& x) { return x.quantizer.offset.defined() ? x.quantizer.offset.item() : 0; }
+
 /// The sizes behind the first.
 std::vector<int64_t> behind_first(const Shape& shape) {
     const std::vector<int64_t> sizes = shape.vec();
@@ -81,15 +85,15 @@ std::string OnnxValues::name(const Variable& variable) {
 }
 
 std::string OnnxValues::name(const OnnxValue& value) {
-    double offset = 0;
-    const std::string y = operand(value, offset);
+    std::string y = operand(value);
+    if (has_groups(value)) y = graph_.add("Mul", {y, group_steps(graph_, value.shape, value.quantizer)});
+    const double offset = offset_of(value);
     return offset == 0 ? y : graph_.add("Add", {y, graph_.scalar(static_cast<float>(offset))});
 }
 
-std::string OnnxValues::operand(const OnnxValue& x, double& offset) {
+std::string OnnxValues::operand(const OnnxValue& x) {
     VVTQ_CHECK(!x.windows, "the surroundings of pixels outside of a convolution");
     if (!x.quantizer.defined()) return x.name;
-    if (x.quantizer.offset.defined()) offset = x.quantizer.offset.item();
     const std::string key = engine::concat(x.name, ' ', x.quantizer.scale.raw(), ' ', x.quantizer.inner);
     const auto known = quantized_.find(key);
     if (known != quantized_.end()) return known->second;
@@ -105,9 +109,10 @@ OnnxValue OnnxValues::linear(const OnnxValue& x, const Variable& w, const Variab
         weight.values = channels_first(weight.values);
         return convolution(picture, shape, std::move(weight), 1, bias);
     }
-    double offset = 0;
-    const std::string codes = operand(x, offset);
-    std::string y = graph_.add("MatMul", {codes, weight_name(graph_, style_, weight, true)});
+    const bool coded = x.quantizer.defined() && !has_groups(x);
+    const double offset = coded ? offset_of(x) : 0;
+    const std::string left = coded ? operand(x) : name(x);
+    std::string y = graph_.add("MatMul", {left, weight_name(graph_, style_, weight, true, coded)});
     const std::vector<float> shifted = shifted_bias(weight, bias, offset);
     const auto outputs = static_cast<int64_t>(shifted.size());
     if (bias.defined() || offset != 0) y = graph_.add("Add", {y, graph_.constant(shifted, {outputs})});
@@ -120,22 +125,21 @@ OnnxValue OnnxValues::convolution(const OnnxValue& x, const Convolution& shape, 
                                   int64_t groups, const Variable& bias) {
     OnnxValue picture = x;
     if (shape.channels_last) {
-        VVTQ_CHECK(x.quantizer.groups() <= 1 || !x.quantizer.defined(), "steps of heads at a convolution");
         picture.name =
             graph_.reshape(graph_.transpose(x.name, {0, 2, 1}), {shape.channels, shape.height, shape.width});
         picture.shape = {x.shape[0], shape.channels, shape.height, shape.width};
     }
-    double offset = 0;
-    const std::string codes = operand(picture, offset);
-    VVTQ_CHECK(offset == 0, "an offset at a convolution, whose surroundings are 0");
+    VVTQ_CHECK(!has_groups(x) && offset_of(x) == 0, "a convolution takes one step and no offset");
+    const std::string codes = operand(picture);
     const int64_t outputs = weight.values.shape()[0];
     weight.values = weight.values.reshape({outputs, shape.channels / groups, 3, 3});
-    const std::string y = graph_.add("Conv",
-                                     {codes, weight_name(graph_, style_, weight, false),
-                                      graph_.constant(shifted_bias(weight, bias, 0), {outputs})},
-                                     {{"group", groups},
-                                      {"pads", std::vector<int64_t>{1, 1, 1, 1}},
-                                      {"strides", std::vector<int64_t>{shape.stride, shape.stride}}});
+    const std::string y =
+        graph_.add("Conv",
+                   {codes, weight_name(graph_, style_, weight, false, x.quantizer.defined()),
+                    graph_.constant(shifted_bias(weight, bias, 0), {outputs})},
+                   {{"group", groups},
+                    {"pads", std::vector<int64_t>{1, 1, 1, 1}},
+                    {"strides", std::vector<int64_t>{shape.stride, shape.stride}}});
     return {graph_.transpose(graph_.reshape(y, {outputs, shape.positions()}), {0, 2, 1}),
             {x.shape[0], shape.positions(), outputs}};
 }
@@ -154,14 +158,23 @@ OnnxValue OnnxValues::heads_of(const OnnxValue& x, int64_t heads, bool turned) {
     return y;
 }
 
+std::string OnnxValues::product(const OnnxValue& a, const OnnxValue& b) {
+    const auto side = [&](const OnnxValue& x) { return offset_of(x) == 0 ? operand(x) : name(x); };
+    const std::string left = side(a), right = side(b);
+    std::string y = graph_.add("MatMul", {left, right});
+    for (const OnnxValue* x : {&a, &b}) {  // (H, 1, 1)
+        if (has_groups(*x)) y = graph_.add("Mul", {y, group_steps(graph_, x->shape, x->quantizer)});
+    }
+    return y;
+}
+
 OnnxValue OnnxValues::scores(const OnnxValue& q, const OnnxValue& k, int64_t heads) {
-    const std::string left = name(heads_of(q, heads, false)), right = name(heads_of(k, heads, true));
-    return {graph_.add("MatMul", {left, right}), {q.shape[0], heads, q.shape[1], q.shape[1]}};
+    return {product(heads_of(q, heads, false), heads_of(k, heads, true)),
+            {q.shape[0], heads, q.shape[1], q.shape[1]}};
 }
 
 OnnxValue OnnxValues::apply(const OnnxValue& p, const OnnxValue& v) {
-    const std::string left = name(p), right = name(heads_of(v, p.shape[1], false));
-    const std::string y = graph_.transpose(graph_.add("MatMul", {left, right}), {0, 2, 1, 3});
+    const std::string y = graph_.transpose(product(p, heads_of(v, p.shape[1], false)), {0, 2, 1, 3});
     return {graph_.reshape(y, behind_first(v.shape)), v.shape};
 }
 

@@ -48,8 +48,10 @@ class OnnxValues {
 
   private:
     OnnxWeight weight_of(const autograd::Variable& variable) const;
-    /// The operand of a product, without its offset, which `offset` takes.
-    std::string operand(const OnnxValue& x, double& offset);
+    /// The operand of a product, without its offset and its several steps.
+    std::string operand(const OnnxValue& x);
+    /// a b of (B, H, ...), where a step may belong to each h.
+    std::string product(const OnnxValue& a, const OnnxValue& b);
     /// x (B, N, H D) -> (B, H, N, D), or (B, H, D, N) where `turned`.
     OnnxValue heads_of(const OnnxValue& x, int64_t heads, bool turned);
 

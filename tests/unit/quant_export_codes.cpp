@@ -84,10 +84,11 @@ TEST_CASE("packed codes come back for every width and any number of them") {
         const std::vector<int8_t> many = drawn_codes(bits, 100003);
         CHECK(unpack_codes(pack_codes(many, bits), many.size(), bits) == many);
     }
-    for (const auto& [code, bits] : {std::pair(2, 2), {-3, 2}, {0, 1}, {2, 1}, {4, 3}, {-9, 4}}) {
-        INFO(code << " of " << bits);
-        const std::vector<int8_t> codes = {static_cast<int8_t>(code)};
-        CHECK_FALSE(tests::message_of(engine::Fault::internal, [&] { pack_codes(codes, bits); }).empty());
+    for (const auto& wrong : {std::pair(2, 2), {-3, 2}, {0, 1}, {2, 1}, {4, 3}, {-9, 4}}) {
+        INFO(wrong.first << " of " << wrong.second);
+        const std::vector<int8_t> codes = {static_cast<int8_t>(wrong.first)};
+        CHECK_FALSE(
+            tests::message_of(engine::Fault::internal, [&] { pack_codes(codes, wrong.second); }).empty());
     }
     CHECK_FALSE(tests::message_of(engine::Fault::internal, [] {
                     unpack_codes(std::vector<uint8_t>(2), 5, 4);

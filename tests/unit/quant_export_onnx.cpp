@@ -137,6 +137,20 @@ TEST_CASE("onnx: the three styles") {
         contains(tests::message_of(engine::Fault::input, [] { parse_onnx_style("int4"); }), "`style` int4"));
 }
 
+TEST_CASE("onnx: weights beside floats are no operands that could be quantized") {
+    const auto model = small("deit_nano_patch4_28", {.weights = 4, .activations = -1});
+    for (const OnnxStyle style : {OnnxStyle::uint8, OnnxStyle::int8_clip}) {
+        const OnnxModel graph = export_onnx(*model, {.style = style});
+        check_whole(graph);
+        CHECK(count(graph, "QuantizeLinear") == 2);  // of the first and the last layer
+        CHECK(count(graph, "DequantizeLinear") == 2 * 2);
+        CHECK(count(graph, "Cast") == 2 * 6);
+        CHECK(graph.opset == (style == OnnxStyle::uint8 ? 21 : 20));
+    }
+    const OnnxModel native = export_onnx(*model, {.style = OnnxStyle::native});
+    CHECK(count(native, "DequantizeLinear") == 2 * 2 + 2 * 6);
+}
+
 TEST_CASE("onnx: input of pixels, operator sets") {
     const auto model = small("deit_nano_patch4_28", {.weights = 4, .activations = 4});
     OnnxOptions pixels{.pixels = true, .mean = {0.1, 0.2, 0.3}, .std = {1, 2, 3}};
