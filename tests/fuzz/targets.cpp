@@ -245,9 +245,11 @@ void write_fuzz_seeds(const std::string& folder) {
     }
     // A packed model, without checksums so that damage goes further.
     const std::string header =
-        R"({"__metadata__":{"format":"vvtq-checkpoint","format_version":"3","codes_table":"a.weight 3 2 2 3\n",)"
-        R"("f32_table":"a.alpha 2\n","f16_table":"a.bias 2\n"},"codes":{"dtype":"U8","shape":[3],"data_offsets":[12,15]},)"
-        R"("f32":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"f16":{"dtype":"F16","shape":[2],"data_offsets":[8,12]}})";
+        R"({"__metadata__":{"format":"vvtq-checkpoint","format_version":"3",)"
+        R"("codes_table":"a.weight 3 2 2 3\n","f32_table":"a.alpha 2\n","f16_table":"a.bias 2\n"},)"
+        R"("codes":{"dtype":"U8","shape":[3],"data_offsets":[12,15]},)"
+        R"("f32":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+        R"("f16":{"dtype":"F16","shape":[2],"data_offsets":[8,12]}})";
     Bytes model(sizeof(uint64_t));
     model[0] = static_cast<uint8_t>(header.size());
     model[1] = static_cast<uint8_t>(header.size() >> 8);
