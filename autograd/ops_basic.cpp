@@ -1,5 +1,6 @@
 // Elementwise ops, sums and shapes.
 #include "autograd/ops.h"
+#include "autograd/trace.h"
 
 namespace vvtq::autograd {
 
@@ -19,6 +20,7 @@ Variable add(const Variable& a, const Variable& b) {
 Variable scale(const Variable& x, double s) {
     const Tensor y = x.value().like();
     kernels(y.device()).scale(x.value(), s, y);
+    tell_trace([&] { return OpArguments{{"s", s}}; });
     return record("scale", y, {x}, [s](const Tensor& dy, Gradients& dx) {
         const Tensor gradient = dy.like();
         kernels(dy.device()).scale(dy, s, gradient);

@@ -1,5 +1,6 @@
 // Batch normalization with ReLU behind it, over the batch of one process or of several.
 #include "autograd/linear.h"
+#include "autograd/trace.h"
 #include "engine/communicator.h"
 
 namespace vvtq::autograd {
@@ -47,6 +48,7 @@ Variable batch_norm_relu(const Variable& x, const Variable& gamma, const Variabl
     const Tensor y = value.like();
     kernel.batch_norm_relu(value, mean, variance, gamma.value(), beta.value(), eps, y);
     const double share = training ? 1.0 / static_cast<double>(rows) : 0.0;
+    tell_trace([&] { return OpArguments{{"eps", eps}, {"mean", mean}, {"variance", variance}}; });
     return record("batch_norm_relu", y, {x, gamma, beta},
                   [x = value, gamma = gamma.value(), beta = beta.value(), mean, variance, eps, share,
                    processes](const Tensor& dy, Gradients& d) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "autograd/linear.h"
+#include "autograd/trace.h"
 
 namespace vvtq::autograd {
 
@@ -53,6 +54,7 @@ NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor&
         dx.set(3, dbeta);
         if (params.defined()) dx.set(4, dscale);
     };
+    tell_trace([&] { return OpArguments{{"eps", eps}, {"quantizer", params}}; });
     const auto outs = record("residual_norm", {q, y}, {x, f, gamma, beta, quantizer.scale}, backward);
     NormedResidual result{outs[1], Quantized(outs[0])};
     result.n.scale = params.scale;
@@ -146,6 +148,7 @@ Variable mlp(const Quantized& x, const Quantized& weight1, const Variable& bias1
         if (dx.wanted(1)) dx.set(1, first.weight_gradient(dz, codes.get(), db1).slice(0, width));
         dx.set(2, db1.slice(0, width));
     };
+    tell_trace([&] { return OpArguments{{"hidden", params}}; });
     return record("mlp", y, {x.q, weight1.q, bias1, hidden.scale, hidden.offset, weight2.q, bias2}, backward);
 }
 
@@ -264,6 +267,7 @@ Quantized attention(const Quantized& x, const Projections& projections, const Qu
         }
         if (dscore_bias.defined()) dx.set(kScoreBias, dscore_bias);
     };
+    tell_trace([&] { return OpArguments{{"problem", problem}}; });
     Quantized result(
         record("attention", codes,
                {x.q, q.w.q, k.w.q, v.w.q, q.bias, k.bias, v.bias, q.quantizer.scale, k.quantizer.scale,

@@ -1,5 +1,6 @@
 // Attention's products, with the heads read in place through strides.
 #include "autograd/ops.h"
+#include "autograd/trace.h"
 
 namespace vvtq::autograd {
 
@@ -42,6 +43,7 @@ Variable attention_scores(const Variable& q, const Variable& k, int64_t heads) {
     const Tensor& value = q.value();
     const Tensor s({sizes.batch, heads, sizes.tokens, sizes.tokens}, value.dtype(), value.device());
     kernels(s.device()).batched_matmul(sizes.to_scores(), value, k.value(), s);
+    tell_trace([&] { return OpArguments{{"heads", heads}}; });
     return record("attention_scores", s, {q, k},
                   [q = value, k = k.value(), sizes](const Tensor& ds, Gradients& dx) {
                       const auto& kernel = kernels(ds.device());

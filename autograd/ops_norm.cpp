@@ -1,5 +1,6 @@
 // Ops along rows, a row being the last dimension.
 #include "autograd/ops.h"
+#include "autograd/trace.h"
 
 namespace vvtq::autograd {
 
@@ -16,6 +17,7 @@ Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& be
     const Tensor mean({value.shape().rows()}, engine::master_of(value.dtype()), value.device());
     const Tensor rstd = mean.like();
     kernels(y.device()).layer_norm(value, gamma.value(), beta.value(), eps, y, mean, rstd);
+    tell_trace([&] { return OpArguments{{"eps", eps}}; });
     return record(
         "layer_norm", y, {x, gamma, beta},
         [x = value, gamma = gamma.value(), mean, rstd](const Tensor& dy, Gradients& dx) {
@@ -32,6 +34,7 @@ Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& be
 Variable softmax(const Variable& x, double s) {
     const Tensor y = x.value().like();
     kernels(y.device()).softmax(x.value(), s, y);
+    tell_trace([&] { return OpArguments{{"s", s}}; });
     return record("softmax", y, {x}, [y, s](const Tensor& dy, Gradients& dx) {
         const Tensor gradient = dy.like();
         kernels(dy.device()).softmax_backward(dy, y, s, gradient);

@@ -1,5 +1,6 @@
 // Quantizers with straight-through gradients, specification sections 1 and 5.
 #include "autograd/ops.h"
+#include "autograd/trace.h"
 
 namespace vvtq::autograd {
 
@@ -32,6 +33,7 @@ Variable lsq(const Variable& x, const QuantParams& quantizer) {
     const Tensor y = x.value().like();
     const engine::QuantParams params = quantizer.values();
     kernels(y.device()).lsq(x.value(), params, y);
+    tell_trace([&] { return OpArguments{{"quantizer", params}}; });
     return record("lsq", y, {x, quantizer.scale, quantizer.offset}, lsq_gradients(x.value(), params));
 }
 
@@ -40,6 +42,7 @@ Quantized quantize(const Variable& x, const QuantParams& quantizer) {
     VVTQ_CHECK(params.defined() && params.groups() == 1, "no step to quantize with, or several");
     const Tensor q = x.value().like();
     kernels(q.device()).lsq_codes(x.value(), params, q);
+    tell_trace([&] { return OpArguments{{"quantizer", params}}; });
     Quantized result(
         record("quantize", q, {x, quantizer.scale, quantizer.offset}, lsq_gradients(x.value(), params)));
     result.scale = params.scale;
@@ -121,6 +124,11 @@ QuantizedWeights quantize_weights(const std::vector<WeightParameters>& weights, 
             dx.set(2 * i + 1, gradients[i].dscale);
         }
     };
+    tell_trace([&] {
+        std::vector<engine::QuantParams> quantizers;
+        for (const engine::WeightItem& item : items) quantizers.push_back(item.params);
+        return OpArguments{{"quantizers", quantizers}};
+    });
     const std::vector<Variable> recorded = record("quantize_weights", std::move(outputs), inputs, backward);
     for (size_t i = 0; i < weights.size(); ++i) {
         result.weights.emplace_back(recorded[i]);
@@ -142,6 +150,7 @@ Variable binary(const Variable& x, const Shape& scale_shape) {
     kernel.binary_scale(value, s);
     const Tensor y = value.like();
     kernel.binary(value, s, y);
+    tell_trace([&] { return OpArguments{{"scale_shape", scale_shape}}; });
     return record("binary", y, {x}, [x = value](const Tensor& dy, Gradients& dx) {
         const Tensor gradient = x.like();
         kernels(dy.device()).binary_backward(dy, x, gradient);

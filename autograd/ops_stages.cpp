@@ -1,6 +1,7 @@
 // What models with stages need beside the passes of a block: tokens in another order, scores with a bias,
 // learned residual weights, convolutions.
 #include "autograd/linear.h"
+#include "autograd/trace.h"
 
 namespace vvtq::autograd {
 
@@ -29,6 +30,7 @@ Variable gather_tokens(const Variable& x, const TokenOrder& order) {
     VVTQ_CHECK(x.shape().rank() == 3 && order.index.shape() == Shape({x.shape()[1]}) &&
                    order.inverse.shape() == order.index.shape(),
                "x ", x.shape().str(), ", order of ", order.index.shape().str());
+    tell_trace([&] { return OpArguments{{"index", order.index}}; });
     return record(
         "gather_tokens", Output(gathered(x.value(), order.index), x.gradient_dtype()), {x},
         [inverse = order.inverse](const Tensor& dy, Gradients& dx) { dx.set(0, gathered(dy, inverse)); });
@@ -86,6 +88,7 @@ Variable table_bias(const Variable& table, const Tensor& index) {
     const Tensor& value = table.value();
     const Tensor y({entries[1], index.shape()[0], index.shape()[1]}, value.dtype(), value.device());
     kernels(y.device()).table_bias(value, index, y);
+    tell_trace([&] { return OpArguments{{"index", index}}; });
     return record("table_bias", y, {table}, [like = value, index](const Tensor& dy, Gradients& dx) {
         const Tensor gradient = like.like();
         kernels(dy.device()).table_bias_backward(dy, index, gradient);
@@ -97,6 +100,7 @@ Variable biased_softmax(const Variable& x, double s, const Variable& bias, const
     // x: (B, H, N, N), bias: (H, N, N), mask: (W, N, N)
     const Tensor y = x.value().like();
     kernels(y.device()).biased_softmax(x.value(), s, value_of(bias), mask, y);
+    tell_trace([&] { return OpArguments{{"s", s}, {"mask", mask}}; });
     return record("biased_softmax", y, {x, bias}, [y, s](const Tensor& dy, Gradients& dx) {
         const auto& kernel = kernels(dy.device());
         const Tensor gradient = y.like();
@@ -145,6 +149,7 @@ Quantized unfold(const Quantized& x, const Convolution& shape) {
         return u;
     };
     Quantized y = x;
+    tell_trace([&] { return OpArguments{{"shape", shape}}; });
     y.q = record("unfold", columns(value), {x.q},
                  [shape, before = value.shape()](const Tensor& du, Gradients& dx) {
                      const Tensor gradient(before, du.dtype(), du.device());
@@ -174,6 +179,7 @@ Variable grouped_convolution(const Quantized& x, const Convolution& shape, const
     kernel.linear_scale(x.scale, {}, codes, w.scale, value_of(bias), scale, shifted);
     const Tensor y({value.shape()[0], shape.positions(), outputs}, value.dtype(), value.device());
     kernel.grouped_convolution(value, shape, codes, scale, shifted, y);
+    tell_trace([&] { return OpArguments{{"shape", shape}}; });
     return record("grouped_convolution", y, {x.q, w.q, bias},
                   [shape, codes, x_scale = x.scale, w_scale = w.scale, saved = Saved(x), outputs, master,
                    before = value.shape()](const Tensor& dy, Gradients& dx) {

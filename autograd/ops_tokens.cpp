@@ -1,5 +1,6 @@
 // Pictures to tokens, the class token.
 #include "autograd/ops.h"
+#include "autograd/trace.h"
 
 namespace vvtq::autograd {
 
@@ -15,6 +16,7 @@ Variable patchify(const Variable& x, int64_t patch) {
     const Tensor& value = x.value();
     const Tensor y({shape[0], tokens, shape[1] * patch * patch}, value.dtype(), value.device());
     kernels(y.device()).patchify(value, patch, y);
+    tell_trace([&] { return OpArguments{{"patch", patch}}; });
     return record("patchify", y, {x}, [before = shape, patch](const Tensor& dy, Gradients& dx) {
         const Tensor gradient(before, dy.dtype(), dy.device());
         kernels(dy.device()).unpatchify(dy, patch, gradient);
@@ -56,6 +58,7 @@ Variable select_token(const Variable& x, int64_t index) {
     const Tensor& value = x.value();
     const Tensor y({shape[0], shape[2]}, value.dtype(), value.device());
     kernels(y.device()).select_token(value, index, y);
+    tell_trace([&] { return OpArguments{{"index", index}}; });
     return record("select_token", y, {x}, [before = shape, index](const Tensor& dy, Gradients& dx) {
         const Tensor gradient(before, dy.dtype(), dy.device());
         kernels(dy.device()).scatter_token(dy, index, gradient);

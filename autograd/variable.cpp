@@ -5,6 +5,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "autograd/trace.h"
 #include "engine/kernels.h"
 
 namespace vvtq::autograd {
@@ -316,6 +317,7 @@ std::vector<Variable> record(const char* op, std::vector<Output> ys, const std::
         out.state_->output = i;
         outs.push_back(std::move(out));
     }
+    if (Trace::active()) Trace::note(op, inputs, outs);
     return outs;
 }
 

@@ -60,6 +60,8 @@ class Variable {
     Variable(Tensor value, engine::DType gradient);
 
     bool defined() const { return state_ != nullptr; }
+    /// Equal for handles on the same value, different for values that live at the same time.
+    const void* id() const { return state_.get(); }
     const Tensor& value() const;
     const engine::Shape& shape() const { return value().shape(); }
     /// Replaces the value of a leaf (same shape and dtype): for optimizers, calibration and checkpoints.

@@ -79,6 +79,18 @@ size_t element_size(const std::string& dtype) {
     return element != nullptr ? element->size : 0;
 }
 
+uint16_t half_bits(float value) {
+    const auto sign = static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16 & 0x8000U);
+    const float size = std::fabs(value);
+    if (std::isnan(value)) return sign | 0x7E00U;
+    if (size >= 65520) return sign | 0x7C00U;
+    if (size < 0x1p-14F) return static_cast<uint16_t>(sign | std::lrint(size * 0x1p24F));  // subnormal
+    const auto bits = std::bit_cast<uint32_t>(size) - (112U << 23);  // the exponent as F16 counts it
+    const uint32_t kept = bits >> 13, rest = bits & 0x1FFFU;
+    const bool up = rest > 0x1000U || (rest == 0x1000U && (kept & 1U) != 0);
+    return static_cast<uint16_t>(sign | (kept + (up ? 1 : 0)));  // a carry goes into the exponent
+}
+
 std::string shape_text(const std::vector<int64_t>& shape) {
     std::string text = "(";
     for (const int64_t dim : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(dim);

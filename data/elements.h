@@ -23,6 +23,9 @@ const Element* find_element(const std::string& dtype);
 /// Bytes of an element; 0 where the type is unknown.
 size_t element_size(const std::string& dtype);
 
+/// The nearest F16, ties to even; infinity from 65520 on.
+uint16_t half_bits(float value);
+
 /// "(3, 8)", of any rank.
 std::string shape_text(const std::vector<int64_t>& shape);
 

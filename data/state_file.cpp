@@ -167,6 +167,11 @@ void StateFile::add(const std::string& stored, const std::string& dtype, const s
     entries_[keeps ? stored : name] = {dtype, shape, stored};
 }
 
+void StateFile::replace(std::map<std::string, Entry> entries, std::map<std::string, std::string> metadata) {
+    entries_ = std::move(entries);
+    metadata_ = std::move(metadata);
+}
+
 bool StateFile::has_checksums() const {
     return safetensors_ != nullptr ? safetensors_->has_checksums() : torch_->file.is_zip();
 }
@@ -184,12 +189,21 @@ const StateFile::Entry& StateFile::entry(const std::string& name) const {
 
 template <typename To>
 std::vector<To> StateFile::read(const std::string& name) const {
-    const std::string& stored = entry(name).stored;
+    const auto& [dtype, shape, stored, computed] = entry(name);
+    if (computed) {
+        const std::vector<float> values = computed();
+        return {values.begin(), values.end()};
+    }
     return safetensors_ != nullptr ? safetensors_->read<To>(stored) : torch_->arrays.at(stored).read<To>();
 }
 
 Bytes StateFile::bytes(const std::string& name) const {
-    const std::string& stored = entry(name).stored;
+    const auto& [dtype, shape, stored, computed] = entry(name);
+    if (computed) {
+        const std::vector<float> values = computed();
+        const auto* begin = reinterpret_cast<const uint8_t*>(values.data());
+        return {begin, begin + values.size() * sizeof(float)};
+    }
     if (torch_ != nullptr) return torch_->arrays.at(stored).contiguous();
     const auto bytes = safetensors_->bytes(stored);
     return {bytes.begin(), bytes.end()};

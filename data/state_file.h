@@ -2,6 +2,7 @@
 // its zip or its older container.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -20,7 +21,8 @@ class StateFile {
     struct Entry {
         std::string dtype;  ///< as in data/elements.h
         std::vector<int64_t> shape;
-        std::string stored;  ///< the name in the file
+        std::string stored;                                 ///< the name in the file
+        std::function<std::vector<float>()> computed = {};  ///< where set: makes the elements, of F32
     };
 
     /// In a file of torch.save the tensors are those of the dict itself, or of the first of "model",
@@ -40,13 +42,17 @@ class StateFile {
     bool has_checksums() const;
     const std::map<std::string, Entry>& entries() const { return entries_; }
     bool contains(const std::string& name) const { return entries_.count(name) != 0; }
+    /// Other tensors and texts instead of the file's own, from which they are computed.
+    void replace(std::map<std::string, Entry> entries, std::map<std::string, std::string> metadata);
     /// The entry, or input_error naming file and tensor.
     const Entry& entry(const std::string& name) const;
     /// The elements in row-major order, converted as data/elements.h says.
     template <typename To>
     std::vector<To> read(const std::string& name) const;
-    /// The elements in row-major order as they are stored.
+    /// The elements in row-major order as they are stored, computed ones as F32.
     Bytes bytes(const std::string& name) const;
+    /// The file itself, where it is a safetensors file; else null.
+    const SafeTensors* safetensors() const { return safetensors_.get(); }
 
   private:
     struct Torch;

@@ -151,7 +151,7 @@ const Tensor& Lsq::activation_scale(int64_t part) const {
 
 Inspection Lsq::inspect(const Tensor& x) const {
     VVTQ_CHECK(ready_, "the quantizer has no step yet: quantize a tensor first");
-    return quant::inspect(x, params_with({}, inner(x.shape())).values());
+    return quant::inspect(x, values_for(x.shape()));
 }
 
 }  // namespace vvtq::quant

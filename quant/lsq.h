@@ -1,7 +1,7 @@
 // quant/: learned step size quantization. Reading this folder top to bottom teaches the method:
 // lsq (the quantizer) -> binary (one bit) -> registry (quantizers by name) -> calibrate (where steps start)
 // -> attach (which layer gets which) -> bin_regularizer (against oscillating weights) -> inspect (what a
-// quantizer did). docs/method.md walks along.
+// quantizer did); export/ writes models for other programs. docs/method.md walks along.
 //
 // lsq: integer codes with a learned step size (Esser et al. 2020) and module-dependent gradient scale.
 #pragma once
@@ -51,6 +51,10 @@ class Lsq : public nn::Quantizer {
     double offset() const { return beta_ == nullptr ? 0.0 : beta_->value().item(); }
 
     engine::CodeRange range() const { return range_; }
+    /// The parameters for x of this shape as a kernel takes them, without the gradient scale.
+    engine::QuantParams values_for(const engine::Shape& x) const {
+        return params_with({}, inner(x)).values();
+    }
     const nn::Variable& alpha() const { return *alpha_; }
     /// The gradient scale g (1) for x.
     nn::Tensor grad_scale(const nn::Tensor& x) const;

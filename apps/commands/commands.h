@@ -26,6 +26,9 @@ int command_predict(Options& options);
 /// `vvtq convert`: writes a checkpoint in another container, or with another program's names.
 int command_convert(Options& options);
 
+/// `vvtq export`: writes a model as a packed file or as ONNX.
+int command_export(Options& options);
+
 /// `vvtq bench step`: prints one line of JSON. `job` as in command_train.
 int command_bench_step(Options& options, Job* job);
 

@@ -211,6 +211,11 @@ std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkp
     return model;
 }
 
+std::string picture_crop(const Checkpoint& checkpoint) {
+    const std::string crop = checkpoint.info() ? checkpoint.info()->evaluation_crop : "";
+    return crop.empty() ? kCentralCrop : crop;
+}
+
 std::string other_classes_warning(const Checkpoint& checkpoint, const data::Dataset& dataset) {
     if (!checkpoint.info() || checkpoint.info()->class_names.empty()) return "";
     const std::vector<std::string>&theirs = checkpoint.info()->class_names, &ours = dataset.class_names();

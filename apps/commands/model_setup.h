@@ -43,6 +43,12 @@ void adopt_stored_bits(Options& options, const Checkpoint& checkpoint, nn::Model
 std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkpoint, int64_t classes,
                                       const Compute& compute, std::vector<std::string>& notes);
 
+inline constexpr const char* kCentralCrop = "0.875";  // 224 of 256
+
+/// How the checkpoint's run cut pictures for its evaluations ("whole", or the share of the shorter side that
+/// is kept); where it does not say, centrally.
+std::string picture_crop(const Checkpoint& checkpoint);
+
 /// A line for the log where the data set's classes are not those that the checkpoint's model was trained for;
 /// else, and where the checkpoint does not say, empty.
 std::string other_classes_warning(const Checkpoint& checkpoint, const data::Dataset& dataset);

@@ -118,9 +118,7 @@ std::string text_line(const std::string& path, const Prediction& prediction, siz
 }
 
 data::LoaderOptions picture_loader(const Options& options, const Checkpoint& checkpoint, int64_t image_size) {
-    constexpr const char* kCentral = "0.875";  // 224 of 256
-    std::string crop = checkpoint.info() ? checkpoint.info()->evaluation_crop : "";
-    if (crop.empty() || options.predict.center_crop) crop = kCentral;
+    std::string crop = options.predict.center_crop ? kCentralCrop : picture_crop(checkpoint);
     if (options.predict.whole) crop = "whole";
     data::LoaderOptions loader;
     loader.mode = data::LoaderMode::evaluation;

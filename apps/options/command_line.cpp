@@ -86,6 +86,23 @@ void define_convert(FlagTable& flags, Options& o) {
     flags.add("--num_classes", o.model.num_classes, "0: as many as the file has");
 }
 
+void define_export(FlagTable& flags, Options& o) {
+    flags.group("Files");
+    flags.add("checkpoint,--checkpoint", o.exporting.checkpoint, "checkpoint of the model");
+    flags.add("out,--output", o.exporting.output, "file to write: .safetensors (packed) or .onnx");
+    flags.add_switch("--float16", o.exporting.float16, "packed: all but the codes as floats of 16 bits");
+    flags.group("ONNX");
+    flags.add("--input", o.exporting.input,
+              "float: normalized pictures; pixels: bytes 0..255, normalized by the model");
+    flags.add(
+        "--style", o.exporting.style,
+        "how activations are quantized: uint8, the fastest in onnxruntime; int8-clip; native, in types of "
+        "their own width");
+    flags.add("--opset", o.exporting.opset,
+              "version of ONNX's operators; 0: the lowest that has what is used");
+    add_foreign_model(flags, o);
+}
+
 void define_predict(FlagTable& flags, Options& o) {
     o.data.batch_size = 32;
     flags.group("Files");
@@ -106,10 +123,7 @@ void define_predict(FlagTable& flags, Options& o) {
               "error, or skip: pictures that cannot be decoded are left out and counted");
     flags.add("-b,--batch-size", o.data.batch_size, "pictures in a batch");
     flags.add("-j,--workers", o.data.workers, "loading threads");
-    add_model(flags, o.model, false);
-    flags.add("--num_classes", o.model.num_classes, "0: as many as the file has");
-    flags.add("--wbits", o.quantizer.wbits, "needed where a quantized file does not say its bit widths");
-    flags.add("--abits", o.quantizer.abits, "needed where a quantized file does not say its bit widths");
+    add_foreign_model(flags, o);
     flags.group("Run");
     flags.add("--device", o.run.device, "auto, cpu or cuda");
     flags.add("--gpu", o.run.gpu, "which GPU; -1: the first");
@@ -190,6 +204,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         {&app, "train", define_train, "quantization-aware training; --evaluate only measures"},
         {&app, "predict", define_predict, "tell the classes of pictures"},
         {&app, "convert", define_convert, "write a checkpoint as .safetensors or .pth"},
+        {&app, "export", define_export, "write a trained model packed, or as ONNX"},
         {bench, "step", define_bench_step, "time a training step beside its matrix products"},
         {bench, "op", define_bench_op, "time the kernels of a step one by one, beside the device's ceilings"},
         {bench, "loader", define_bench_loader, "count the crops a second that pictures in folders give"},
@@ -209,8 +224,8 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
     }
     if (table == nullptr && !arguments.empty() && !arguments[0].starts_with("-") && !named(0, "bench")) {
         engine::input_error("unknown command ", arguments[0],
-                            "; commands are pretrain, softlabel, train, predict, convert, bench step, bench "
-                            "op, bench loader");
+                            "; commands are pretrain, softlabel, train, predict, convert, export, bench "
+                            "step, bench op, bench loader");
     }
     std::vector<std::string> words = table != nullptr ? table->in_own_spelling(arguments) : arguments;
     std::reverse(words.begin(), words.end());  // as CLI11 takes them

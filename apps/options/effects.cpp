@@ -101,6 +101,14 @@ void check_conversion(const Given& given, const Options& o) {
                       "without --model: tensors keep their names");
 }
 
+void check_export(const Given& given, const Options& o) {
+    if (o.exporting.output.ends_with(".onnx")) {
+        given.useless({"--float16"}, "on ONNX, which is written with floats of 32 bits");
+    } else {
+        given.useless({"--input", "--style", "--opset"}, "without an output that ends in .onnx");
+    }
+}
+
 }  // namespace
 
 bool has_low_bits(const QuantizerFlags& quantizer) {
@@ -117,6 +125,7 @@ void check_effects(const Options& o) {
     if (trains) check_training(given, o);
     if (o.command == "softlabel") check_labelling(given, o);
     if (o.command == "convert") check_conversion(given, o);
+    if (o.command == "export") check_export(given, o);
     if (!o.run.evaluate) check_pictures(given, o);
     if (o.quantizer.reg && !has_low_bits(o.quantizer) && !o.run.evaluate) {
         engine::input_error("--reg: needs quantized weights; set --wbits and --abits");

@@ -125,6 +125,9 @@ void check_ranges(const Options& o) {
     require(o.run.keep >= 0 && o.run.keep <= 1000000, "--keep", "0..1000000");
     require(one_of(o.run.on_nan, {"stop", "skip"}), "--on-nan", "stop or skip");
     require(o.run.print_freq >= 1, "--print-freq", "at least 1");
+    require(one_of(o.exporting.input, {"float", "pixels"}), "--input", "float or pixels");
+    require(one_of(o.exporting.style, {"uint8", "int8-clip", "native"}), "--style",
+            "uint8, int8-clip or native");
     require(o.predict.topk >= 1 && o.predict.topk <= 1000000, "--topk", "1..1000000");
     require(!o.predict.logits || o.predict.json, "--logits", "together with --json");
     require(!o.predict.whole || !o.predict.center_crop, "--whole", "left out with --center-crop");

@@ -123,6 +123,14 @@ struct ConvertFlags {
     bool drop_optimizer = false;
 };
 
+struct ExportFlags {
+    std::string checkpoint, output;
+    bool float16 = false;
+    std::string input = "float";
+    std::string style = "uint8";
+    int opset = 0;  // 0: the lowest that can say it
+};
+
 struct PredictFlags {
     std::string checkpoint;
     std::vector<std::string> images;  // files and folders
@@ -159,6 +167,7 @@ struct Options {
     ParallelFlags parallel;
     BenchFlags bench;
     ConvertFlags convert;
+    ExportFlags exporting;
     PredictFlags predict;
     std::vector<Flag> flags;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "apps/training/packed_file.h"
 #include "data/elements.h"
 #include "engine/check.h"
 #include "quant/attach.h"
@@ -37,6 +38,7 @@ void save_checkpoint(const std::string& path, const CheckpointInfo& info, const 
 Checkpoint::Checkpoint(const std::string& path, const std::string& flag)
     : path_(path), flag_(flag), file_(path) {
     if (!is_checkpoint(file_.metadata())) return;
+    if (is_packed(file_.metadata())) unpack(file_, path);
     info_ = from_metadata(file_.metadata(), path);
     if (info_->checked && !file_.has_checksums()) {
         engine::input_error(path,

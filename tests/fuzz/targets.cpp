@@ -9,6 +9,7 @@
 #include <string>
 
 #include "apps/options/options.h"
+#include "apps/training/packed_file.h"
 #include "apps/training/torch_checkpoint.h"
 #include "data/dataset.h"
 #include "data/fkd_labels.h"
@@ -59,7 +60,8 @@ void expect_input_error(const std::string& name, Action action) {
 void read_state(std::span<const uint8_t> bytes) {
     const MemoryFile file(bytes);
     expect_input_error(file.path(), [&] {
-        const StateFile state(file.path());
+        StateFile state(file.path());
+        if (apps::is_packed(state.metadata())) apps::unpack(state, file.path());
         uint64_t read = 0;
         for (const auto& [name, entry] : state.entries()) {
             constexpr uint64_t kMost = 1 << 24;  // elements, as the program reads what its model has
@@ -241,6 +243,19 @@ void write_fuzz_seeds(const std::string& folder) {
     for (const uint16_t bits : {1, 4, 16, 32}) {
         write(("bitmap/" + std::to_string(bits)).c_str(), plain_bmp(7, 5, bits, bits <= 8 ? 2 : 0, 0x35));
     }
+    // A packed model, without checksums so that damage goes further.
+    const std::string header =
+        R"({"__metadata__":{"format":"vvtq-checkpoint","format_version":"3",)"
+        R"("codes_table":"a.weight 3 2 2 3\n","f32_table":"a.alpha 2\n","f16_table":"a.bias 2\n"},)"
+        R"("codes":{"dtype":"U8","shape":[3],"data_offsets":[12,15]},)"
+        R"("f32":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+        R"("f16":{"dtype":"F16","shape":[2],"data_offsets":[8,12]}})";
+    Bytes model(sizeof(uint64_t));
+    model[0] = static_cast<uint8_t>(header.size());
+    model[1] = static_cast<uint8_t>(header.size() >> 8);
+    model.insert(model.end(), header.begin(), header.end());
+    model.resize(model.size() + 15, 0x3C);
+    write("safetensors/packed", model);
     // A checkpoint of torch with moments and metadata.
     const Bytes four(4), eight(8);
     const std::vector<apps::StoredTensor> state{{"a.weight", "F32", {2, 1}, eight},

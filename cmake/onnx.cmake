@@ -1,0 +1,18 @@
+# Looks for ONNX's protocol buffers, which `vvtq export OUT.onnx` writes. Sets VVTQ_HAS_ONNX and VVTQ_ONNX_SUMMARY.
+set(VVTQ_HAS_ONNX OFF)
+set(VVTQ_ONNX_SUMMARY "off")
+if(VVTQ_ONNX STREQUAL "off" OR NOT VVTQ_PROGRAM)
+  return()
+endif()
+
+find_package(ONNX CONFIG QUIET)
+find_package(Protobuf QUIET)
+if(NOT TARGET onnx_proto OR NOT Protobuf_FOUND)
+  if(VVTQ_ONNX STREQUAL "on")
+    message(FATAL_ERROR "VVTQ_ONNX=on, but ONNX or protobuf was not found; install libonnx-dev and libprotobuf-dev")
+  endif()
+  set(VVTQ_ONNX_SUMMARY "not found")
+  return()
+endif()
+set(VVTQ_HAS_ONNX ON)
+set(VVTQ_ONNX_SUMMARY "${ONNX_VERSION}")
