@@ -72,8 +72,6 @@ class Variable {
     /// The collected gradient; undefined where none has arrived.
     const Tensor& grad() const;
     void clear_grad();
-    /// The same for all handles on one variable.
-    const void* id() const { return state_.get(); }
     /// Replaces the gradient of a leaf (shape of the value, gradient_dtype): by a mean over processes.
     void set_grad(Tensor gradient);
 

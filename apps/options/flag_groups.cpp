@@ -48,6 +48,13 @@ void add_model(FlagTable& flags, ModelFlags& model, bool trains) {
     }
 }
 
+void add_foreign_model(FlagTable& flags, Options& o) {
+    add_model(flags, o.model, false);
+    flags.add("--num_classes", o.model.num_classes, "0: as many as the file has");
+    flags.add("--wbits", o.quantizer.wbits, "needed where a quantized file does not say its bit widths");
+    flags.add("--abits", o.quantizer.abits, "needed where a quantized file does not say its bit widths");
+}
+
 void add_data(FlagTable& flags, DataFlags& data, bool augments) {
     flags.group("Data");
     flags.add("--data", data.dir,

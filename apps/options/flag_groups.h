@@ -6,7 +6,10 @@
 
 namespace vvtq::apps {
 
+/// --model and the sizes of all families; where the command `trains`, classes and stochastic depth too.
 void add_model(FlagTable& flags, ModelFlags& model, bool trains);
+/// The model in a file that may not say what it holds: --model, sizes, classes and bit widths.
+void add_foreign_model(FlagTable& flags, Options& o);
 void add_data(FlagTable& flags, DataFlags& data, bool augments);
 /// The DeiT recipe; all of it is off by default.
 void add_augmentation(FlagTable& flags, DataFlags& data);
