@@ -74,7 +74,7 @@ TEST_CASE("jobs: processes with other flags, data or checkpoints refuse to train
         JobRun first = jobs.start(jobs.train("refused", more + c.common, 6) + by_hand(0, port));
         JobRun second = jobs.start(jobs.train("refused", more + common, 6) + by_hand(1, port) + c.flags);
         for (JobRun* run : {&first, &second}) check_end(run->ends_within(10), 2, c.words);
-        CHECK(is_free(port));
+        CHECK(becomes_free(port));
         CHECK(steps_of(jobs.file("refused")) == 0);
     }
 }
@@ -94,7 +94,7 @@ TEST_CASE("jobs: a port that is taken, and a process that does not come", "[jobs
     JobRun alone = jobs.start(jobs.train("none") + by_hand(0, port, 2));
     check_end(alone.ends_within(6), 1, {"rank 1 of 2 did not come to tcp://127.0.0.1:", "within 2 s"});
     CHECK(alone.seconds() > 1.5);
-    CHECK(is_free(port));
+    CHECK(becomes_free(port));
     JobRun machine = jobs.start(jobs.train("none", "--nproc 2", 6) + by_hand(1, port, 2));
     const Ended away = machine.ends_within(8);
     check_end(away, 1, {"vvtq train: error: rank ", ") could not reach rank 0 at tcp://127.0.0.1:"});

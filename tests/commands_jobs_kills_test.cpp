@@ -81,7 +81,7 @@ TEST_CASE("jobs: started processes die with the one that started them, and their
     const Ended ended = run.ends_within(kTimeout / 2);
     CHECK(ended.status == 1000 + SIGKILL);
     CHECK(ended.err == "");
-    CHECK(is_free(port));
+    CHECK(becomes_free(port));
     goes_on(jobs, "killed", more);
 }
 
@@ -125,7 +125,7 @@ TEST_CASE("jobs: of processes started by hand one is killed: the other ends with
         check_end((rank == 0 ? second : first).ends_within(kTimeout / 2), 1,
                   {"vvtq train: error: " + rank_name(rank), "connection lost"});
         CHECK((rank == 0 ? first : second).ends_within(kTimeout / 2).status == 1000 + SIGKILL);
-        CHECK(is_free(port));
+        CHECK(becomes_free(port));
     }
     goes_on(jobs, "killed", kMore + processes(2, kTimeout));
 }

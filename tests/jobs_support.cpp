@@ -204,4 +204,10 @@ int free_tcp_port() { return listen_once(0); }
 
 bool is_free(int port) { return listen_once(port) == port; }
 
+bool becomes_free(int port) {
+    for (int i = 0; i < 100 && !is_free(port); ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    return is_free(port);
+}
+
 }  // namespace vvtq::tests

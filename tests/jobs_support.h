@@ -95,5 +95,7 @@ void check_end(const Ended& ended, int status, const std::vector<std::string>& w
 int free_tcp_port();
 /// Whether a program may listen there.
 bool is_free(int port);
+/// Within two seconds: the last of killed processes ends soon after the one that is waited for.
+bool becomes_free(int port);
 
 }  // namespace vvtq::tests
