@@ -29,8 +29,8 @@ class Communicator {
     /// "NCCL 2.28.9", "Gloo".
     virtual std::string description() const = 0;
 
-    /// Of each tensor x: x = the sum of the x of all processes; f32, f64 or bf16. The same bits on all of them. Which order the
-    /// terms are added in depends on the sizes alone.
+    /// Of each tensor x: x = the sum of the x of all processes; f32, f64 or bf16. The same bits on all of
+    /// them. Which order the terms are added in depends on the sizes alone.
     virtual void all_reduce(const std::vector<Tensor>& tensors) = 0;
     /// all = the `part` of rank 0, 1, ..., one behind the other; numel of `all` is that of `part` times size;
     /// any dtype.

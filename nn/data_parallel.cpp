@@ -22,6 +22,11 @@ DataParallel::DataParallel(const DataParallelOptions& options, engine::Device de
                " buckets");
     VVTQ_CHECK(options.shards == 1 || (options.shards % processes() == 0 && !options.reduce_bf16),
                options.shards, " shards for ", processes(), " processes");
+    if (options.reduce_bf16 && master == engine::DType::f64) {
+        engine::input_error(
+            "`reduce_precision` bf16: gradients of `precision` fp64 are sent as they are; "
+            "leave it out");
+    }
     if (options.shards > 1) local_shards_ = options.shards / processes();
 }
 

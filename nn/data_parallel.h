@@ -23,7 +23,7 @@ struct DataParallelOptions {
 class DataParallel {
   public:
     /// `master` is the dtype of gradients. Throws Error(Fault::internal) where shards and processes do not
-    /// divide.
+    /// divide, Error(Fault::input) for reduce_bf16 beside f64.
     DataParallel(const DataParallelOptions& options, engine::Device device, engine::DType master);
 
     /// How many shards this process carries, one after the other: 1 with one shard.

@@ -192,3 +192,17 @@ TEST_CASE("labels and classes that do not fit are refused") {
     refused(scratch, on_data, {labels, "truncated"});
     CHECK_FALSE(fs::exists(scratch / "q/checkpoint.safetensors"));
 }
+
+TEST_CASE("where no evaluation picture can be read and all are left out, the run ends well", "[bad-input]") {
+    const Scratch scratch;
+    write_folder_dataset(scratch / "data", 3, 4);
+    for (const auto& entry : fs::recursive_directory_iterator(scratch / "data/val")) {
+        if (entry.is_regular_file()) fs::resize_file(entry.path(), 4);
+    }
+    const Ended ended = run_vvtq(
+        pretrain_on(scratch, "folder", "data") + " --device cpu --warmup-epochs 0 --on-bad-image skip",
+        scratch.path());
+    INFO(ended.err);
+    CHECK(ended.status == 0);
+    CHECK(ended.out.find("=> done: ") != std::string::npos);
+}

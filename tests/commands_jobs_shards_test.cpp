@@ -59,6 +59,7 @@ TEST_CASE("jobs: a batch counts as a whole or as shards, and processes must divi
     refused("--shards 4 " + processes(3), {"--shards 4: cannot be shared out over 3 processes"});
     refused(processes(5), {"--batch-size"});
     refused("--shards 5", {"--batch-size 12: cannot be cut into 5 equal parts"});
+    refused("--precision fp64 --reduce-precision bf16 " + processes(2), {"--reduce-precision bf16"});
 }
 
 TEST_CASE("jobs: any number of processes resumes a run of another number", "[jobs]") {

@@ -55,11 +55,13 @@ BenchModel::BenchModel(Options& options)
     optimizer = std::make_unique<nn::Adamw>(model->parameters(), nn::AdamwOptions{});
 }
 
-void BenchModel::load_batch(const Options& options, int parts) {
-    const int64_t size = options.data.batch_size;
-    if (size % parts != 0)
-        engine::input_error("`batch_size` ", size, ": cannot be cut into ", parts, " equal parts");
-    place = random_batch(*this, size / parts, options.run.seed);
+void BenchModel::load_batch(const Options& options, int processes, int shards) {
+    const int64_t size = options.data.batch_size, parts = std::max(processes, shards);
+    if (size % parts != 0) {
+        engine::input_error("`batch_size` ", size, ": cannot be cut into ", parts,
+                            " equal parts; use a multiple of ", parts);
+    }
+    place = random_batch(*this, size / processes, options.run.seed);
 }
 
 std::vector<engine::KernelCall> BenchModel::calls_of_step(bool products_only) {

@@ -16,8 +16,9 @@ struct BenchModel {
     /// Of --model, its sizes, bit widths and --batch-size. Throws Error(Fault::input) where they do not fit.
     explicit BenchModel(Options& options);
 
-    /// Makes place for one of `parts` equal parts of the batch and fills it. Throws engine::OutOfMemory.
-    void load_batch(const Options& options, int parts = 1);
+    /// Makes place for one process's equal part of the batch and fills it. Throws engine::OutOfMemory, and
+    /// Error(Fault::input) where processes or shards do not divide it.
+    void load_batch(const Options& options, int processes = 1, int shards = 1);
     /// The kernel calls of one training step, enqueued one by one; the whole step is taken.
     std::vector<engine::KernelCall> calls_of_step(bool products_only);
 

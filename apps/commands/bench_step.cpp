@@ -47,14 +47,16 @@ std::vector<double> timed_steps(engine::Runtime& runtime, int count, const std::
     return ms;
 }
 
-/// What processes add to a step: the same step by each process alone, and the sum of as many bytes alone.
+/// What processes add to a step of one shard: the same step by each process alone, and the sum of as many
+/// bytes alone.
 void measure_parts(const Options& options, BenchModel& bench, size_t bytes, const Processes& processes,
                    Times& times) {
     engine::Runtime& runtime = engine::runtime(bench.compute.device);
     TrainingStep alone(*bench.model, *bench.optimizer, *bench.place,
                        {bench.compute.dtype, 0.0, !options.run.no_graph});
-    const nn::Tensor gradients = nn::Tensor::zeros({static_cast<int64_t>(bytes / sizeof(float))},
-                                                   engine::DType::f32, bench.compute.device);
+    const auto dtype = options.parallel.reduce_precision == "bf16" ? engine::DType::bf16 : engine::DType::f32;
+    const nn::Tensor gradients({static_cast<int64_t>(bytes / engine::size_of(dtype))}, dtype,
+                               bench.compute.device);
     const auto step = [&] { alone.submit(bench.rates); };
     const auto take_until = [&](size_t left) {
         while (alone.pending() > left) alone.take();
@@ -72,7 +74,7 @@ void measure_parts(const Options& options, BenchModel& bench, size_t bytes, cons
 
 Times measure(const Options& options, BenchModel& bench, const Processes& processes) {
     engine::Runtime& runtime = engine::runtime(bench.compute.device);
-    bench.load_batch(options, processes.size);
+    bench.load_batch(options, processes.size, options.parallel.shards);
     TrainingStep step(*bench.model, *bench.optimizer, *bench.place,
                       {bench.compute.dtype,
                        0.0,
@@ -81,6 +83,7 @@ Times measure(const Options& options, BenchModel& bench, const Processes& proces
                        {processes.communicator, options.parallel.shards,
                         options.parallel.reduce_precision == "bf16", options.parallel.buckets}});
     const auto work = [&] {
+        processes.progress(false);
         if (options.run.evaluate) {
             const autograd::NoGrad off_tape;
             bench.model->forward(bench.place->pictures(bench.compute.dtype));
@@ -124,7 +127,8 @@ Times measure(const Options& options, BenchModel& bench, const Processes& proces
         times.gemm_ms.push_back(timed(runtime, bare_products));
     }
     times.bytes = step.bytes_sent();
-    if (several && !options.run.evaluate) measure_parts(options, bench, times.bytes, processes, times);
+    if (several && !options.run.evaluate && options.parallel.shards == 1)
+        measure_parts(options, bench, times.bytes, processes, times);
     return times;
 }
 
@@ -135,7 +139,7 @@ int command_bench_step(Options& options, Job* job) {
     const Team team(job, bench.compute.device, options.launch.timeout);
     const Processes& processes = team.processes();
     share_parameters(*bench.model, processes);
-    install_interrupt_handler();
+    if (job == nullptr) install_interrupt_handler();  // else a signal ends all at once
     Times times;
     try {
         times = measure(options, bench, processes);

@@ -10,6 +10,16 @@
 namespace vvtq::apps {
 namespace {
 
+/// The place with the numbers of machines and of processes on each as they are: a launcher may not say them.
+Place counted(Job& job) {
+    Place place = job.place();
+    const auto local_ranks = job.exchange(std::to_string(place.local_rank));
+    const auto machines = std::count(local_ranks.begin(), local_ranks.end(), "0");
+    place.machines = std::max(1, static_cast<int>(machines));
+    place.local_size = (place.size + place.machines - 1) / place.machines;
+    return place;
+}
+
 /// Gives this process its share of the machine, and its device.
 void take_share(Options& options, const Place& place) {
     const auto divided = [&](int of_machine) {
@@ -46,7 +56,7 @@ int run_as(Options& options, const Place& place, int (*command)(Options&, Job*))
     int status = 1;
     try {
         options.with_flags_in_errors([&] {
-            take_share(options, place);
+            take_share(options, counted(job));
             status = command(options, &job);
         });
     } catch (const engine::OutOfMemory& error) {
@@ -69,7 +79,8 @@ int run_job(Options& options, int (*command)(Options&, Job*)) {
         flags.multiprocessing && flags.nproc == 0 && flags.backend != "gloo" && options.run.device != "cpu";
     const LaunchPlan plan = plan_launch(flags, environment(), asks_gpus ? count_gpus() : 0);
     if (!plan.place.several) {
-        for (const char* flag : {"--buckets", "--reduce-precision", "--dist-timeout", "--dist-backend"}) {
+        for (const char* flag :
+             {"--buckets", "--reduce-precision", "--dist-timeout", "--dist-backend", "--dist-url"}) {
             if (!options.given(flag)) continue;
             engine::input_error(flag,
                                 ": has no effect on one process; ask for several, for example by "

@@ -174,6 +174,8 @@ std::map<std::string, std::string> common_values(const Options& options, const T
         {"labels with fingerprint", value_text(info.labels)},
         {"training images with fingerprint", value_text(info.dataset)},
         {"a start after step", value_text(info.step)},
+        {"a start in epoch", value_text(info.epoch)},
+        {"a start behind batch", value_text(info.batch)},
         {"a best accuracy of", value_text(info.best_acc1)}};
     for (const nn::Field& field : nn::family_of(model.config()).fields) {
         std::visit([&](const auto& size) { values["a model of " + field.name] = value_text(size); },

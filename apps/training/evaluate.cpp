@@ -24,10 +24,10 @@ struct Sums {
     double pictures = 0, loss = 0, top1 = 0, top5 = 0;  // loss: summed over the pictures
 };
 
-/// The sums of all processes' batches; batch b is that of process b mod W. Empty where one was interrupted.
-std::vector<Sums> gather(const std::vector<Sums>& own, int64_t batches, bool stopped,
-                         const engine::Device device, const Processes& processes) {
-    if (processes.communicator == nullptr) return stopped ? std::vector<Sums>() : own;
+/// The sums of all processes' batches; batch b is that of process b mod W. Nothing where one was interrupted.
+std::optional<std::vector<Sums>> gather(const std::vector<Sums>& own, int64_t batches, bool stopped,
+                                        const engine::Device device, const Processes& processes) {
+    if (processes.communicator == nullptr) return stopped ? std::nullopt : std::optional(own);
     constexpr size_t kFields = 4;
     processes.exchange("");  // some have a batch more than others
     const auto size = static_cast<size_t>(processes.size);
@@ -111,10 +111,10 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
     }
     while (results.pending() > 0) read_one();
     const int64_t size = options.batch_size, batches = (dataset.size() + size - 1) / size;
-    const std::vector<Sums> all = gather(sums, batches, interrupted(), compute.device, processes);
-    if (all.empty()) return {};
+    const auto all = gather(sums, batches, interrupted(), compute.device, processes);
+    if (!all) return {};
     Sums total;
-    for (const Sums& of_batch : all) {
+    for (const Sums& of_batch : *all) {
         total.pictures += of_batch.pictures;
         total.loss += of_batch.loss;
         total.top1 += of_batch.top1;

@@ -16,4 +16,10 @@ void share_parameters(const nn::Module& model, const Processes& processes) {
     share_buffers(model, processes);
 }
 
+void share_moments(const nn::Adamw& optimizer, const Processes& processes) {
+    if (processes.communicator == nullptr) return;
+    for (const auto& [name, moment] : optimizer.state()) processes.communicator->broadcast(moment, 0);
+    processes.communicator->wait();
+}
+
 }  // namespace vvtq::apps

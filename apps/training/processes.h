@@ -7,6 +7,7 @@
 
 #include "engine/communicator.h"
 #include "nn/module.h"
+#include "nn/optimizer.h"
 
 namespace vvtq::apps {
 
@@ -29,5 +30,7 @@ struct Processes {
 void share_buffers(const nn::Module& model, const Processes& processes);
 /// Every process takes all parameters and buffers of the first one.
 void share_parameters(const nn::Module& model, const Processes& processes);
+/// Likewise the optimizer's moments.
+void share_moments(const nn::Adamw& optimizer, const Processes& processes);
 
 }  // namespace vvtq::apps

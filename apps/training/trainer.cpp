@@ -10,6 +10,7 @@
 #include "apps/training/explain.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/memory_fit.h"
+#include "apps/training/value_text.h"
 #include "engine/random.h"
 #include "quant/bin_regularizer.h"
 
@@ -46,6 +47,7 @@ Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const
     if (resumed != nullptr) {
         last_checkpoint_ = resumed->path();
         resumed->load_optimizer(optimizer_);
+        share_moments(optimizer_, processes_);
         const int64_t batches = next_pass_ < passes_.size() ? loader(passes_[next_pass_].crops).batches() : 0;
         if (info_.batch > batches) {
             engine::input_error("`resume`: the checkpoint stands at batch ", info_.batch, " of an epoch of ",
@@ -315,7 +317,7 @@ Outcome Trainer::end_pass(const Pass& pass) {
         info_.best_acc1 = best;  // that of the file, so that the next better one is written
     }
     save(kCheckpoint);
-    processes_.exchange("");
+    parse_text(processes_.exchange(value_text(info_.best_acc1)).front(), info_.best_acc1);
     return Outcome::finished;
 }
 
