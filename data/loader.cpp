@@ -77,7 +77,8 @@ void Loader::share_out() {
     if (size % runs != 0) {
         engine::input_error("`batch_size` ", size, ": cannot be cut into ", runs, " equal parts",
                             mirrored ? ", two for each process because pictures are mixed" : "",
-                            "; use a multiple of ", runs);
+                            "; use a multiple of ", runs,
+                            shards > 1 ? ", or other `shards`" : ", or another number of processes");
     }
     const int64_t each = mirrored ? size / runs : size / processes;
     for (int64_t i = 0; i < each; ++i) places_.push_back(options_.process * each + i);

@@ -32,7 +32,8 @@ void take_share(Options& options, const Place& place) {
     const int shards = options.parallel.shards;
     if (shards > 1 && shards % place.size != 0) {
         engine::input_error("--shards ", shards, ": cannot be shared out over ", place.size,
-                            " processes; use a multiple of ", place.size, ", or 1");
+                            " processes; use a multiple of ", place.size,
+                            ", or 1, or another number of processes");
     }
     if (options.run.gpu >= 0 && place.local_size > 1) {
         engine::input_error(

@@ -89,17 +89,19 @@ void define_convert(FlagTable& flags, Options& o) {
 void define_export(FlagTable& flags, Options& o) {
     flags.group("Files");
     flags.add("checkpoint,--checkpoint", o.exporting.checkpoint, "checkpoint of the model");
-    flags.add("out,--output", o.exporting.output, "file to write: .safetensors (packed) or .onnx");
-    flags.add_switch("--float16", o.exporting.float16, "packed: all but the codes as floats of 16 bits");
+    flags.add("out,--output", o.exporting.output, "file to write or replace: .safetensors (packed) or .onnx");
+    flags.add_switch("--float16", o.exporting.float16,
+                     "packed: write floats of 16 bits, not 32; codes stay exact");
     flags.group("ONNX");
-    flags.add("--input", o.exporting.input,
-              "float: normalized pictures; pixels: bytes 0..255, normalized by the model");
+    flags.add(
+        "--input", o.exporting.input,
+        "what the ONNX model takes: float, normalized pictures; pixels, bytes 0..255 that it normalizes");
     flags.add(
         "--style", o.exporting.style,
         "how activations are quantized: uint8, the fastest in onnxruntime; int8-clip; native, in types of "
         "their own width");
     flags.add("--opset", o.exporting.opset,
-              "version of ONNX's operators; 0: the lowest that has what is used");
+              "version of ONNX's operators, 20..27; 0: the lowest that has the types of this model");
     add_foreign_model(flags, o);
 }
 

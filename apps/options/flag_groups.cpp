@@ -155,30 +155,34 @@ void add_processes(FlagTable& flags, Options& o) {
     LaunchFlags& launch = o.launch;
     flags.group("Several processes");
     flags.add("--nproc", launch.nproc,
-              "train with so many processes on this machine, one for each GPU or a part of the CPU's cores; "
-              "0: with one");
+              "start so many processes on this machine, each with a GPU of its own or a part of the CPU's "
+              "cores; 0: start none");
     flags.add_switch("--multiprocessing-distributed", launch.multiprocessing,
-                     "train with one process for each GPU of this machine, or with --nproc processes");
+                     "start one process for each GPU of this machine, or --nproc processes");
     flags.add("--world-size", launch.world_size,
-              "machines that train together; without the two flags above: processes");
-    flags.add("--rank", launch.rank,
-              "number of this machine, from 0; without the first two flags: number of this process");
+              "number of machines that train together; without the two flags above: number of processes");
+    flags.add(
+        "--rank", launch.rank,
+        "which machine this is, from 0; without --nproc and --multiprocessing-distributed: which process");
     flags.add(
         "--dist-url", launch.url,
         "where all processes meet: tcp://HOST:PORT with the host of rank 0 and a free port there, "
-        "file:///PATH that all machines see, or env:// for MASTER_ADDR and MASTER_PORT; can be left out "
-        "on one machine");
-    flags.add("--dist-backend", launch.backend,
-              "what carries sums between processes: nccl for GPUs, gloo for CPUs; left out: by --device");
+        "file:///PATH that all machines see, or env:// for the variables MASTER_ADDR and MASTER_PORT; can "
+        "be left out if this command starts all processes, and under torchrun and SLURM");
+    flags.add(
+        "--dist-backend", launch.backend,
+        "what adds up gradients of processes: nccl for GPUs, gloo for CPUs; left out: --device decides");
     flags.add("--dist-timeout", launch.timeout,
               "seconds after which a process that is missing, dead or stuck ends the training");
     flags.add(
         "--shards", o.parallel.shards,
-        "cut each batch into so many parts that are computed one by one: then 1, 2, ... processes give the "
-        "same bits, and one process needs less memory (gradient accumulation); 1: the batch as a whole",
+        "cut each batch into so many parts that are computed one by one: then any number of processes that "
+        "divides it gives the same bits, and one process needs less memory (gradient accumulation); 1: the "
+        "batch as a whole",
         true);
     flags.add("--buckets", o.parallel.buckets,
-              "send gradients in so many pieces, the first ones while others are still computed");
+              "send gradients in so many pieces, the first ones while others are still computed; 1: all at "
+              "the end");
     flags.add("--reduce-precision", o.parallel.reduce_precision,
               "type in which gradients are sent and added up: fp32, or bf16 for half as many bytes");
 }
