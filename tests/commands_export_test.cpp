@@ -159,6 +159,7 @@ TEST_CASE("every flipped bit and every cut of a packed file is refused in one li
     write_bytes(path, flipped);
     files.refused("predict " + path + " " + files.picture, {path, "checksum", "'codes'"});
     write_bytes(path, {whole.begin(), whole.end() - 100});
+    files.refused("export " + files.q + " " + files.q, {files.q, "is the checkpoint itself"});
     files.refused("export " + path + " " + files.out, {path, "truncated"});
     CHECK_FALSE(fs::exists(files.out));
 }

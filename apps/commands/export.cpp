@@ -78,6 +78,12 @@ int command_export(Options& options) {
     if (flags.checkpoint.empty() || flags.output.empty()) {
         engine::input_error("name the checkpoint and the file to write: vvtq export CKPT OUT");
     }
+    std::error_code missing;
+    if (std::filesystem::equivalent(flags.checkpoint, flags.output, missing)) {
+        engine::input_error(
+            "'", data::printable(flags.output),
+            "' is the checkpoint itself, whose optimizer state would be lost; name another file");
+    }
     const bool packed = flags.output.ends_with(".safetensors");
     if (!packed && !flags.output.ends_with(".onnx")) {
         engine::input_error("'", data::printable(flags.output),
