@@ -77,7 +77,8 @@ std::unique_ptr<Upload> upload_to(const Tensor& target);
 /// Whether the device can be used; `kernels` and `runtime` say why it cannot.
 bool is_available(Device device);
 
-/// How many GPUs this process sees; 0 without CUDA. Takes none of them, but calls CUDA: do not fork afterwards.
+/// How many GPUs this process sees; 0 without CUDA. Takes none of them, but calls CUDA: do not fork
+/// afterwards.
 int gpu_count();
 
 /// Which GPU this process works on, counted from 0; has effect before its first use only.
