@@ -36,7 +36,15 @@ BatchShare DataParallel::share(int64_t shard) const {
     return {nullptr, first};
 }
 
-void DataParallel::lay_out(int64_t sums) {
+void DataParallel::make_sums(int64_t count) {
+    sums_ = Tensor({local_shards_, count}, engine::DType::f64, device_);
+    total_ = sums_.slice(0, 1).reshape({count});
+    if (options_.shards == 1) return;
+    total_ = Tensor({count}, engine::DType::f64, device_);
+    if (processes() > 1) gathered_sums_ = Tensor({options_.shards, count}, engine::DType::f64, device_);
+}
+
+void DataParallel::lay_out() {
     std::vector<size_t> order;  // the last layers' gradients arrive first
     int64_t all = 0;
     for (size_t i = leaves_.size(); i-- > 0;) {
@@ -64,13 +72,9 @@ void DataParallel::lay_out(int64_t sums) {
             in_place ? bucket.parts.reshape({bucket.size}) : Tensor({bucket.size}, master_, device_);
         largest = std::max(largest, bucket.size);
     }
-    sums_ = Tensor({local_shards_, sums}, engine::DType::f64, device_);
-    total_ = sums_.slice(0, 1).reshape({sums});
-    if (options_.shards == 1) return;
-    total_ = Tensor({sums}, engine::DType::f64, device_);
-    if (processes() == 1) return;
-    gathered_ = Tensor({options_.shards, largest}, master_, device_);
-    gathered_sums_ = Tensor({options_.shards, sums}, engine::DType::f64, device_);
+    if (options_.shards > 1 && processes() > 1) {
+        gathered_ = Tensor({options_.shards, largest}, master_, device_);
+    }
 }
 
 void DataParallel::pack(int64_t shard, const Bucket& bucket) {
@@ -101,30 +105,28 @@ void DataParallel::arrived(size_t leaf) {
 
 void DataParallel::backward(int64_t shard, const Variable& loss, std::vector<Variable> leaves,
                             const Tensor& sums) {
+    if (!sums_.defined()) make_sums(sums.numel());
+    engine::kernels(device_).copy(sums, sums_.slice(shard, shard + 1).reshape(sums.shape()));
+    if (alone()) return loss.backward();  // the mean of the gradients is what they are
     leaves_ = std::move(leaves);
-    std::unordered_map<const void*, size_t> index;
-    for (size_t i = 0; i < leaves_.size(); ++i) index[leaves_[i].id()] = i;
     arrivals_.resize(leaves_.size());
     for (Bucket& bucket : buckets_) {
         bucket.sent = false;
         bucket.missing = 0;
         for (const size_t leaf : bucket.leaves) bucket.missing += arrivals_[leaf];
     }
-    {
-        const bool watches = options_.shards == 1 && options_.processes != nullptr;
-        const autograd::LeafWatch watch(!watches ? std::function<void(const void*)>()
-                                                 : [&](const void* leaf) {
-                                                       const auto at = index.find(leaf);
-                                                       if (at != index.end()) arrived(at->second);
-                                                   });
+    if (options_.shards == 1) {
+        std::unordered_map<const void*, size_t> index;
+        for (size_t i = 0; i < leaves_.size(); ++i) index[leaves_[i].id()] = i;
+        const autograd::LeafWatch watch([&](const void* leaf) {
+            const auto at = index.find(leaf);
+            if (at != index.end()) arrived(at->second);
+        });
+        loss.backward();
+    } else {
         loss.backward();
     }
-    if (!sums_.defined()) lay_out(sums.numel());
-    engine::kernels(device_).copy(sums, sums_.slice(shard, shard + 1).reshape(sums.shape()));
-    if (alone()) {  // the mean of the gradients is what they are
-        leaves_.clear();
-        return;
-    }
+    if (buckets_.empty()) lay_out();
     for (const Bucket& bucket : buckets_) {
         if (!bucket.sent) pack(shard, bucket);
     }
@@ -177,7 +179,7 @@ Tensor DataParallel::reduce() {
 
 size_t DataParallel::bytes() const {
     size_t bytes = 0;
-    if (options_.processes == nullptr) return bytes;
+    if (options_.processes == nullptr) return bytes;  // nothing is sent
     for (const Bucket& bucket : buckets_) bytes += bucket.parts.bytes();
     return bytes;
 }

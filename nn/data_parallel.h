@@ -55,7 +55,9 @@ class DataParallel {
     };
     bool alone() const { return options_.processes == nullptr && options_.shards == 1; }
     int processes() const { return options_.processes == nullptr ? 1 : options_.processes->size(); }
-    void lay_out(int64_t sums);
+    void make_sums(int64_t count);
+    /// The buckets, from the gradients that the first backward pass left.
+    void lay_out();
     void pack(int64_t shard, const Bucket& bucket);
     /// Counts a gradient of a leaf, and sends its bucket where it was the last one of it.
     void arrived(size_t leaf);

@@ -1,10 +1,8 @@
 #include "apps/launch/agreement.h"
 
-#include <unistd.h>
-
-#include <array>
 #include <nlohmann/json.hpp>
 
+#include "apps/launch/sockets.h"
 #include "data/bytes.h"
 #include "engine/check.h"
 
@@ -12,10 +10,8 @@ namespace vvtq::apps {
 
 void require_agreement(const Processes& processes, const std::map<std::string, std::string>& own) {
     constexpr const char* kHost = "host";
-    std::array<char, 256> host{};
-    ::gethostname(host.data(), host.size() - 1);
     nlohmann::json text(own);
-    text[kHost] = host.data();
+    text[kHost] = host_name();
     // flags may hold any bytes
     const auto all = processes.exchange(text.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
     std::vector<nlohmann::json> values;

@@ -26,14 +26,15 @@ using Environment = std::map<std::string, std::string>;
 /// The variables of this process.
 Environment environment();
 
-/// What this command is to start or to be. Throws Error(Fault::input) naming the flag or variable that is
-/// missing or contradicts another. The first of these that says something counts: flags, torchrun (RANK,
-/// WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT), SLURM (SLURM_PROCID, SLURM_NTASKS,
-/// SLURM_LOCALID, SLURM_JOB_NODELIST), Open MPI (OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK).
 struct LaunchPlan {
     Place place;    // of this process, or of the first one that it starts
     int start = 0;  // processes to start on this machine; 0: this process is one itself
 };
+
+/// What this command is to start or to be. Throws Error(Fault::input) naming the flag or variable that is
+/// missing or contradicts another. The first of these that says something counts: flags, torchrun (RANK,
+/// WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT), SLURM (SLURM_PROCID, SLURM_NTASKS,
+/// SLURM_LOCALID, SLURM_JOB_NODELIST), Open MPI (OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK).
 LaunchPlan plan_launch(const LaunchFlags& flags, const Environment& environment, int gpus);
 
 /// How many GPUs a process started here would see; 0 without CUDA. Asks in a process of its own, because a

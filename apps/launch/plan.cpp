@@ -19,6 +19,16 @@ std::string meeting_url(const LaunchFlags& flags, const Environment& environment
     return flags.url.empty() ? otherwise : parse_meeting(flags.url, "--dist-url").url();
 }
 
+/// The same for --world-size `size`: one alone meets on the loopback device.
+std::string url_of_world(const LaunchFlags& flags, const Environment& environment, int size) {
+    const std::string url = meeting_url(flags, environment, size == 1 ? "tcp://127.0.0.1:0" : "");
+    if (url.empty()) {
+        input_error("--world-size ", size, " without --dist-url: give tcp://HOST:PORT, with the host of ",
+                    "--rank 0 and a free port there");
+    }
+    return url;
+}
+
 /// The flag's number, or with env:// the variable's; -1: neither.
 int number(int flag, const char* name, const LaunchFlags& flags, const Environment& environment) {
     if (flag >= 0 || flags.url != "env://" || environment.count(name) == 0) return flag;
@@ -55,11 +65,7 @@ LaunchPlan start_processes(const LaunchFlags& flags, const Environment& environm
     const int machine = number(flags.rank, "RANK", flags, environment);
     check_rank(machine, machines, "machines");
     if (machines > kMostProcesses / local) input_error("--world-size ", machines, ": too many machines");
-    const std::string url = meeting_url(flags, environment, machines == 1 ? "tcp://127.0.0.1:0" : "");
-    if (url.empty()) {
-        input_error("--world-size ", machines, " without --dist-url: give tcp://HOST:PORT, with the host of ",
-                    "--rank 0 and a free port there");
-    }
+    const std::string url = url_of_world(flags, environment, machines);
     return {{std::max(0, machine) * local, machines * local, 0, local, machines, url, true}, local};
 }
 
@@ -69,11 +75,7 @@ LaunchPlan by_hand(const LaunchFlags& flags, const Environment& environment) {
     const int rank = number(flags.rank, "RANK", flags, environment);
     if (size < 0) input_error("--rank ", rank, " without --world-size: give the number of processes");
     check_rank(rank, size, "processes");
-    const std::string url = meeting_url(flags, environment, size == 1 ? "tcp://127.0.0.1:0" : "");
-    if (url.empty()) {
-        input_error("--world-size ", size, " without --dist-url: give tcp://HOST:PORT, with the host of ",
-                    "--rank 0 and a free port there");
-    }
+    const std::string url = url_of_world(flags, environment, size);
     return {{std::max(0, rank), size, 0, 1, size, url, true}, 0};
 }
 

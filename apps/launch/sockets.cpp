@@ -9,12 +9,12 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstring>
 #include <memory>
 #include <utility>
 
+#include "apps/training/value_text.h"
 #include "data/bytes.h"
 #include "engine/check.h"
 
@@ -121,9 +121,7 @@ std::string Meeting::url() const {
 
 int parse_number(const std::string& text, const std::string& source, int low, int high) {
     int value = 0;
-    const char* end = text.data() + text.size();
-    const auto [next, error] = std::from_chars(text.data(), end, value);
-    if (error != std::errc() || next != end || value < low || value > high) {
+    if (!parse_text(text, value) || value < low || value > high) {
         input_error(source, " `", data::printable(text), "`: must be a whole number from ", low, " to ",
                     high);
     }

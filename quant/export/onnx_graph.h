@@ -12,6 +12,8 @@ class OnnxGraph {
   public:
     using Attributes = std::map<std::string, OnnxAttribute>;
 
+    OnnxGraph();
+
     /// The layer that following nodes are named after: "blocks.0.attn".
     void enter(const std::string& layer) { layer_ = layer; }
 
@@ -36,11 +38,10 @@ class OnnxGraph {
 
     /// The lowest operator set that has all types and ops in use.
     int lowest_opset() const { return lowest_opset_; }
-    /// Says that something needs this operator set.
-    void need_opset(int opset) { lowest_opset_ = std::max(lowest_opset_, opset); }
     OnnxModel& model() { return model_; }
 
   private:
+    void need_opset(int opset) { lowest_opset_ = std::max(lowest_opset_, opset); }
     std::string store(OnnxType type, const std::vector<int64_t>& shape, std::vector<uint8_t> bytes);
 
     OnnxModel model_;
@@ -48,8 +49,6 @@ class OnnxGraph {
     int lowest_opset_;
     std::map<std::string, int> names_;        // how often each was asked for
     std::multimap<uint64_t, size_t> stored_;  // constants by the hash of their bytes
-  public:
-    OnnxGraph();
 };
 
 /// Bits of an element.

@@ -1,4 +1,4 @@
-// onnx_quantize: how an ONNX model quantizes. FACTS of onnxruntime's integer products decide the forms.
+// onnx_quantize: how an ONNX model quantizes. The forms are those that onnxruntime multiplies as integers.
 #pragma once
 
 #include "engine/kernels.h"
