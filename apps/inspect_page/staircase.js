@@ -131,7 +131,7 @@ function codesFigure(state) {
     const most = Math.max(d3.max(state.now.occupancy), d3.max(state.learned.occupancy)) || 1;
     const y = d3.scaleLinear([0, most], [bottom, top]), every = Math.ceil(codes.length / Math.max(2, width / 40));
     const bar = (shares, name) => svg.append('g').attr('class', name).selectAll('rect').data(shares).join('rect')
-      .attr('x', (_, i) => x(codes[i])).attr('width', x.bandwidth()).attr('y', y).attr('height', (each) => bottom - y(each));
+      .attr('x', (_, i) => x(codes[i])).attr('width', x.bandwidth()).attr('y', y).attr('height', (each) => bottom - y(each)).attr('data-share', (each) => each);
     bar(state.now.occupancy, 'occupancy');
     bar(state.learned.occupancy, 'outline');
     axes(svg, { x: x.copy(), y, left, bottom, yFormat: d3.format('.0%'), yTicks: 4, xTitle: 'code q', xFormat: (code) => ((code - low) % every ? '' : code) });

@@ -29,7 +29,7 @@ function rowsAndColumns(quantizers) {
 }
 
 const COLOURINGS = [
-  { key: 'snr', label: 'signal to noise', title: 'signal to noise (the ends stand for less and for more)', value: (q) => q.snr_db, text: show.db, scale: (t) => d3.interpolateViridis(t) },
+  { key: 'snr', label: 'signal to noise', title: 'signal to noise (8 bits may lie beyond)', value: (q) => q.snr_db, text: show.db, scale: (t) => d3.interpolateViridis(t) },
   { key: 'sensitivity', label: 'sensitivity', title: 'loss that the quantizer adds', value: addedLoss, text: (x) => show.signed(x, show.number), scale: (t) => d3.interpolateViridis(1 - t) },
 ];
 
@@ -42,8 +42,9 @@ function modelTree() {
     (isNumber(addedLoss(q)) ? `, adds ${show.signed(addedLoss(q), show.number)} to the loss` : '');
 
   function colours() {
-    const values = quantizers.map(colouring.value).filter(isNumber).sort(d3.ascending);
-    const low = d3.quantile(values, 0.05) || 0, high = d3.quantile(values, 0.9) || 1;  // a few layers have 8 bits
+    const of = (some) => some.map(colouring.value).filter(isNumber);
+    const few = of(quantizers.filter((q) => q.bits < 8)), values = few.length > 0 ? few : of(quantizers);
+    const [low, high] = values.length > 0 ? d3.extent(values) : [0, 1];
     const to = d3.scaleLinear([low, high === low ? low + 1 : high], [0, 1]).clamp(true);
     return { low, high: high === low ? low + 1 : high, of: (x) => colouring.scale(to(x)) };
   }
@@ -55,13 +56,13 @@ function modelTree() {
     const ahead = cells.map((cell, i) => ({ i, along: (cell.x - here.x) * step[0] + (cell.y - here.y) * step[1],
       aside: Math.abs((cell.x - here.x) * step[1]) + Math.abs((cell.y - here.y) * step[0]) }))
       .filter((cell) => cell.along > 0.5).sort((a, b) => a.aside * 4 + a.along - b.aside * 4 - b.along);
-    if (ahead.length > 0) focus(ahead[0].i);
+    if (ahead.length > 0) cells[ahead[0].i].node.focus();
   }
-  function focus(i) {
+  /** The cell where the Tab key stops. */
+  function stop(i) {
     cells[current].node.setAttribute('tabindex', '-1');
     current = i;
     cells[i].node.setAttribute('tabindex', '0');
-    cells[i].node.focus();
   }
   function drawCell(svg, cell, x, y, width, height) {
     const value = colouring.value(cell.quantizer), colour = isNumber(value) ? scale.of(value) : 'none', i = cells.length;
@@ -69,7 +70,10 @@ function modelTree() {
     const node = svg.append('g').attr('class', 'cell').attr('role', 'button').attr('tabindex', i === current ? 0 : -1)
       .attr('aria-label', sentence(cell.quantizer)).attr('data-name', cell.quantizer.name)
       .on('click', open).on('mouseenter', () => { readout.textContent = sentence(cell.quantizer); })
-      .on('focus', () => { readout.textContent = sentence(cell.quantizer); })
+      .on('focus', () => {
+        stop(i);
+        readout.textContent = sentence(cell.quantizer);
+      })
       .on('keydown', () => {
         if (d3.event.key === 'Enter' || d3.event.key === ' ') {
           d3.event.preventDefault();
@@ -99,15 +103,16 @@ function modelTree() {
     for (const row of rows) {
       const name = row.shared || row.branch ? row.branch : row.row;
       if (row.branch !== branch || !row.branch) {
+        const labels = row.shared && !headed;
         y += 20;
-        if (row.shared && !headed) {
+        if (labels) {
           y += 78;
           header(svg, y - 4, left, cellWidth);
           headed = true;
         }
-        svg.append('text').attr('class', 'branch').attr('x', 0).attr('y', y + (row.shared ? -6 : -4)).text(name || 'model');
+        svg.append('text').attr('class', 'branch').attr('x', 0).attr('y', y - (labels ? 84 : 4)).text(name || 'model');
         branch = row.branch;
-        trunk = y - 2;
+        trunk = y - (labels ? 78 : 0);
       }
       svg.append('path').attr('class', 'twig').attr('d', `M5,${trunk}V${y + height / 2}h${row.branch ? 7 : 24}`);
       if (row.branch) svg.append('text').attr('class', 'tick').attr('x', left - 6).attr('y', y + height / 2 + 4).attr('text-anchor', 'end').text(row.row);

@@ -1,7 +1,9 @@
 // For tests/page_test.py, from standard input to standard output:
 //   page_tool page       an inspection as JSON -> the page
-//   page_tool quantize   {"x", "bits", "signed", "weight", "step", "offset" or null} -> what the quantizer does to
+//   page_tool quantize   {"x", "bits", "signed", "weight", "step", "offset" or null} -> what the quantizer
+//   does to
 //                        x, with the gradients of L = sum (y - x)^2 / 2, in f64
+#include <cmath>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -35,11 +37,16 @@ ordered_json quantized(const ordered_json& input) {
     options.offset = !input["offset"].is_null();
     options.dtype = engine::DType::f64;
     if (options.bits == 1) {  // the step is the mean of |x|
-        quant::Binary binary(options);
-        const quant::Inspection found = quant::inspect(binary, x.value());
-        return {{"occupancy", found.occupancy},
-                {"clipped", found.clipped_share},
-                {"snr_db", found.signal_to_noise_db}};
+        const std::vector<double> y = quant::Binary(options)(x).value().to_vector();
+        std::vector<int64_t> occupancy(3, 0);
+        double clipped = 0, signal = 0, noise = 0;
+        for (size_t i = 0; i < y.size(); ++i) {
+            ++occupancy[y[i] < 0 ? 0 : (y[i] > 0 ? 2 : 1)];
+            clipped += std::fabs(values[i]) > 1 ? 1.0 / static_cast<double>(y.size()) : 0.0;
+            signal += values[i] * values[i];
+            noise += (values[i] - y[i]) * (values[i] - y[i]);
+        }
+        return {{"occupancy", occupancy}, {"clipped", clipped}, {"snr_db", 10 * std::log10(signal / noise)}};
     }
     quant::Lsq lsq(options);
     lsq.set_step(input["step"], options.offset ? input["offset"].get<double>() : 0.0);
