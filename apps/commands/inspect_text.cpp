@@ -43,52 +43,42 @@ double clipped_of(const ordered_json& entry) {
     return entry["clipped"]["below"].get<double>() + entry["clipped"]["above"].get<double>();
 }
 
-/// How many per cent of the loss go away with this quantizer.
+/// The share of the loss that goes away where this quantizer alone is float.
 double loss_share(const ordered_json& entry, const ordered_json& inspection) {
     if (entry["sensitivity"].is_null()) return 0;
     const double loss = inspection["data"]["loss"].get<double>();
-    return 100 * (loss - entry["sensitivity"]["float"]["loss"].get<double>()) / std::max(loss, 1e-9);
+    return (loss - entry["sensitivity"]["float"]["loss"].get<double>()) / std::max(loss, 1e-9);
 }
 
-/// A reason, and how many bits it costs.
-struct Reason {
-    double bits;
-    std::string text;
-};
-
+/// severity: the share of its bits that a quantizer loses to noise beyond the best one's, plus ten times the
+/// share of the loss that goes away with it. A tensor with one code loses all bits.
 void judge(ordered_json& entry, const ordered_json& inspection) {
     if (entry["occupancy"].is_null()) {
         entry["severity"] = nullptr;
         entry["reason"] = "not measured: needs pictures";
         return;
     }
-    constexpr double kBit = 6.02;  // dB
+    constexpr double kBit = 6.02, kLossWeight = 10;  // dB of a bit
     const int bits = entry["bits"].get<int>();
-    std::vector<Reason> reasons;
-    if (!entry["snr_db"].is_null()) {
-        const double snr = entry["snr_db"].get<double>(), best = quant::normal_signal_to_noise_db(bits);
-        reasons.push_back({std::max(0.0, (best - snr) / kBit), text("%.1f dB", snr) +
-                                                                   text(", where %d bits reach", bits) +
-                                                                   text(" %.1f dB on normal numbers", best)});
+    const double best = quant::normal_signal_to_noise_db(bits), entropy = entry["entropy"].get<double>();
+    const bool exact = entry["snr_db"].is_null();
+    const double snr = exact ? best : entry["snr_db"].get<double>();
+    double severity = entropy == 0 ? 1.0 : std::max(0.0, (best - snr) / kBit / bits);
+    std::string reason = entropy == 0 ? "all values have one code"
+                         : exact      ? "no noise: its values are those of its codes"
+                                      : text("%.1f dB", snr) + text(" (%d bits reach", bits) +
+                                       text(" %.1f dB on normal numbers)", best);
+    if (entropy > 0) {
+        reason += text("; codes carry %.2f", entropy) + text(" of %d bits", bits) +
+                  text("; %.0f %% clipped", 100 * clipped_of(entry));
     }
-    const double clipped = clipped_of(entry), entropy = entry["entropy"].get<double>();
-    const auto used = std::count_if(entry["occupancy"].begin(), entry["occupancy"].end(),
-                                    [](const ordered_json& share) { return share.get<double>() > 0; });
-    reasons.push_back({bits - entropy, used == 1 ? "all values have one code"
-                                                 : text("its codes carry %.2f", entropy) +
-                                                       text(" of %d bits", bits) +
-                                                       text(", %.0f %% are clipped", 100 * clipped)});
-    double severity = 0;
-    for (const Reason& reason : reasons) severity += reason.bits;
     const double share = loss_share(entry, inspection);
     if (share > 0) {
-        severity += share / 10;
-        reasons.push_back({share / 10, text("%.1f %% of the loss go away when it alone is float", share)});
+        severity += kLossWeight * share;
+        reason = text("%.1f %% of the loss go away when it alone is float; ", 100 * share) + reason;
     }
     entry["severity"] = severity;
-    const auto worst = std::max_element(reasons.begin(), reasons.end(),
-                                        [](const Reason& a, const Reason& b) { return a.bits < b.bits; });
-    entry["reason"] = worst->text;
+    entry["reason"] = reason;
 }
 
 /// A column that a table can be sorted by: its value, of which the least comes first.

@@ -68,7 +68,7 @@ struct QuantizerFlags {
     bool reg = false;
     bool head_wise = false;
     /// --bits: on the command line its file; then, and in checkpoints, the text of bits_file.h.
-    std::string bits;
+    std::string bits = "";
 };
 
 struct OptimizerFlags {
