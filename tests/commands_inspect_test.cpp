@@ -146,6 +146,14 @@ TEST_CASE("inspect tells of every quantizer, as JSON and on the terminal") {
     CHECK(has(text, "\n  1. " + (*worst)["name"].get<std::string>() + ": "));
     CHECK(has(text, "\n  5. "));
     CHECK(!has(text, "\n  6. "));
+    const std::string kinds = files.done("inspect --device cpu " + files.q + " --by-kind");
+    const std::vector<std::string> rows = lines_of(kinds);
+    const auto row = std::find_if(rows.begin(), rows.end(),
+                                  [](const std::string& line) { return line.starts_with("proj_q "); });
+    REQUIRE(row != rows.end());
+    char expected[64];
+    std::snprintf(expected, sizeof expected, "%.4g", q["variation"]["magnitude"].get<double>());
+    CHECK(has(*row, expected));
     std::vector<std::string> by_name =
         table_names(files.done("inspect --device cpu " + files.q + " --sort name"));
     CHECK(std::is_sorted(by_name.begin(), by_name.end()));
@@ -245,6 +253,7 @@ TEST_CASE("inspect refuses what it cannot do, in one line") {
     files.refused("inspect " + files.fp, {files.fp, "full-precision"});
     files.refused("inspect " + files.scratch / "missing", {"missing"});
     files.refused("inspect " + files.q + " --sort size", {"--sort", "severity"});
+    files.refused("inspect " + files.q + " --by-kind --sort snr", {"--sort", "--by-kind"});
     files.refused("inspect " + files.q + " --sensitivity", {"--sensitivity", "--data"});
     files.refused("inspect " + files.q + " --suggest-bits 1e6", {"--suggest-bits", "--sensitivity"});
     files.refused("inspect " + files.q + " --compare " + files.q, {"--compare", "--json"});

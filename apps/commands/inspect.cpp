@@ -82,7 +82,7 @@ int command_inspect(Options& options) {
         for (const char* left_out : {"attention", "training", "other"}) json.erase(left_out);
         found->json["other"] = std::move(json);
     }
-    std::cout << inspection_text(found->json, flags.sort);
+    std::cout << inspection_text(found->json, flags);
     if (!flags.suggest_bits.empty()) {
         const SuggestedBits suggested = suggest_bits(*found, flags);
         std::cout << '\n' << suggested.line << '\n';

@@ -159,20 +159,11 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
     return lines;
 }
 
-}  // namespace
+using Rows = std::vector<std::vector<std::string>>;
 
-void add_severity(ordered_json& inspection) {
-    for (ordered_json& entry : inspection["quantizers"]) judge(entry, inspection);
-}
-
-std::string inspection_text(const ordered_json& inspection, const std::string& sort) {
-    std::string lines = summary(inspection) + "\nworst:\n";
-    const auto worst = sorted(inspection, "severity");
-    for (size_t i = 0; i < std::min(kWorst, worst.size()); ++i) {
-        lines += text("  %zu. ", i + 1) + (*worst[i])["name"].get<std::string>() + ": " +
-                 (*worst[i])["reason"].get<std::string>() + '\n';
-    }
-    std::vector<std::vector<std::string>> rows = {
+/// One row for each quantizer.
+Rows quantizer_rows(const ordered_json& inspection, const std::string& sort) {
+    Rows rows = {
         {"quantizer", "bits", "step", "snr dB", "clipped %", "entropy", "outlier", "kurtosis", "bytes"}};
     const bool sensitivity = inspection["quantizers"][0].value("sensitivity", ordered_json()).is_object();
     if (sensitivity)
@@ -196,7 +187,57 @@ std::string inspection_text(const ordered_json& inspection, const std::string& s
             rows.back().push_back(cell("%.2f", known ? entry["sensitivity"][width]["top1"] : none));
         }
     }
-    return lines + '\n' + table(rows);
+    return rows;
+}
+
+/// One row for each kind of module and role: the means of what is measured.
+Rows kind_rows(const ordered_json& inspection) {
+    struct Kind {
+        std::string name, role;
+        double count = 0, magnitude = 0, outlier = 0, kurtosis = 0, snr = 0;
+    };
+    std::vector<Kind> kinds;
+    for (const ordered_json& entry : inspection["quantizers"]) {
+        const ordered_json& variation = entry["variation"];
+        if (variation.is_null() || variation["outlier"].is_null() || entry["snr_db"].is_null()) continue;
+        const auto name = entry["kind"].get<std::string>(), role = entry["role"].get<std::string>();
+        auto kind = std::find_if(kinds.begin(), kinds.end(),
+                                 [&](const Kind& k) { return k.name == name && k.role == role; });
+        if (kind == kinds.end()) {
+            kind = kinds.emplace(kinds.end());
+            kind->name = name;
+            kind->role = role;
+        }
+        kind->count += 1;
+        kind->magnitude += variation["magnitude"].get<double>();
+        kind->outlier += variation["outlier"].get<double>();
+        kind->kurtosis += variation["kurtosis"].get<double>();
+        kind->snr += entry["snr_db"].get<double>();
+    }
+    Rows rows = {{"kind", "of", "quantizers", "magnitude", "outlier", "kurtosis", "snr dB"}};
+    for (const Kind& kind : kinds) {
+        rows.push_back({kind.name, kind.role, text("%.0f", kind.count),
+                        text("%.4g", kind.magnitude / kind.count), text("%.1f", kind.outlier / kind.count),
+                        text("%.1f", kind.kurtosis / kind.count), text("%.1f", kind.snr / kind.count)});
+    }
+    return rows;
+}
+
+}  // namespace
+
+void add_severity(ordered_json& inspection) {
+    for (ordered_json& entry : inspection["quantizers"]) judge(entry, inspection);
+}
+
+std::string inspection_text(const ordered_json& inspection, const InspectFlags& flags) {
+    std::string lines = summary(inspection) + "\nworst:\n";
+    const auto worst = sorted(inspection, "severity");
+    for (size_t i = 0; i < std::min(kWorst, worst.size()); ++i) {
+        lines += text("  %zu. ", i + 1) + (*worst[i])["name"].get<std::string>() + ": " +
+                 (*worst[i])["reason"].get<std::string>() + '\n';
+    }
+    return lines + '\n' +
+           table(flags.by_kind ? kind_rows(inspection) : quantizer_rows(inspection, flags.sort));
 }
 
 }  // namespace vvtq::apps

@@ -81,8 +81,8 @@ void add_severity(ordered_json& inspection);
 /// "training", of metrics.jsonl files. Throws Error(Fault::input) naming a line that is none of such a file.
 ordered_json training_runs(const std::vector<std::string>& paths);
 
-/// The summary, the worst quantizers and the table, which `sort` orders.
-std::string inspection_text(const ordered_json& inspection, const std::string& sort);
+/// The summary, the worst quantizers and the table of quantizers or of their kinds.
+std::string inspection_text(const ordered_json& inspection, const InspectFlags& flags);
 
 /// A file for --bits within a budget, and a line that says what it costs.
 struct SuggestedBits {

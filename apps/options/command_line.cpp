@@ -151,6 +151,8 @@ void define_inspect(FlagTable& flags, Options& o) {
     flags.add("--json", o.inspect.json, "file to write everything to");
     flags.add("--html", o.inspect.html, "page for a browser to write");
     flags.add("--sort", o.inspect.sort, "severity, name, snr, clipped, entropy, bytes or sensitivity");
+    flags.add_switch("--by-kind", o.inspect.by_kind,
+                     "one row for each kind of module: how its values vary, on average");
     flags.group("Pictures");
     flags.add("--data", o.data.dir,
               "folder with val/<class>/ (or test/), or with idx files: adds activations");

@@ -114,6 +114,7 @@ void check_inspection(const Given& given, const Options& o) {
         given.useless({"--pictures", "--sensitivity", "--on-bad-image", "--batch-size", "--workers"},
                       "without --data or --dataset");
     }
+    if (o.inspect.by_kind) given.useless({"--sort"}, "with --by-kind, whose rows are in the model's order");
     if (o.inspect.sort == "sensitivity" && !o.inspect.sensitivity) {
         engine::input_error("--sort: sensitivity needs --sensitivity");
     }

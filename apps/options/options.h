@@ -146,7 +146,7 @@ struct InspectFlags {
     std::vector<std::string> metrics;
     std::string sort = "severity";
     int64_t pictures = 256;
-    bool sensitivity = false;
+    bool sensitivity = false, by_kind = false;
     std::string suggest_bits, bits_out, budget_of = "operations";
 };
 

@@ -26,16 +26,14 @@ void check_near(const std::vector<double>& got, const std::vector<double>& expec
 /// v = x / 0.5 = -2.6, -2, -0.6, -0.4, 0.2, 0.52, 0.8, 1.8 of codes -2..1
 const std::vector<double> kEight = {-1.3, -1.0, -0.3, -0.2, 0.1, 0.26, 0.4, 0.9};
 
-Lsq two_bits() {
-    Lsq q({.bits = 2, .weight = true, .dtype = DType::f64});
-    q.set_step(0.5);
-    return q;
-}
+struct TwoBits : Lsq {
+    TwoBits() : Lsq({.bits = 2, .weight = true, .dtype = DType::f64}) { set_step(0.5); }
+};
 
 }  // namespace
 
 TEST_CASE("inspect: codes, clipping, noise, entropy and distances of eight numbers") {
-    Lsq q = two_bits();
+    TwoBits q;
     const Inspection seen = inspect(q, values(kEight, {8}));
     CHECK(seen.codes == std::vector<int>{-2, -2, -1, 0, 0, 1, 1, 1});
     CHECK(seen.occupancy == std::vector<int64_t>{2, 1, 2, 3});
@@ -55,7 +53,7 @@ TEST_CASE("inspect: codes, clipping, noise, entropy and distances of eight numbe
 }
 
 TEST_CASE("inspect: parts of a tensor add up to the whole") {
-    Lsq q = two_bits();
+    TwoBits q;
     Inspection parts = inspect(q, values({kEight.begin(), kEight.begin() + 3}, {3}));
     parts.append(inspect(q, values({kEight.begin() + 3, kEight.end()}, {5})));
     const Inspection whole = inspect(q, values(kEight, {8}));
@@ -106,7 +104,7 @@ TEST_CASE("inspect: one bit has signs, and the step that follows from the tensor
 }
 
 TEST_CASE("inspect: a tensor that is met exactly has no noise") {
-    Lsq q = two_bits();
+    TwoBits q;
     const Inspection seen = inspect(q, values({-1, -0.5, 0, 0.5}, {4}));
     CHECK(std::isinf(seen.signal_to_noise_db));
     check_near({entropy_bits(seen.occupancy), distances(seen).center, variance_in_bins(seen)}, {2, 0, 0});
