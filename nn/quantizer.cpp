@@ -5,10 +5,10 @@
 namespace vvtq::nn {
 
 Variable QuantizerSlot::operator()(const Variable& x) {
-    if (!quantizer_) return x;
+    if (get() == nullptr) return x;
     const autograd::Scope scope(name());
     if (watcher_) watcher_(x.value());
-    return (*quantizer_)(x);
+    return (*get())(x);
 }
 
 Quantized QuantizerSlot::quantized(const Variable& x) {
@@ -18,9 +18,9 @@ Quantized QuantizerSlot::quantized(const Variable& x) {
 }
 
 std::optional<autograd::QuantParams> QuantizerSlot::fusable_params(int64_t numel) const {
-    if (!quantizer_) return autograd::QuantParams{};
+    if (get() == nullptr) return autograd::QuantParams{};
     if (watcher_) return {};
-    return quantizer_->params(numel);
+    return get()->params(numel);
 }
 
 Quantized QuantizerSlot::quantized_weight() {

@@ -117,7 +117,11 @@ class QuantizerSlot : public Module {
     /// 0 where there is one step in every configuration.
     int64_t step_heads() const { return step_heads_; }
     bool head_columns() const { return head_columns_; }
-    Quantizer* get() const { return quantizer_.get(); }
+    /// What quantizes here: the stand-in where there is one, else the slot's own quantizer; null: nothing.
+    Quantizer* get() const { return stand_in_ != nullptr ? stand_in_ : quantizer_.get(); }
+    /// Lets another quantizer take the place of the slot's own, in passes that begin from now on; null: no
+    /// longer. It is not part of the module tree.
+    void stand_in(Quantizer* quantizer) { stand_in_ = quantizer; }
     /// Once. The quantizer's parameters appear under the slot's path.
     void fill(std::unique_ptr<Quantizer> quantizer);
 
@@ -128,6 +132,7 @@ class QuantizerSlot : public Module {
     bool head_columns_ = false, idle_ = false;
     Variable weight_;
     std::unique_ptr<Quantizer> quantizer_;
+    Quantizer* stand_in_ = nullptr;
     std::optional<Quantized> prepared_;
     Tensor matrix_;
     const QuantizerSlot* previous_ = nullptr;

@@ -1,5 +1,8 @@
 #include "quant/attach.h"
 
+#include <fnmatch.h>
+
+#include <map>
 #include <memory>
 #include <unordered_set>
 
@@ -32,11 +35,33 @@ QuantizerOptions options_for(const nn::QuantizerSlot& slot, int bits, QuantizerO
     return options;
 }
 
+/// The widths that names ask for, by slot.
+std::map<const nn::QuantizerSlot*, int> widths_by_name(
+    nn::Module& model, const std::vector<std::pair<std::string, int>>& by_name) {
+    std::map<const nn::QuantizerSlot*, int> widths;
+    const auto named = slots_by_path(model);
+    for (const auto& [pattern, bits] : by_name) {
+        const int width = checked_bits(bits, "`bits`");
+        bool matched = false;
+        for (const auto& [path, slot] : named) {
+            if (::fnmatch(pattern.c_str(), path.c_str(), FNM_NOESCAPE) != 0) continue;
+            widths[slot] = width;
+            matched = true;
+        }
+        if (!matched) {
+            engine::input_error("`bits`: no quantizer of this model has a name like '", pattern,
+                                "'; `vvtq inspect` tells their names");
+        }
+    }
+    return widths;
+}
+
 }  // namespace
 
 void attach(nn::Module& model, const BitWidths& bits) {
     const int wbits = checked_bits(bits.weights, "`wbits`");
     const int abits = checked_bits(bits.activations, "`abits`");
+    const auto by_name = widths_by_name(model, bits.by_name);
     QuantizerOptions options{.fixed = bits.fixed_scale};
     const auto parameters = model.parameters();
     if (!parameters.empty()) {
@@ -46,7 +71,10 @@ void attach(nn::Module& model, const BitWidths& bits) {
     }
     for (const auto& [path, slot] : slots(model)) {
         const int configured = slot->values() == nn::Values::weight ? wbits : abits;
-        const int width = slot->bits() == nn::Bits::always_8 ? 8 : configured;
+        const auto named = by_name.find(slot);
+        const int width = named != by_name.end()               ? named->second
+                          : slot->bits() == nn::Bits::always_8 ? 8
+                                                               : configured;
         if (width == kFloat) continue;
         const bool weight = slot->values() == nn::Values::weight;
         const std::string name = width == 1 ? "binary"

@@ -16,12 +16,16 @@ struct BitWidths {
     int activations = -1;      // likewise
     bool fixed_scale = false;  // steps and offsets keep their start values
     bool head_wise = false;    // one step for each head in attention, where the model allows it
+    /// Widths of the slots whose path (of several one) matches a pattern, in which * stands for any text and
+    /// ? for any character; the last match counts, and goes before all of the above.
+    std::vector<std::pair<std::string, int>> by_name = {};
     std::string weight_quantizer = "lsq", activation_quantizer = "lsq";  // quant/registry.h; 1 bit: "binary"
 };
 
 /// Fills every quantizer slot below `model` that the bit widths ask for; call it once. First and last layers
-/// get 8 bits in every configuration. Steps take their dtype from the model's parameters. Throws
-/// Error(Fault::input) naming `wbits` or `abits` for other widths.
+/// get 8 bits in every configuration, unless `by_name` says otherwise. Steps take their dtype from the
+/// model's parameters. Throws Error(Fault::input) naming `wbits`, `abits` or `bits` for other widths, and a
+/// pattern that matches no slot.
 void attach(nn::Module& model, const BitWidths& bits);
 /// The same, and the pass that quantizes all weights of the model at once.
 void attach(nn::Model& model, const BitWidths& bits);

@@ -9,7 +9,7 @@
 #include <map>
 #include <optional>
 
-#include "quant/inspect.h"
+#include "quant/inspect/inspect.h"
 #include "quant/registry.h"
 
 namespace vvtq::quant {

@@ -23,6 +23,9 @@ int command_softlabel(Options& options);
 /// `vvtq predict`: prints the classes of pictures, one line each.
 int command_predict(Options& options);
 
+/// `vvtq inspect`: tells what the quantizers of a checkpoint do, on the terminal, as JSON and as a page.
+int command_inspect(Options& options);
+
 /// `vvtq convert`: writes a checkpoint in another container, or with another program's names.
 int command_convert(Options& options);
 

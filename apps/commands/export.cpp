@@ -29,6 +29,7 @@ CheckpointInfo info_of(const Checkpoint& checkpoint, const nn::Model& model,
     info.recipe = parse_options({"train", "--wbits", std::to_string(quantizer.wbits), "--abits",
                                  std::to_string(quantizer.abits)})
                       ->recipe();
+    info.recipe["bits"] = quantizer.bits;
     return info;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "apps/options/bits_file.h"
 #include "apps/training/explain.h"
 #include "apps/training/value_text.h"
 #include "data/bytes.h"
@@ -49,6 +50,10 @@ void check_asked(const ModelFlags& flags, const nn::ModelConfig& config) {
         if (!is_asked(size) || family.askable(name) != nullptr) continue;
         engine::input_error(flag_of(name), ": ", config.name, " has no such size; its sizes are ", known);
     }
+}
+
+bool gives_bits(const Options& options) {
+    return options.given("--wbits") || options.given("--abits") || options.given("--bits");
 }
 
 }  // namespace
@@ -161,6 +166,7 @@ QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& pa
     read("abits", flags.abits);
     read("fixed-scale", flags.fixed_scale);
     read("head-wise", flags.head_wise);
+    read("bits", flags.bits);
     return flags;
 }
 
@@ -187,8 +193,8 @@ std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkp
     auto model = make_model(resolve_config(options, &checkpoint, classes), compute, options.run.seed);
     if (checkpoint.quantized(*model)) {
         if (checkpoint.info()) {
-            if (options.given("--wbits") || options.given("--abits")) {
-                engine::input_error("--wbits, --abits: ", checkpoint.path(),
+            if (gives_bits(options)) {
+                engine::input_error("--wbits, --abits, --bits: ", checkpoint.path(),
                                     " says its bit widths; leave them out");
             }
             options.quantizer = quantizer_flags(*checkpoint.info(), checkpoint.path());
@@ -196,8 +202,8 @@ std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkp
             adopt_stored_bits(options, checkpoint, *model);
         }
         attach_quantizers(*model, options.quantizer);
-    } else if (options.given("--wbits") || options.given("--abits")) {
-        engine::input_error("--wbits, --abits: have no effect on ", checkpoint.path(),
+    } else if (gives_bits(options)) {
+        engine::input_error("--wbits, --abits, --bits: have no effect on ", checkpoint.path(),
                             ", which holds a full-precision model; leave them out");
     }
     const LoadReport report = checkpoint.load_parameters(*model, {.other_size = true});
@@ -231,7 +237,8 @@ std::string other_classes_warning(const Checkpoint& checkpoint, const data::Data
 
 std::string bits_text(const QuantizerFlags& quantizer) {
     const auto width = [](int bits) { return bits == -1 ? 32 : bits; };
-    return engine::concat("W", width(quantizer.wbits), "A", width(quantizer.abits));
+    return engine::concat("W", width(quantizer.wbits), "A", width(quantizer.abits),
+                          quantizer.bits.empty() ? "" : " with widths by name");
 }
 
 void require_finite(const nn::Model& model, const std::string& path) {
@@ -242,7 +249,8 @@ void require_finite(const nn::Model& model, const std::string& path) {
 }
 
 void attach_quantizers(nn::Model& model, const QuantizerFlags& quantizer) {
-    quant::attach(model, {quantizer.wbits, quantizer.abits, quantizer.fixed_scale, quantizer.head_wise});
+    quant::attach(model, {quantizer.wbits, quantizer.abits, quantizer.fixed_scale, quantizer.head_wise,
+                          parse_bits(quantizer.bits)});
 }
 
 }  // namespace vvtq::apps

@@ -53,7 +53,7 @@ std::string picture_crop(const Checkpoint& checkpoint);
 /// else, and where the checkpoint does not say, empty.
 std::string other_classes_warning(const Checkpoint& checkpoint, const data::Dataset& dataset);
 
-/// "W4A4"; 32 stands for floats.
+/// "W4A4", or "W4A4 with widths by name"; 32 stands for floats.
 std::string bits_text(const QuantizerFlags& quantizer);
 
 /// Throws Error(Fault::input) naming the first tensor of the file `path`, now in `model`, with values that

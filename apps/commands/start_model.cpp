@@ -49,7 +49,7 @@ void require_same_bits(const Checkpoint& finetuned, const QuantizerFlags& here) 
     if (!finetuned.info()) return;  // the file has `nbits`, or does not say
     const QuantizerFlags there = quantizer_flags(*finetuned.info(), finetuned.path());
     const auto differ = [](int a, int b) { return a > 0 && b > 0 && a <= 8 && b <= 8 && a != b; };
-    if (differ(there.wbits, here.wbits) || differ(there.abits, here.abits)) {
+    if (differ(there.wbits, here.wbits) || differ(there.abits, here.abits) || there.bits != here.bits) {
         engine::input_error("--keep-steps: ", finetuned.path(), " was trained with ", bits_text(there),
                             ", not ", bits_text(here),
                             "; steps belong to their bit widths: leave the flag out");

@@ -68,7 +68,7 @@ void agree_with(const Checkpoint& resumed, Options& options, std::vector<std::st
         }
         if (info.quantized) {
             options.adopt_recipe(recipe, resumed.path(),
-                                 {"--wbits", "--abits", "--fixed-scale", "--head-wise"});
+                                 {"--wbits", "--abits", "--fixed-scale", "--head-wise", "--bits"});
         }
         return;
     }

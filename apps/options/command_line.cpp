@@ -1,6 +1,7 @@
 // The commands and their flags, over CLI11.
 #include <algorithm>
 
+#include "apps/options/bits_file.h"
 #include "apps/options/flag_groups.h"
 #include "apps/options/options.h"
 #include "data/bytes.h"
@@ -105,6 +106,16 @@ void define_export(FlagTable& flags, Options& o) {
     add_foreign_model(flags, o);
 }
 
+/// Where a model computes.
+void add_place(FlagTable& flags, RunFlags& run) {
+    flags.group("Run");
+    flags.add("--device", run.device, "auto, cpu or cuda");
+    flags.add("--gpu", run.gpu, "which GPU; -1: the first");
+    flags.add("--precision", run.precision,
+              "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32");
+    flags.add("--threads", run.threads, "computing threads; 0: all cores");
+}
+
 void define_predict(FlagTable& flags, Options& o) {
     o.data.batch_size = 32;
     flags.group("Files");
@@ -126,12 +137,41 @@ void define_predict(FlagTable& flags, Options& o) {
     flags.add("-b,--batch-size", o.data.batch_size, "pictures in a batch");
     flags.add("-j,--workers", o.data.workers, "loading threads");
     add_foreign_model(flags, o);
-    flags.group("Run");
-    flags.add("--device", o.run.device, "auto, cpu or cuda");
-    flags.add("--gpu", o.run.gpu, "which GPU; -1: the first");
-    flags.add("--precision", o.run.precision,
-              "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32");
-    flags.add("--threads", o.run.threads, "computing threads; 0: all cores");
+    add_place(flags, o.run);
+}
+
+void define_inspect(FlagTable& flags, Options& o) {
+    o.data.batch_size = 32;
+    flags.group("Files");
+    flags.add("checkpoint,--checkpoint", o.inspect.checkpoint, "checkpoint of a quantized model");
+    flags.add("--compare", o.inspect.compare, "a second checkpoint, for the JSON file and the page");
+    flags.add("--metrics", o.inspect.metrics, "metrics.jsonl of one run or several, for the same")
+        ->expected(-1);
+    flags.group("Output");
+    flags.add("--json", o.inspect.json, "file to write everything to");
+    flags.add("--html", o.inspect.html, "page for a browser to write");
+    flags.add("--sort", o.inspect.sort, "severity, name, snr, clipped, entropy, bytes or sensitivity");
+    flags.add_switch("--by-kind", o.inspect.by_kind,
+                     "one row for each kind of module: how its values vary, on average");
+    flags.group("Pictures");
+    flags.add("--data", o.data.dir,
+              "folder with val/<class>/ (or test/), or with idx files: adds activations");
+    flags.add("--dataset", o.data.dataset, "folder, fashion-mnist or cifar10");
+    flags.add("--pictures", o.inspect.pictures, "at most so many, spread evenly over the evaluation set");
+    flags.add_switch("--sensitivity", o.inspect.sensitivity,
+                     "loss and accuracy where each quantizer alone is float, and where it alone has 2 bits");
+    flags.add("--on-bad-image", o.data.on_bad_image,
+              "error, or skip: pictures that cannot be decoded are left out and counted");
+    flags.add("-b,--batch-size", o.data.batch_size,
+              "pictures in a batch; activations are those of the first");
+    flags.add("-j,--workers", o.data.workers, "loading threads");
+    flags.group("Bits by layer");
+    flags.add("--suggest-bits", o.inspect.suggest_bits,
+              "budget for widths by name, from --sensitivity: a number, or what widths such as W3A3 cost");
+    flags.add("--budget-of", o.inspect.budget_of, "operations or bytes");
+    flags.add("--bits-out", o.inspect.bits_out, "file to write them to, for --bits of `vvtq train`");
+    add_foreign_model(flags, o);
+    add_place(flags, o.run);
 }
 
 /// What `bench step` and `bench op` share.
@@ -205,6 +245,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         {&app, "softlabel", define_softlabel, "let a teacher label crops of the training pictures"},
         {&app, "train", define_train, "quantization-aware training; --evaluate only measures"},
         {&app, "predict", define_predict, "tell the classes of pictures"},
+        {&app, "inspect", define_inspect, "tell what the quantizers of a checkpoint do"},
         {&app, "convert", define_convert, "write a checkpoint as .safetensors or .pth"},
         {&app, "export", define_export, "write a trained model packed, or as ONNX"},
         {bench, "step", define_bench_step, "time a training step beside its matrix products"},
@@ -225,9 +266,10 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         }
     }
     if (table == nullptr && !arguments.empty() && !arguments[0].starts_with("-") && !named(0, "bench")) {
-        engine::input_error("unknown command ", arguments[0],
-                            "; commands are pretrain, softlabel, train, predict, convert, export, bench "
-                            "step, bench op, bench loader");
+        engine::input_error(
+            "unknown command ", arguments[0],
+            "; commands are pretrain, softlabel, train, predict, inspect, convert, export, bench "
+            "step, bench op, bench loader");
     }
     std::vector<std::string> words = table != nullptr ? table->in_own_spelling(arguments) : arguments;
     std::reverse(words.begin(), words.end());  // as CLI11 takes them
@@ -251,6 +293,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
     }
     try {
         options->with_flags_in_errors([&] {
+            if (options->given("--bits")) options->quantizer.bits = read_bits_file(options->quantizer.bits);
             check_ranges(*options);
             if (options->run.resume.empty()) check_effects(*options);  // else the checkpoint has flags too
         });

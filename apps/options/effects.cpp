@@ -109,11 +109,30 @@ void check_export(const Given& given, const Options& o) {
     }
 }
 
+void check_inspection(const Given& given, const Options& o) {
+    if (!given.options.given("--data") && !given.options.given("--dataset")) {
+        given.useless({"--pictures", "--sensitivity", "--on-bad-image", "--batch-size", "--workers"},
+                      "without --data or --dataset");
+    }
+    if (o.inspect.by_kind) given.useless({"--sort"}, "with --by-kind, whose rows are in the model's order");
+    if (o.inspect.sort == "sensitivity" && !o.inspect.sensitivity) {
+        engine::input_error("--sort: sensitivity needs --sensitivity");
+    }
+    if (o.inspect.suggest_bits.empty()) {
+        given.useless({"--bits-out", "--budget-of"}, "without --suggest-bits");
+    } else if (!o.inspect.sensitivity) {
+        engine::input_error("--suggest-bits: needs --sensitivity, and pictures with --data or --dataset");
+    }
+    if (o.inspect.json.empty() && o.inspect.html.empty()) {
+        given.useless({"--compare", "--metrics"}, "without --json or --html");
+    }
+}
+
 }  // namespace
 
 bool has_low_bits(const QuantizerFlags& quantizer) {
     const auto low = [](int bits) { return bits != -1 && bits != 32; };
-    return low(quantizer.wbits) || low(quantizer.abits);
+    return low(quantizer.wbits) || low(quantizer.abits) || !quantizer.bits.empty();
 }
 
 void check_effects(const Options& o) {
@@ -126,6 +145,7 @@ void check_effects(const Options& o) {
     if (o.command == "softlabel") check_labelling(given, o);
     if (o.command == "convert") check_conversion(given, o);
     if (o.command == "export") check_export(given, o);
+    if (o.command == "inspect") check_inspection(given, o);
     if (!o.run.evaluate) check_pictures(given, o);
     if (o.quantizer.reg && !has_low_bits(o.quantizer) && !o.run.evaluate) {
         engine::input_error("--reg: needs quantized weights; set --wbits and --abits");

@@ -53,6 +53,7 @@ void add_foreign_model(FlagTable& flags, Options& o) {
     flags.add("--num_classes", o.model.num_classes, "0: as many as the file has");
     flags.add("--wbits", o.quantizer.wbits, "needed where a quantized file does not say its bit widths");
     flags.add("--abits", o.quantizer.abits, "needed where a quantized file does not say its bit widths");
+    flags.add("--bits", o.quantizer.bits, "with them: file of `name = bits` lines for some quantizers");
 }
 
 void add_data(FlagTable& flags, DataFlags& data, bool augments) {
@@ -191,6 +192,10 @@ void add_quantizer(FlagTable& flags, QuantizerFlags& quantizer) {
     flags.group("Quantizers");
     flags.add("--wbits", quantizer.wbits, "bits of weights: 1..8, or -1 or 32 for float", true);
     flags.add("--abits", quantizer.abits, "bits of activations: 1..8, or -1 or 32 for float", true);
+    flags.add("--bits", quantizer.bits,
+              "file of `name = bits` lines: quantizers whose name matches get these widths; the last match "
+              "counts",
+              true);
     flags.add_switch("--reg", quantizer.reg, "add the bin regularizer to the loss", true);
 }
 

@@ -1,6 +1,5 @@
 #include "apps/options/flag_table.h"
 
-#include <toml++/toml.h>
 #include <algorithm>
 #include <cctype>
 #include <map>
@@ -8,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "apps/options/toml_file.h"
 #include "data/bytes.h"
 
 namespace vvtq::apps {
@@ -119,40 +119,12 @@ void FlagTable::add_config() {
 
 void FlagTable::read_config() {
     if (config_.empty()) return;
-    constexpr const char* kRemedy = "give --config a file of `flag = value` lines";
-    data::Bytes bytes;
-    data::read_file(config_, kRemedy, bytes, [&](std::span<const uint8_t>, uint64_t size) {
-        constexpr uint64_t kMost = 1 << 20;
-        if (size > kMost) engine::input_error("--config: ", config_, " is larger than 1 MiB: ", kRemedy);
-    });
-    // Each dot of a name nests a table, and toml++ needs stack for each table.
-    constexpr std::ptrdiff_t kLongest = 4096;
-    for (auto begin = bytes.cbegin(); begin != bytes.cend();) {
-        const auto end = std::find(begin, bytes.cend(), '\n');
-        if (end - begin > kLongest) {
-            engine::input_error("--config: ", config_, ", line ", 1 + std::count(bytes.cbegin(), begin, '\n'),
-                                " is longer than ", kLongest, " bytes: ", kRemedy);
-        }
-        begin = end == bytes.cend() ? end : end + 1;
-    }
-    toml::table values;
-    const auto at = [&](const toml::source_region& place) {
-        return engine::concat("--config: ", config_, ", line ", place.begin.line, ": ");
-    };
-    try {
-        values = toml::parse(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
-    } catch (const toml::parse_error& error) {
-        engine::input_error(at(error.source()), data::printable(error.description()),
-                            "; write one `flag = value` a line, as in TOML");
-    }
-    std::map<toml::source_position, std::pair<std::string, const toml::node*>>
-        entries;  // in the file's order
-    for (const auto& [key, value] : values) entries[value.source().begin] = {std::string(key.str()), &value};
+    const TomlFile file("--config", config_, "flag = value");
     std::set<const CLI::Option*> seen;  // a flag may have two names
-    for (const auto& [begin, entry] : entries) {
-        const std::string& name = entry.first;
-        const toml::node& value = *entry.second;
-        const std::string flag = own_spelling("--" + name), where = at(value.source());
+    for (const TomlFile::Entry& entry : file.entries()) {
+        const std::string &name = entry.name, &where = entry.where;
+        const toml::node& value = *entry.value;
+        const std::string flag = own_spelling("--" + name);
         if (flag.empty() || flag == "--config" || flag == "--help") refuse_unknown(where, "--" + name);
         CLI::Option* option = app_.get_option(flag);
         if (!seen.insert(option).second) {

@@ -131,6 +131,10 @@ void check_ranges(const Options& o) {
     require(o.predict.topk >= 1 && o.predict.topk <= 1000000, "--topk", "1..1000000");
     require(!o.predict.logits || o.predict.json, "--logits", "together with --json");
     require(!o.predict.whole || !o.predict.center_crop, "--whole", "left out with --center-crop");
+    require(one_of(o.inspect.sort, {"severity", "name", "snr", "clipped", "entropy", "bytes", "sensitivity"}),
+            "--sort", "severity, name, snr, clipped, entropy, bytes or sensitivity");
+    require(one_of(o.inspect.budget_of, {"operations", "bytes"}), "--budget-of", "operations or bytes");
+    require(o.inspect.pictures >= 1 && o.inspect.pictures <= 10'000'000, "--pictures", "1..10000000");
     require(o.bench.steps >= 3 && o.bench.steps <= 100000, "--steps", "3..100000");
     require(o.bench.crops >= 1 && o.bench.crops <= 500, "--crops", "1..500");
     require(o.bench.seconds > 0 && o.bench.seconds <= 3600, "--seconds", "above 0 and at most 3600");

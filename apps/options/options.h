@@ -67,6 +67,8 @@ struct QuantizerFlags {
     bool fixed_scale = false;
     bool reg = false;
     bool head_wise = false;
+    /// --bits: on the command line its file; then, and in checkpoints, the text of bits_file.h.
+    std::string bits = "";
 };
 
 struct OptimizerFlags {
@@ -139,6 +141,15 @@ struct PredictFlags {
     std::string class_names;
 };
 
+struct InspectFlags {
+    std::string checkpoint, compare, json, html;
+    std::vector<std::string> metrics;
+    std::string sort = "severity";
+    int64_t pictures = 256;
+    bool sensitivity = false, by_kind = false;
+    std::string suggest_bits, bits_out, budget_of = "operations";
+};
+
 /// One flag of the parsed command.
 struct Flag {
     std::string name;     // "--lr"
@@ -169,6 +180,7 @@ struct Options {
     ConvertFlags convert;
     ExportFlags exporting;
     PredictFlags predict;
+    InspectFlags inspect;
     std::vector<Flag> flags;
 
     bool given(const std::string& name) const;

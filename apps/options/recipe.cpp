@@ -27,6 +27,7 @@ const std::map<std::string, std::string> kAddedLater = {
     {"mixup-mode", "batch"},
     {"repeated-aug", "false"},
     {"shards", "1"},
+    {"bits", ""},
 };
 
 }  // namespace

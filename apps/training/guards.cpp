@@ -9,7 +9,7 @@
 #include "nn/evaluation_mode.h"
 #include "quant/attach.h"
 #include "quant/bin_regularizer.h"
-#include "quant/inspect.h"
+#include "quant/inspect/inspect.h"
 
 namespace vvtq::apps {
 namespace {

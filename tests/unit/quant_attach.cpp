@@ -67,6 +67,32 @@ TEST_CASE("first and last layer have 8 bits in every configuration") {
     }
 }
 
+TEST_CASE("names give widths: the last match counts, before those of all layers") {
+    const auto found = described({.weights = 2,
+                                  .activations = 2,
+                                  .by_name = {{"blocks.*", 4},
+                                              {"blocks.?.attn.proj_q", 3},
+                                              {"*.quant_attn", 1},
+                                              {"blocks.1.mlp.fc1", 32},
+                                              {"head", 5}}});
+    CHECK(found.at("blocks.0.attn.proj_k") == "4sw");
+    CHECK(found.at("blocks.0.attn.proj_q") == "3sw");
+    CHECK(found.at("blocks.1.attn.proj_q") == "3sw");
+    CHECK(found.at("blocks.0.mlp.quant2") == "4uo");
+    CHECK(found.at("blocks.0.attn.quant_attn") == "1h3");
+    CHECK(found.at("blocks.1.mlp.fc1") == "-");
+    CHECK(found.at("head") == "5sw");
+    CHECK(found.at("quant") == "8s");
+    const auto message = [](const std::string& pattern, int bits) {
+        return message_of(Fault::input, [&] {
+            described({.weights = 2, .activations = 2, .by_name = {{"head", 4}, {pattern, bits}}});
+        });
+    };
+    CHECK(contains(message("blocks.2.*", 3),
+                   "`bits`: no quantizer of this model has a name like 'blocks.2.*'"));
+    CHECK(contains(message("head", 9), "`bits` 9"));
+}
+
 TEST_CASE("float stays float, weights and activations by themselves") {
     for (const int none : {-1, 32}) {
         const auto weights_only = described({.weights = 4, .activations = none});

@@ -7,7 +7,7 @@
 #include "nn/optimizer.h"
 #include "quant/attach.h"
 #include "quant/calibrate.h"
-#include "quant/inspect.h"
+#include "quant/inspect/inspect.h"
 #include "quant/registry.h"
 #include "tests/catch.h"
 #include "tests/unit/data_support.h"
