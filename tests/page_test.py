@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The page of `vvtq inspect --html` in a headless Chromium: figures, the dragged step, keyboard, telephone, print, files.
 
-Usage: page_test.py VVTQ PAGE_TOOL [--screenshots DIR]. Ends with 77 (skipped) where there is no Chromium. The numbers of the
+Usage: page_test.py VVTQ PAGE_TOOL. Ends with 77 (skipped) where there is no Chromium. The numbers of the
 page are compared with those of quant::Lsq, which PAGE_TOOL (tests/page/page_tool.cpp) computes from the same values.
 """
 import csv
@@ -25,6 +25,7 @@ folder = tempfile.mkdtemp()
 failures = []
 FIGURES = ['tree', 'staircase', 'occupancy', 'over-step', 'attention', 'errors', 'tokens', 'top1', 'loss', 'oscillating', 'lambda',
            'step-curve', 'osc-curve', 'codes-curve-0', 'codes-curve-1', 'changes']
+TRACKED = ['oscillating', 'step-curve', 'osc-curve', 'codes-curve-0', 'codes-curve-1']  # of runs with --track-osc
 TABLES = ['quantizers', 'measures', 'runs', 'comparison', 'differences']
 
 
@@ -94,9 +95,11 @@ def compare(page, quantizer, what):
     """The numbers of the page and those of the program, for the step that the page has now."""
     shown = now(page)
     offset = quantizer['offsets'][0] if quantizer['offsets'] else None
+    mean = sum(quantizer['steps']) / len(quantizer['steps'])  # of several steps the page shows and changes the mean
+    steps_now = [step * (shown['step'] / mean) for step in quantizer['steps']] if len(quantizer['steps']) > 1 else [shown['step']]
     expected = json.loads(use_tool('quantize', {
         'x': quantizer['sample'], 'bits': quantizer['bits'], 'signed': quantizer['role'] in ('weight', 'activation'),
-        'weight': quantizer['role'] == 'weight', 'step': shown['step'], 'offset': offset}))
+        'weight': quantizer['role'] == 'weight', 'steps': steps_now, 'offset': offset}))
     count = len(quantizer['sample'])
     shares = [each / count for each in expected['occupancy']]
     entropy = sum(-p * math.log2(p) for p in shares if p > 0)
@@ -118,7 +121,7 @@ def steps(page, inspection, names):
         quantizer = next(q for q in inspection['quantizers'] if q['name'] == name)
         choose(page, name)
         learned = compare(page, quantizer, f'{name}, learned step')
-        check(f'{name}: starts at its step', learned['step'] == quantizer['steps'][0], learned['step'])
+        check(f'{name}: starts at its step', learned['step'] == sum(quantizer['steps']) / len(quantizer['steps']), learned['step'])
         for distance in (-60, 25):
             x, y = handle_at(page)
             page.drag((x, y), (x + distance, y + 7))
@@ -224,10 +227,9 @@ def keyboard(page, path):
     check('Enter opens a quantizer', chosen[0] in cells and chosen[1] == 'quantizer-heading', chosen)
 
 
-def saved(page, inspection):
+def saved(page, inspection, figures):
     """Every button that saves gives a file: SVG that is XML, CSV with all rows."""
-    target = os.path.join(folder, 'saved')
-    os.makedirs(target, exist_ok=True)
+    target = tempfile.mkdtemp(dir=folder)
     page.call('Browser.setDownloadBehavior', behavior='allow', downloadPath=target)
     buttons = page.evaluate("document.querySelectorAll('button.save').length")
     limit = time.monotonic() + 60
@@ -240,7 +242,7 @@ def saved(page, inspection):
             time.sleep(0.02)
     names = os.listdir(target)
     pictures, sheets = ([name for name in names if name.endswith(ending)] for ending in ['.svg', '.csv'])
-    check(f'{buttons} buttons save a file each', len(pictures) + len(sheets) == buttons == len(FIGURES) + len(TABLES), names)
+    check(f'{buttons} buttons save a file each', len(pictures) + len(sheets) == buttons == len(figures) + len(TABLES), names)
     good = True
     for name in pictures:
         with open(os.path.join(target, name)) as file:
@@ -268,41 +270,20 @@ def narrow(page, what):
     page.screen(1200, 900)
 
 
-def screenshots(page, target):
-    os.makedirs(target, exist_ok=True)
-    page.screen(1120, 860)
-    page.evaluate('document.activeElement.blur(); scrollTo(0, 0)')
-    page.settle()
-    page.screenshot(os.path.join(target, 'inspector.png'))
-    for name in ['layers', 'quantizer', 'picture', 'training', 'compare']:
-        page.evaluate(f"document.getElementById('{name}').scrollIntoView()")
-        page.settle()
-        page.screenshot(os.path.join(target, f'inspector_{name}.png'))
-    page.media(prefers_color_scheme='dark')
-    page.screenshot(os.path.join(target, 'inspector_dark.png'))
-    page.evaluate("document.getElementById('quantizer').scrollIntoView()")
-    page.settle()
-    page.screenshot(os.path.join(target, 'inspector_dark_quantizer.png'))
-    page.media(prefers_color_scheme='light')
-    page.screen(390, 844, mobile=True)
-    height = page.evaluate('document.scrollingElement.scrollHeight')
-    page.screenshot(os.path.join(target, 'inspector_phone.png'), clip={'x': 0, 'y': 0, 'width': 390, 'height': height})
-    page.screen(1200, 900)
-
-
-def everything(page, path, inspection, names, what):
+def everything(page, path, inspection, names, what, figures=FIGURES):
     page.screen(1200, 900)
     page.media(prefers_color_scheme='light', prefers_reduced_motion='reduce')
     page.open(path)
-    drawn(page, FIGURES)
-    check('areas are filled', page.evaluate("getComputedStyle(document.querySelector('.area')).fill") != 'none')
+    drawn(page, figures)
+    if 'codes-curve-0' in figures:
+        check('areas are filled', page.evaluate("getComputedStyle(document.querySelector('.area')).fill") != 'none')
     for name in TABLES:
         check(f'table {name}', page.evaluate(f"document.querySelectorAll('#{name} tbody tr').length > 0"))
     quiet(page, path, what)
     steps(page, inspection, names)
     sorting(page, inspection)
     keyboard(page, path)
-    saved(page, inspection)
+    saved(page, inspection, figures)
     narrow(page, what)
     light = page.evaluate('getComputedStyle(document.body).backgroundColor')
     page.media(prefers_color_scheme='dark')
@@ -327,7 +308,7 @@ def hostile_and_bare(page):
     made = made_inspection()
     path = write_page('made.html', made)
     everything(page, path, made, ['blocks.0.attn.proj_q', 'blocks.1.attn.quant_input', 'blocks.1.mlp.quant2', 'blocks.0.attn.quant_attn',
-                                  'blocks.0.attn.proj', 'head'], 'made by hand')
+                                  'blocks.0.attn.proj', 'head', 'heads'], 'made by hand')
     check('texts stay texts', 'broken' not in page.evaluate('document.title').replace('title="broken"', '') and
           page.evaluate("document.querySelectorAll('img').length") == 1 and
           page.evaluate("document.getElementById('model-name').textContent") == made['model']['name'])
@@ -349,6 +330,41 @@ def hostile_and_bare(page):
     quiet(page, path, 'bare')
 
 
+def run(*arguments):
+    done = subprocess.run([vvtq, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f'vvtq {" ".join(map(str, arguments))} ended with {done.returncode}: {done.stderr}')
+
+
+def real(page):
+    """The page that the program makes of a model that it trained, beside a second one, with pictures and logs."""
+    numbers = random.Random(1)
+    for split in ['train', 'val']:
+        for label in range(2):
+            os.makedirs(f'{folder}/data/{split}/class{label}')
+            for i in range(8):
+                with open(f'{folder}/data/{split}/class{label}/{i}.ppm', 'wb') as file:
+                    file.write(b'P6\n8 8\n255\n' + bytes(numbers.randrange(100 * (label + 1)) for _ in range(192)))
+    model = ['--model', 'deit_nano_patch4_28', '--img-size', 8, '--embed-dim', 12, '--depth', 2, '--num-heads', 3]
+    for name, flags in [('reg', ['--reg']), ('plain', [])]:
+        run('train', '--data', f'{folder}/data', *model, '--wbits', 2, '--abits', 2, '-b', 8, '--epochs', 3, '--warmup-epochs', 0,
+            '--device', 'cpu', '-j', 1, '--save_checkpoint_path', f'{folder}/{name}', *flags)
+    path = f'{folder}/real.html'
+    run('inspect', f'{folder}/reg/checkpoint.safetensors', '--data', f'{folder}/data', '--sensitivity', '--compare',
+        f'{folder}/plain/checkpoint.safetensors', '--metrics', f'{folder}/reg/metrics.jsonl', f'{folder}/plain/metrics.jsonl',
+        '--device', 'cpu', '-j', 1, '--json', f'{folder}/real.json', '--html', path)
+    with open(f'{folder}/real.json') as file:
+        inspection = json.load(file)
+    names = ['blocks.0.attn.proj_q', 'blocks.1.mlp.fc1', 'blocks.0.attn.quant_attn', 'blocks.1.mlp.quant2', 'patch_embed.quant']
+    everything(page, path, inspection, names, 'of the program', [name for name in FIGURES if name not in TRACKED])
+    for quantizer in inspection['quantizers']:
+        choose(page, quantizer['name'])
+        whole = now(page, 'whole')
+        if whole['snr_db'] != quantizer['snr_db'] or whole['entropy'] != quantizer['entropy']:
+            check(f'{quantizer["name"]}: the figures of the whole tensor', False, whole)
+    quiet(page, path, 'of the program, all quantizers')
+
+
 def size():
     """DeiT-T's blocks, tokens and logs of a long training, with a second checkpoint."""
     bytes_of_page = len(use_tool('page', made_inspection(blocks=12, grid=14, epochs=150)).encode())
@@ -363,8 +379,7 @@ size()
 started = chromium.Browser(path)
 try:
     hostile_and_bare(started)
-    if '--screenshots' in sys.argv:
-        screenshots(started, sys.argv[sys.argv.index('--screenshots') + 1])
+    real(started)
 finally:
     started.close()
 print(f'{len(failures)} failures')

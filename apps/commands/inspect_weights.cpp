@@ -59,16 +59,6 @@ ordered_json grad_scale(const nn::QuantizerSlot& slot, const nn::QuantizerDescri
     return {1.0 / (std::sqrt(static_cast<double>(count)) * description.range.high)};
 }
 
-/// g of the sample alone, for who changes its step.
-ordered_json sample_grad_scale(const ordered_json& entry, const nn::QuantizerDescription& description) {
-    if (!entry["sample"].is_array() || description.range.high <= 0) return nullptr;
-    double sum = 0;
-    for (const double x : entry["sample"].get<std::vector<double>>()) sum += std::fabs(x);
-    const auto count = static_cast<double>(entry["sample"].size());
-    return number(description.weight ? 1 / std::sqrt(sum * description.range.high)
-                                     : 1 / (std::sqrt(count) * description.range.high));
-}
-
 ordered_json entry_of(const std::string& path, nn::QuantizerSlot& slot, const quant::PictureCost& cost) {
     const nn::QuantizerDescription description = slot.get()->describe();
     const bool weight = slot.values() == nn::Values::weight;
@@ -106,7 +96,7 @@ ordered_json entry_of(const std::string& path, nn::QuantizerSlot& slot, const qu
     } else {
         add_elements(entry, nullptr);
     }
-    entry["sample_grad_scale"] = sample_grad_scale(entry, description);
+    add_sample_scale(entry, *slot.get(), known ? slot.weight().shape() : engine::Shape{}, count);
     for (const char* later : {"oscillation", "frozen", "sensitivity", "severity", "reason"}) {
         entry[later] = nullptr;
     }
@@ -227,6 +217,29 @@ void add_elements(ordered_json& entry, const quant::Inspection* inspection) {
     entry["sample"] = ordered_json::array();
     for (size_t i = 0; i < sample; ++i) {
         entry["sample"].push_back(six_digits(values[i * values.size() / sample]));
+    }
+}
+
+void add_sample_scale(ordered_json& entry, const nn::Quantizer& quantizer, const engine::Shape& x,
+                      int64_t total) {
+    entry["sample_grad_scale"] = nullptr;
+    const nn::QuantizerDescription description = quantizer.describe();
+    if (!entry["sample"].is_array() || description.range.high <= 0) return;
+    const auto sample = entry["sample"].get<std::vector<double>>();
+    const auto groups = static_cast<int64_t>(std::max<size_t>(1, description.scale.size()));
+    const auto count = static_cast<double>(sample.size());
+    double sum = 0;
+    for (const double value : sample) sum += std::fabs(value) / static_cast<double>(groups);
+    entry["sample_grad_scale"] =
+        number(description.weight || groups > 1 ? 1 / std::sqrt(sum * description.range.high)
+                                                : 1 / (std::sqrt(count) * description.range.high));
+    const auto* lsq = dynamic_cast<const quant::Lsq*>(&quantizer);
+    if (lsq == nullptr || groups == 1) return;
+    const int64_t inner = lsq->values_for(x).inner;
+    entry["sample_group"] = ordered_json::array();
+    for (size_t i = 0; i < sample.size(); ++i) {
+        const int64_t element = static_cast<int64_t>(i) * total / static_cast<int64_t>(sample.size());
+        entry["sample_group"].push_back(element / inner % groups);
     }
 }
 

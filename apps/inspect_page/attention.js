@@ -99,7 +99,7 @@ function attentionSection() {
       const points = rows.map((each, i) => [i, d3.mean(each)]);
       return size + 34 + curves(below, width, { lines: [{ name: 'mean', points }], xTitle: 'block', yTitle: 'mean length', fromZero: true, height: 170 });
     } });
-  const picture = h('div', { class: 'picture' }, address && h('img', { src: address, width: 128, height: 128, alt: 'The picture that the model saw' }),
+  const picture = h('div', { class: 'picture' }, address && h('img', { src: address, width: 128, height: Math.round(128 * attention.picture.height / attention.picture.width), alt: 'The picture that the model saw' }),
     h('p', {}, said.filter(Boolean).join(', ')));
   label.textContent = blocks[block].name;
   slider.setAttribute('aria-valuetext', blocks[block].name);

@@ -74,14 +74,14 @@ function padded(values, share = 0.05) {
   return [low - room, high + room];
 }
 
-/** Lines of several runs over epochs, told apart by colour, dashes and a mark in the legend. */
+/** Lines of several runs over whole numbers (epochs, blocks), told apart by colour, dashes and a mark in the legend. */
 function curves(svg, width, { lines, xTitle, yTitle, yFormat, fromZero = false, height = 220 + 20 * Math.max(0, lines.length - 1) }) {
   const left = 52, right = width - 12, top = 30 + 20 * Math.max(0, lines.length - 1), bottom = height - 42;
   const points = lines.flatMap((line) => line.points);
   const domain = padded(points.map((point) => point[1]));
   const x = d3.scaleLinear(padded(points.map((point) => point[0]), 0), [left, right]);
   const y = d3.scaleLinear([fromZero ? Math.min(0, domain[0]) : domain[0], domain[1]], [bottom, top + 8]);
-  axes(svg, { x, y, left, bottom, xTitle, yTitle: null, yFormat, xTicks: Math.min(8, width / 70) });
+  axes(svg, { x, y, left, bottom, xTitle, yTitle: null, yFormat, xValues: x.ticks(Math.min(8, width / 70)).filter(Number.isInteger) });
   svg.append('text').attr('class', 'axis-title').attr('x', 0).attr('y', 12).text(yTitle);
   lines.forEach((line, i) => {
     const style = `series series-${i % 5}`;

@@ -41,7 +41,7 @@ function compareSection() {
     const x = d3.scaleLinear(padded(changed.flatMap((pair) => [pair.here.snr_db, pair.there.snr_db])), [left, right]);
     svg.append('circle').attr('class', 'here').attr('r', 5).attr('cx', left + 6).attr('cy', 12);
     svg.append('text').attr('class', 'legend').attr('x', left + 16).attr('y', 16).text('this');
-    svg.append('path').attr('class', 'there').attr('d', d3.symbol(d3.symbolTriangle, 60)()).attr('transform', `translate(${left + 66},13)`);
+    svg.append('path').attr('class', 'there').attr('d', d3.symbol().type(d3.symbolTriangle).size(60)()).attr('transform', `translate(${left + 66},13)`);
     svg.append('text').attr('class', 'legend').attr('x', left + 76).attr('y', 16).text('other');
     changed.forEach((pair, i) => {
       const y = top + (i + 0.5) * height;
@@ -49,7 +49,7 @@ function compareSection() {
       svg.append('text').attr('class', 'tick').attr('x', left - 8).attr('y', y + 4).attr('text-anchor', 'end').text(shortened(pair.name, left - 8));
       svg.append('path').attr('class', 'bond').attr('d', `M${x(pair.here.snr_db)},${y}H${x(pair.there.snr_db)}`);
       svg.append('circle').attr('class', 'here').attr('r', 5).attr('cx', x(pair.here.snr_db)).attr('cy', y);
-      svg.append('path').attr('class', 'there').attr('d', d3.symbol(d3.symbolTriangle, 60)()).attr('transform', `translate(${x(pair.there.snr_db)},${y + 1})`);
+      svg.append('path').attr('class', 'there').attr('d', d3.symbol().type(d3.symbolTriangle).size(60)()).attr('transform', `translate(${x(pair.there.snr_db)},${y + 1})`);
     });
     axes(svg, { x, y: null, bottom, xTitle: 'signal to noise in dB', xTicks: Math.min(8, (width - left) / 60) });
     return bottom + 42;

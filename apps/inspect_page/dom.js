@@ -39,7 +39,8 @@ const show = {
 
 /** A sentence about what is missing, and the command that adds it. */
 function missing(sentence, command) {
-  return h('p', { class: 'missing' }, sentence + ' ', h('code', {}, command));
+  const words = command.split(' ').flatMap((word) => [h('span', {}, word), ' ']);
+  return h('p', { class: 'missing' }, sentence + ' ', h('code', {}, words));
 }
 
 /** The inspection, what is chosen, and who wants to know. */

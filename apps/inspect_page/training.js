@@ -80,7 +80,7 @@ function occupancyCurve(run, name, i, shown) {
         const end = sums[sums.length - 1][1], room = y(end[k]) - y(end[k + 1]);
         if (room > 11) svg.append('text').attr('class', 'tick').attr('x', right + 6).attr('y', y((end[k] + end[k + 1]) / 2) + 4).text(first + k);
       }
-      axes(svg, { x, y, left, bottom, xTitle: 'epoch', yFormat: d3.format('.0%'), xTicks: Math.min(8, width / 70) });
+      axes(svg, { x, y, left, bottom, xTitle: 'epoch', yFormat: d3.format('.0%'), xValues: x.ticks(Math.min(8, width / 70)).filter(Number.isInteger) });
       return bottom + 42;
     } });
 }

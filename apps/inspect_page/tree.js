@@ -151,6 +151,6 @@ function modelTree() {
         chart.redraw();
       } }), each.label)));
   const hint = known(COLOURINGS[1]) ? null : missing('Sensitivity is measured on pictures:',
-    `vvtq inspect ${page.checkpoint()} --data PATH --html page.html`);
+    `vvtq inspect ${page.checkpoint()} --data PATH --sensitivity --html page.html`);
   return [h('div', { class: 'controls' }, choice), hint, chart, readout];
 }

@@ -63,6 +63,9 @@ def quantizers(blocks, wide, count=512):
     found += [quantizer('quant', 'activation', 8, normal(1), 0.03), quantizer('head', 'weight', 8, normal(0.1), 0.003)]
     signs = normal(0.6)
     found.append(quantizer('one_bit', 'weight', 1, signs, sum(map(abs, signs)) / len(signs)))
+    several = normal(0.05)[:510]
+    found.append(quantizer('heads', 'weight', 2, several, 0.06, steps=[0.03, 0.05, 0.1], sample_group=[i // 170 for i in range(510)],
+                           sample_grad_scale=1 / math.sqrt(sum(map(abs, several)) / 3)))
     nothing = ['min', 'max', 'mean', 'std', 'occupancy', 'clipped', 'snr_db', 'entropy', 'distance', 'variance_in_bins', 'variation',
                'histogram', 'sample', 'sample_grad_scale', 'oscillation', 'sensitivity', 'severity', 'reason']
     found.append({**found[0], 'name': 'empty', **{key: None for key in nothing}})
