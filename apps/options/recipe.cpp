@@ -27,6 +27,9 @@ const std::map<std::string, std::string> kAddedLater = {
     {"mixup-mode", "batch"},
     {"repeated-aug", "false"},
     {"shards", "1"},
+    {"track-osc", "false"},
+    {"freeze-osc", "0"},
+    {"freeze-osc-end", "0"},
 };
 
 }  // namespace
