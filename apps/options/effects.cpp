@@ -82,7 +82,7 @@ void check_oscillation(const Given& given, const Options& o) {
         if (o.command == "bench step") given.useless({"--track-osc"}, "with --evaluate");
         return;
     }
-    if (q.track_oscillation && !is_low(q.wbits)) {
+    if (q.track_oscillation && !is_low(q.wbits) && q.bits.empty()) {
         given.useless({"--track-osc"}, "on weights in floats: set --wbits");
     }
     if (!q.track_oscillation) given.useless(freezing, "without --track-osc");
