@@ -60,10 +60,11 @@ TEST_CASE("inspect page: what it does not show is left out", "[inspect]") {
     }
     const ordered_json quantizer = {
         {"name", "head"}, {"sample", {1.0, 2.0}}, {"histogram", nullptr}, {"bits", 2}};
-    const ordered_json shown =
-        inspection_in(apps::inspect_page({{"quantizers", {quantizer}},
-                                          {"training", {{"runs", {{{"name", "a"}, {"epochs", epochs}}}}}},
-                                          {"other", {{"quantizers", {quantizer}}}}}));
+    const ordered_json run = {{"name", "a"}, {"epochs", epochs}};
+    const ordered_json inspection = {{"quantizers", ordered_json::array({quantizer})},
+                                     {"training", {{"runs", ordered_json::array({run})}}},
+                                     {"other", {{"quantizers", ordered_json::array({quantizer})}}}};
+    const ordered_json shown = inspection_in(apps::inspect_page(inspection));
     const ordered_json& kept = shown["training"]["runs"][0]["epochs"];
     REQUIRE(kept.size() == 60);
     CHECK(kept.front()["epoch"] == 0);
