@@ -256,8 +256,8 @@ def saved(page, inspection, figures):
         check(f'{name.split("-")[-1]} has its columns in every row', len(rows) > 1 and len({len(row) for row in rows}) == 1)
         if name.endswith('-quantizers.csv'):
             at = rows[0].index('snr_db')
-            check('quantizers.csv has the numbers', sorted((row[0], row[at]) for row in rows[1:]) == sorted(
-                (q['name'], '' if q['snr_db'] is None else repr(q['snr_db'])) for q in inspection['quantizers']))
+            read = {row[0]: float(row[at]) if row[at] else None for row in rows[1:]}
+            check('quantizers.csv has the numbers', read == {q['name']: q['snr_db'] for q in inspection['quantizers']})
 
 
 def narrow(page, what):
@@ -345,10 +345,12 @@ def real(page):
             for i in range(8):
                 with open(f'{folder}/data/{split}/class{label}/{i}.ppm', 'wb') as file:
                     file.write(b'P6\n8 8\n255\n' + bytes(numbers.randrange(100 * (label + 1)) for _ in range(192)))
+    help_text = subprocess.run([vvtq, 'train', '--help'], capture_output=True, text=True).stdout
+    tracking = ['--track-osc'] if '--track-osc' in help_text else []
     model = ['--model', 'deit_nano_patch4_28', '--img-size', 8, '--embed-dim', 12, '--depth', 2, '--num-heads', 3]
     for name, flags in [('reg', ['--reg']), ('plain', [])]:
         run('train', '--data', f'{folder}/data', *model, '--wbits', 2, '--abits', 2, '-b', 8, '--epochs', 3, '--warmup-epochs', 0,
-            '--device', 'cpu', '-j', 1, '--save_checkpoint_path', f'{folder}/{name}', *flags)
+            '--device', 'cpu', '-j', 1, '--save_checkpoint_path', f'{folder}/{name}', *flags, *tracking)
     path = f'{folder}/real.html'
     run('inspect', f'{folder}/reg/checkpoint.safetensors', '--data', f'{folder}/data', '--sensitivity', '--compare',
         f'{folder}/plain/checkpoint.safetensors', '--metrics', f'{folder}/reg/metrics.jsonl', f'{folder}/plain/metrics.jsonl',
@@ -356,7 +358,7 @@ def real(page):
     with open(f'{folder}/real.json') as file:
         inspection = json.load(file)
     names = ['blocks.0.attn.proj_q', 'blocks.1.mlp.fc1', 'blocks.0.attn.quant_attn', 'blocks.1.mlp.quant2', 'patch_embed.quant']
-    everything(page, path, inspection, names, 'of the program', [name for name in FIGURES if name not in TRACKED])
+    everything(page, path, inspection, names, 'of the program', [name for name in FIGURES if tracking or name not in TRACKED])
     for quantizer in inspection['quantizers']:
         choose(page, quantizer['name'])
         whole = now(page, 'whole')

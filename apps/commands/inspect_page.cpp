@@ -25,7 +25,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr size_t kMostEpochs = 100;  // a curve of a few hundred pixels shows no more
+constexpr size_t kMostEpochs = 60;  // a curve of a few hundred pixels hardly shows more
+constexpr size_t kMostCodes = 16;   // areas that can be told apart
 
 /// To six significant digits: a curve shows no more, and the text becomes half as long.
 void shorten(ordered_json& value) {
@@ -39,6 +40,11 @@ void shorten(ordered_json& value) {
 }
 
 void thin(ordered_json& epochs) {
+    for (ordered_json& epoch : epochs) {
+        for (ordered_json& quantizer : epoch["quantizers"]) {
+            if (quantizer["occupancy"].size() > kMostCodes) quantizer.erase("occupancy");
+        }
+    }
     const size_t count = epochs.size();
     if (count <= kMostEpochs) return;
     ordered_json kept = ordered_json::array();

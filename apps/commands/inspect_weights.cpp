@@ -59,6 +59,15 @@ ordered_json grad_scale(const nn::QuantizerSlot& slot, const nn::QuantizerDescri
     return {1.0 / (std::sqrt(static_cast<double>(count)) * description.range.high)};
 }
 
+/// The element that is the i-th of `count` in a sample of `total`: one of each part of the tensor, at another
+/// place in each. Of equal distances, such as 72 in rows of 96, few columns would stand for all.
+int64_t sampled(size_t i, size_t count, int64_t total) {
+    const double place = static_cast<double>(i) * 0.6180339887498949;  // of the golden ratio
+    const double part = static_cast<double>(i) + place - std::floor(place);
+    return std::min(total - 1,
+                    static_cast<int64_t>(part * static_cast<double>(total) / static_cast<double>(count)));
+}
+
 ordered_json entry_of(const std::string& path, nn::QuantizerSlot& slot, const quant::PictureCost& cost) {
     const nn::QuantizerDescription description = slot.get()->describe();
     const bool weight = slot.values() == nn::Values::weight;
@@ -216,7 +225,8 @@ void add_elements(ordered_json& entry, const quant::Inspection* inspection) {
     const size_t sample = std::min(kSample, values.size());
     entry["sample"] = ordered_json::array();
     for (size_t i = 0; i < sample; ++i) {
-        entry["sample"].push_back(six_digits(values[i * values.size() / sample]));
+        entry["sample"].push_back(
+            six_digits(values[static_cast<size_t>(sampled(i, sample, static_cast<int64_t>(values.size())))]));
     }
 }
 
@@ -238,8 +248,7 @@ void add_sample_scale(ordered_json& entry, const nn::Quantizer& quantizer, const
     const int64_t inner = lsq->values_for(x).inner;
     entry["sample_group"] = ordered_json::array();
     for (size_t i = 0; i < sample.size(); ++i) {
-        const int64_t element = static_cast<int64_t>(i) * total / static_cast<int64_t>(sample.size());
-        entry["sample_group"].push_back(element / inner % groups);
+        entry["sample_group"].push_back(sampled(i, sample.size(), total) / inner % groups);
     }
 }
 

@@ -81,7 +81,7 @@ function curves(svg, width, { lines, xTitle, yTitle, yFormat, fromZero = false, 
   const domain = padded(points.map((point) => point[1]));
   const x = d3.scaleLinear(padded(points.map((point) => point[0]), 0), [left, right]);
   const y = d3.scaleLinear([fromZero ? Math.min(0, domain[0]) : domain[0], domain[1]], [bottom, top + 8]);
-  axes(svg, { x, y, left, bottom, xTitle, yTitle: null, yFormat, xValues: x.ticks(Math.min(8, width / 70)).filter(Number.isInteger) });
+  axes(svg, { x, y, left, bottom, xTitle, yTitle: null, yFormat, xFormat: String, xValues: x.ticks(Math.min(8, width / 70)).filter(Number.isInteger) });
   svg.append('text').attr('class', 'axis-title').attr('x', 0).attr('y', 12).text(yTitle);
   lines.forEach((line, i) => {
     const style = `series series-${i % 5}`;

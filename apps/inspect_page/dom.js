@@ -26,7 +26,7 @@ const show = {
   bytes(x) {
     if (!isNumber(x)) return NONE;
     const unit = [[1e9, 'GB'], [1e6, 'MB'], [1e3, 'kB']].find(([size]) => x >= size);
-    return unit ? d3.format('.2f')(x / unit[0]) + ' ' + unit[1] : x + ' bytes';
+    return unit ? d3.format('.2f')(x / unit[0]) + ' ' + unit[1] : x + ' B';
   },
   large(x) {
     if (!isNumber(x)) return NONE;

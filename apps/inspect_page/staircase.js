@@ -138,7 +138,7 @@ function codesFigure(state) {
     svg.append('text').attr('class', 'axis-title').attr('x', 0).attr('y', 14).text('share of the sample; outline: learned step');
     if (x.bandwidth() > 44) {
       svg.append('g').selectAll('text').data(state.now.occupancy).join('text').attr('class', 'tick').attr('text-anchor', 'middle')
-        .attr('x', (_, i) => x(codes[i]) + x.bandwidth() / 2).attr('y', (each) => y(each) - 5).text(show.percent);
+        .attr('x', (_, i) => x(codes[i]) + x.bandwidth() / 2).attr('y', (each, i) => y(Math.max(each, state.learned.occupancy[i])) - 5).text(show.percent);
     }
     return bottom + 40;
   }

@@ -67,7 +67,7 @@ function occupancyCurve(run, name, i, shown) {
     draw(svg, width) {
       const all = points(), left = 46, right = width - 34, top = 12, bottom = 178;
       if (all.length === 0) {
-        svg.append('text').attr('class', 'tick').attr('y', 20).text('The log does not have it.');
+        svg.append('text').attr('class', 'tick').attr('y', 20).text('The log does not have it, or has more than 16 codes.');
         return 40;
       }
       const quantizer = page.quantizer(shown()), count = all[0][1].length, first = quantizer && quantizer.range ? quantizer.range[0] : 0;
@@ -80,7 +80,7 @@ function occupancyCurve(run, name, i, shown) {
         const end = sums[sums.length - 1][1], room = y(end[k]) - y(end[k + 1]);
         if (room > 11) svg.append('text').attr('class', 'tick').attr('x', right + 6).attr('y', y((end[k] + end[k + 1]) / 2) + 4).text(first + k);
       }
-      axes(svg, { x, y, left, bottom, xTitle: 'epoch', yFormat: d3.format('.0%'), xValues: x.ticks(Math.min(8, width / 70)).filter(Number.isInteger) });
+      axes(svg, { x, y, left, bottom, xTitle: 'epoch', yFormat: d3.format('.0%'), xFormat: String, xValues: x.ticks(Math.min(8, width / 70)).filter(Number.isInteger) });
       return bottom + 42;
     } });
 }

@@ -9,7 +9,7 @@ path, folder = sys.argv[1:3]
 page = browser.Browser(browser.program())
 try:
     page.media(prefers_color_scheme='light', prefers_reduced_motion='reduce')
-    page.screen(1120, 1000)
+    page.screen(1120, 1330)
     page.open(path)
     page.screenshot(f'{folder}/inspector.png')
     if len(sys.argv) > 3:
@@ -19,12 +19,13 @@ try:
             select.dispatchEvent(new Event('change'));
         }})()""")
     page.screen(1120, 1180)
-    for section, scheme in [('quantizer', 'light'), ('picture', 'light'), ('training', 'dark')]:
-        page.media(prefers_color_scheme=scheme, prefers_reduced_motion='reduce')
+    page.evaluate("document.getElementById('handle').focus()")
+    for _ in range(3):
+        page.key('PageUp')
+    for section in ['quantizer', 'picture']:
         page.evaluate(f"document.getElementById('{section}').scrollIntoView()")
         page.settle()
         page.screenshot(f'{folder}/inspector_{section}.png')
-    page.media(prefers_color_scheme='light', prefers_reduced_motion='reduce')
     page.screen(390, 844, mobile=True)
     page.evaluate('scrollTo(0, 0)')
     page.settle()
