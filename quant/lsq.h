@@ -1,7 +1,7 @@
 // quant/: learned step size quantization. Reading this folder top to bottom teaches the method:
 // lsq (the quantizer) -> binary (one bit) -> registry (quantizers by name) -> calibrate (where steps start)
-// -> attach (which layer gets which) -> bin_regularizer (against oscillating weights) -> inspect (what a
-// quantizer did); export/ writes models for other programs. docs/method.md walks along.
+// -> attach (which layer gets which) -> bin_regularizer (against oscillating weights) -> oscillation (which
+// weights do) -> inspect (what a quantizer did); export/ writes models for other programs. docs/method.md walks along.
 //
 // lsq: integer codes with a learned step size (Esser et al. 2020) and module-dependent gradient scale.
 #pragma once

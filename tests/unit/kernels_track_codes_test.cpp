@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "engine/random.h"
+#include "engine/threads.h"
 #include "tests/unit/kernel_support.h"
 
 using namespace vvtq::engine;

@@ -128,7 +128,7 @@ TEST_CASE("freeze_threshold falls along half a cosine") {
 }
 
 TEST_CASE("tracking follows the codes of every weight and changes nothing") {
-    for (const quant::BitWidths bits :
+    for (const quant::BitWidths& bits :
          {quant::BitWidths{3, 3}, quant::BitWidths{1, 3},
           quant::BitWidths{.weights = 3, .activations = 3, .head_wise = true}}) {
         INFO("bits " << bits.weights << ", by head " << bits.head_wise);
