@@ -143,8 +143,7 @@ TEST_CASE("layering: files have at most 400 lines", "[layering]") {
 
 TEST_CASE("layering: scripts of the page are short, and make no HTML of texts", "[layering]") {
     size_t scripts = 0;
-    for (const auto& entry :
-         std::filesystem::directory_iterator(std::string(VVTQ_SOURCE_DIR) + "/apps/inspect_page")) {
+    for (const auto& entry : std::filesystem::directory_iterator(VVTQ_SOURCE_DIR "/apps/inspect_page")) {
         const SourceFile file = source_file("apps/inspect_page/" + entry.path().filename().string());
         INFO(file.path);
         CHECK(std::count(file.text.begin(), file.text.end(), '\n') <= 400);
