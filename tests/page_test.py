@@ -308,7 +308,7 @@ def hostile_and_bare(page):
     made = made_inspection()
     path = write_page('made.html', made)
     everything(page, path, made, ['blocks.0.attn.proj_q', 'blocks.1.attn.quant_input', 'blocks.1.mlp.quant2', 'blocks.0.attn.quant_attn',
-                                  'blocks.0.attn.proj', 'head', 'heads'], 'made by hand')
+                                  'blocks.0.attn.proj', 'head', 'heads', 'ties'], 'made by hand')
     check('texts stay texts', 'broken' not in page.evaluate('document.title').replace('title="broken"', '') and
           page.evaluate("document.querySelectorAll('img').length") == 1 and
           page.evaluate("document.getElementById('model-name').textContent") == made['model']['name'])
