@@ -27,7 +27,9 @@ constexpr const char* kFreeze = "--epochs 4 --lr 4e-3 --track-osc --freeze-osc 0
 
 }  // namespace
 
-TEST_CASE("--track-osc reports each epoch, keeps its state in the checkpoint and changes no parameter") {
+TEST_CASE(
+    "oscillation: --track-osc reports each epoch, keeps its state in the checkpoint and changes no "
+    "parameter") {
     const Jobs jobs;
     jobs.done(jobs.train("plain", "--epochs 4 --lr 4e-3 "));
     const std::string out = jobs.done(jobs.train("tracked", kTrack));
@@ -79,7 +81,8 @@ TEST_CASE("--track-osc reports each epoch, keeps its state in the checkpoint and
     CHECK(reports.back().at("activations").at("blocks.0.attn.quant_q").at("step").size() == 1);
 }
 
-TEST_CASE("a run that follows oscillation and freezes is resumed to the same bits, through a .pth as well") {
+TEST_CASE(
+    "oscillation: a run that follows it or freezes is resumed to the same bits, through a .pth as well") {
     const Jobs jobs;
     for (const char* flags : {kTrack, kFreeze}) {
         INFO(flags);
@@ -125,11 +128,11 @@ TEST_CASE("jobs: oscillation is the same for any number of processes with --shar
     jobs.same_files("by1", "by4");
     CHECK(reports_of(jobs, "by1") == reports_of(jobs, "by4"));
     jobs.done(jobs.train("then", flags + "--max-steps 6 " + processes(2)));
-    jobs.done(jobs.train("then", "--epochs 4 --resume " + jobs.file("then") + processes(4)));
+    jobs.done(jobs.train("then", "--epochs 4 --resume " + jobs.file("then") + " " + processes(4)));
     jobs.same_files("by1", "then");
 }
 
-TEST_CASE("--track-osc works with one bit, steps of heads, and every family") {
+TEST_CASE("oscillation: it is followed with one bit, steps of heads, and every family") {
     const Jobs jobs;
     for (const char* flags : {"--wbits 1 --abits 3", "--wbits 3 --abits 3 --head-wise --freeze-osc 0.03"}) {
         INFO(flags);

@@ -308,7 +308,7 @@ def hostile_and_bare(page):
     made = made_inspection()
     path = write_page('made.html', made)
     everything(page, path, made, ['blocks.0.attn.proj_q', 'blocks.1.attn.quant_input', 'blocks.1.mlp.quant2', 'blocks.0.attn.quant_attn',
-                                  'blocks.0.attn.proj', 'head', 'heads'], 'made by hand')
+                                  'blocks.0.attn.proj', 'head', 'heads', 'ties'], 'made by hand')
     check('texts stay texts', 'broken' not in page.evaluate('document.title').replace('title="broken"', '') and
           page.evaluate("document.querySelectorAll('img').length") == 1 and
           page.evaluate("document.getElementById('model-name').textContent") == made['model']['name'])
@@ -336,23 +336,67 @@ def run(*arguments):
         raise SystemExit(f'vvtq {" ".join(map(str, arguments))} ended with {done.returncode}: {done.stderr}')
 
 
-def real(page):
-    """The page that the program makes of a model that it trained, beside a second one, with pictures and logs."""
+def pictures(size):
+    """Two classes of noise, of different brightness."""
     numbers = random.Random(1)
     for split in ['train', 'val']:
         for label in range(2):
-            os.makedirs(f'{folder}/data/{split}/class{label}')
+            os.makedirs(f'{folder}/data{size}/{split}/class{label}')
             for i in range(8):
-                with open(f'{folder}/data/{split}/class{label}/{i}.ppm', 'wb') as file:
-                    file.write(b'P6\n8 8\n255\n' + bytes(numbers.randrange(100 * (label + 1)) for _ in range(192)))
+                with open(f'{folder}/data{size}/{split}/class{label}/{i}.ppm', 'wb') as file:
+                    file.write(b'P6\n%d %d\n255\n' % (size, size) + bytes(numbers.randrange(100 * (label + 1)) for _ in range(3 * size * size)))
+    return f'{folder}/data{size}'
+
+
+TRAIN = ['-b', 8, '--warmup-epochs', 0, '--device', 'cpu', '-j', 1]
+
+
+def families(page):
+    """Pages of all families, with a step for each head, and with one bit."""
+    models = {'swin': ['--model', 'swin_tiny_patch4_window7_224', '--img-size', 56, '--embed-dim', 12, '--depths', 2, 2, '--num-heads', 2, 4,
+                       '--wbits', 3, '--abits', 3],
+              'sret': ['--model', 'SReT_T', '--img-size', 64, '--embed-dim', 10, '--depths', 2, 2, 2, '--num-heads', 1, 1, 1, '--wbits', 4, '--abits', 4],
+              'heads': [*DEIT, '--wbits', 2, '--abits', 4, '--head-wise'], 'one_bit': [*DEIT, '--wbits', 1, '--abits', 1]}
+    for name, model in models.items():
+        data = pictures(model[model.index('--img-size') + 1]) if name in ('swin', 'sret') else f'{folder}/data8'
+        run('train', '--data', data, *model, *TRAIN, '--epochs', 1, '--save_checkpoint_path', f'{folder}/{name}')
+        path = f'{folder}/{name}.html'
+        run('inspect', f'{folder}/{name}/checkpoint.safetensors', '--data', data, '--device', 'cpu', '-j', 1, '--json', path + '.json', '--html', path)
+        with open(path + '.json') as file:
+            inspection = json.load(file)
+        page.open(path)
+        drawn(page, FIGURES[:7])
+        several = 0
+        for quantizer in inspection['quantizers']:
+            choose(page, quantizer['name'])
+            if not quantizer['sample']:
+                continue
+            several += len(quantizer['steps']) > 1
+            learned, groups = now(page, 'learned'), quantizer.get('sample_group')
+            if len(quantizer['steps']) > 1 or groups:
+                check(f'{name}, {quantizer["name"]}: each value has one of its steps',
+                      groups and len(groups) == len(quantizer['sample']) and set(groups) == set(range(len(quantizer['steps']))), groups)
+            if learned['snr_db'] is not None and len(quantizer['sample']) == quantizer['numel'] and quantizer['role'] == 'weight':
+                check(f'{name}, {quantizer["name"]}: a sample of all values has the figures of the tensor',
+                      abs(learned['snr_db'] - quantizer['snr_db']) < 1e-3, (learned['snr_db'], quantizer['snr_db']))
+        check(f'{name}: several steps', (several > 0) == (name == 'heads'), several)
+        narrow(page, name)
+        quiet(page, path, name)
+
+
+DEIT = ['--model', 'deit_nano_patch4_28', '--img-size', 8, '--embed-dim', 12, '--depth', 2, '--num-heads', 3]
+
+
+def real(page):
+    """The page that the program makes of a model that it trained, beside a second one, with pictures and logs."""
+    data = pictures(8)
     help_text = subprocess.run([vvtq, 'train', '--help'], capture_output=True, text=True).stdout
     tracking = ['--track-osc'] if '--track-osc' in help_text else []
-    model = ['--model', 'deit_nano_patch4_28', '--img-size', 8, '--embed-dim', 12, '--depth', 2, '--num-heads', 3]
     for name, flags in [('reg', ['--reg']), ('plain', [])]:
-        run('train', '--data', f'{folder}/data', *model, '--wbits', 2, '--abits', 2, '-b', 8, '--epochs', 3, '--warmup-epochs', 0,
-            '--device', 'cpu', '-j', 1, '--save_checkpoint_path', f'{folder}/{name}', *flags, *tracking)
+        run('train', '--data', data, *DEIT, '--wbits', 2, '--abits', 2, *TRAIN, '--epochs', 3, '--save_checkpoint_path', f'{folder}/{name}',
+            *flags, *tracking)
     path = f'{folder}/real.html'
-    run('inspect', f'{folder}/reg/checkpoint.safetensors', '--data', f'{folder}/data', '--sensitivity', '--compare',
+    run('inspect', f'{folder}/reg/checkpoint.safetensors', '--data', data, '--sensitivity', '--compare',
         f'{folder}/plain/checkpoint.safetensors', '--metrics', f'{folder}/reg/metrics.jsonl', f'{folder}/plain/metrics.jsonl',
         '--device', 'cpu', '-j', 1, '--json', f'{folder}/real.json', '--html', path)
     with open(f'{folder}/real.json') as file:
@@ -382,6 +426,7 @@ started = chromium.Browser(path)
 try:
     hostile_and_bare(started)
     real(started)
+    families(started)
 finally:
     started.close()
 print(f'{len(failures)} failures')

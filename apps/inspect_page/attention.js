@@ -65,7 +65,7 @@ function attentionSection() {
     });
     return Math.ceil(shown.length / columns) * rowHeight - 20;
   }
-  const maps = figure({ id: 'attention', title: 'Attention of the class token', className: 'wide', draw: drawMaps,
+  const maps = figure({ id: 'attention', title: page.inspection.model.family === 'deit' ? 'Attention of the class token' : 'Attention, mean of all tokens', className: 'wide', draw: drawMaps,
     note: 'Above: after softmax. Below: after the quantizer of attention. Bright is high; both pictures of a head have one scale.',
     describe: () => `${blocks[block].name}: mean error of each head: ${blocks[block].heads.map((head) => show.number(head.error)).join(', ')}.` });
 

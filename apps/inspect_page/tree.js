@@ -19,7 +19,7 @@ function rowsAndColumns(quantizers) {
     rows.get(key).cells.push({ quantizer, rest: place.rest });
     uses.set(place.rest, (uses.get(place.rest) || 0) + 1);
   }
-  const inBlocks = (row) => /^\d+$/.test(row.row);
+  const inBlocks = (row) => /^\d+$/.test(row.row) && row.cells.length > 2;
   const columns = [...uses.keys()].filter((rest) => uses.get(rest) > 1 && [...rows.values()].some(
     (row) => inBlocks(row) && row.cells.some((cell) => cell.rest === rest)));
   for (const row of rows.values()) {

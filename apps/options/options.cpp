@@ -121,7 +121,8 @@ void check_ranges(const Options& o) {
     require(in_range(opt.clip_grad, 0, 1e300), "--clip-grad", "a number of at least 0");
     const QuantizerFlags& q = o.quantizer;
     require(q.freeze_threshold == 0 || in_range(q.freeze_threshold, 0.03, 1), "--freeze-osc", "0.03..1");
-    require(q.freeze_threshold_end == 0 || in_range(q.freeze_threshold_end, 0.01, q.freeze_threshold),
+    const double highest = q.freeze_threshold > 0 ? q.freeze_threshold : 1;
+    require(q.freeze_threshold_end == 0 || in_range(q.freeze_threshold_end, 0.01, highest),
             "--freeze-osc-end", "at least 0.01 and at most --freeze-osc");
     require(o.run.threads >= 0 && o.run.threads <= 4096, "--threads", "0..4096");
     require(o.run.max_steps >= 0, "--max-steps", "at least 0");

@@ -63,6 +63,8 @@ def quantizers(blocks, wide, count=512):
     found += [quantizer('quant', 'activation', 8, normal(1), 0.03), quantizer('head', 'weight', 8, normal(0.1), 0.003)]
     signs = normal(0.6)
     found.append(quantizer('one_bit', 'weight', 1, signs, sum(map(abs, signs)) / len(signs)))
+    ties = [round(4 * x) / 4 for x in normal(1.5)]  # halves of the step: between two codes, and on the ends of the range
+    found.append(quantizer('ties', 'weight', 3, ties, 0.5))
     several = normal(0.05)[:510]
     found.append(quantizer('heads', 'weight', 2, several, 0.06, steps=[0.03, 0.05, 0.1], sample_group=[i // 170 for i in range(510)],
                            sample_grad_scale=1 / math.sqrt(sum(map(abs, several)) / 3)))
