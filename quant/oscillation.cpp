@@ -27,7 +27,7 @@ std::optional<engine::QuantParams> code_params(const nn::QuantizerSlot& slot) {
     nn::Quantizer& quantizer = *slot.get();
     const engine::Shape& shape = slot.weight().shape();
     if (!quantizer.ready()) return std::nullopt;
-    if (const auto* lsq = dynamic_cast<const Lsq*>(&quantizer)) return lsq->values_for(shape);
+    if (const auto* lsq = as_lsq(&quantizer)) return lsq->values_for(shape);
     if (quantizer.describe().kind == "binary") return engine::QuantParams();
     const auto params = quantizer.params(shape.numel());
     if (!params || params->offset.defined()) return std::nullopt;

@@ -52,7 +52,7 @@ nn::Tensor any_picture(const nn::ModelConfig& config, const Compute& compute) {
 /// on the values and there are none.
 ordered_json grad_scale(const nn::QuantizerSlot& slot, const nn::QuantizerDescription& description,
                         int64_t count) {
-    const auto* lsq = dynamic_cast<const quant::Lsq*>(slot.get());
+    const auto* lsq = quant::as_lsq(slot.get());
     if (lsq == nullptr || description.scale.empty()) return ordered_json::array();
     if (description.weight) return {number(lsq->grad_scale(slot.weight().value()).item())};
     if (description.scale.size() > 1 || count == 0) return ordered_json::array();
@@ -232,7 +232,7 @@ void add_elements(ordered_json& entry, const quant::Inspection* inspection) {
 
 void add_sample_scale(ordered_json& entry, const nn::Quantizer& quantizer, const engine::Shape& x,
                       int64_t total) {
-    entry["sample_grad_scale"] = nullptr;
+    for (const char* field : {"sample_grad_scale", "sample_group"}) entry[field] = nullptr;
     const nn::QuantizerDescription description = quantizer.describe();
     if (!entry["sample"].is_array() || description.range.high <= 0) return;
     const auto sample = entry["sample"].get<std::vector<double>>();
@@ -243,7 +243,7 @@ void add_sample_scale(ordered_json& entry, const nn::Quantizer& quantizer, const
     entry["sample_grad_scale"] =
         number(description.weight || groups > 1 ? 1 / std::sqrt(sum * description.range.high)
                                                 : 1 / (std::sqrt(count) * description.range.high));
-    const auto* lsq = dynamic_cast<const quant::Lsq*>(&quantizer);
+    const auto* lsq = quant::as_lsq(&quantizer);
     if (lsq == nullptr || groups == 1) return;
     const int64_t inner = lsq->values_for(x).inner;
     entry["sample_group"] = ordered_json::array();
