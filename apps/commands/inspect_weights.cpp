@@ -232,7 +232,7 @@ void add_elements(ordered_json& entry, const quant::Inspection* inspection) {
 
 void add_sample_scale(ordered_json& entry, const nn::Quantizer& quantizer, const engine::Shape& x,
                       int64_t total) {
-    entry["sample_grad_scale"] = nullptr;
+    for (const char* field : {"sample_grad_scale", "sample_group"}) entry[field] = nullptr;
     const nn::QuantizerDescription description = quantizer.describe();
     if (!entry["sample"].is_array() || description.range.high <= 0) return;
     const auto sample = entry["sample"].get<std::vector<double>>();
