@@ -18,21 +18,15 @@ import xml.etree.ElementTree as xml
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'page'))
 import browser as chromium  # noqa: E402
+from checks import check, drawn, failures, keyboard, narrow, quiet  # noqa: E402
 from made_inspection import inspection as made_inspection  # noqa: E402
 
 vvtq, tool = map(os.path.abspath, sys.argv[1:3])
 folder = tempfile.mkdtemp()
-failures = []
 FIGURES = ['tree', 'staircase', 'occupancy', 'over-step', 'attention', 'errors', 'tokens', 'top1', 'loss', 'oscillating', 'lambda',
            'step-curve', 'osc-curve', 'codes-curve-0', 'codes-curve-1', 'changes']
 TRACKED = ['oscillating', 'step-curve', 'osc-curve', 'codes-curve-0', 'codes-curve-1']  # of runs with --track-osc
 TABLES = ['quantizers', 'measures', 'runs', 'comparison', 'differences']
-
-
-def check(what, good, detail=''):
-    print(('good: ' if good else 'FAILED: ') + what + (f': {detail}' if detail and not good else ''), flush=True)
-    if not good:
-        failures.append(what)
 
 
 def use_tool(what, value):
@@ -40,26 +34,6 @@ def use_tool(what, value):
     if done.returncode != 0:
         raise SystemExit(f'page_tool {what}: {done.stderr}')
     return done.stdout
-
-
-def quiet(page, path, what):
-    """No complaint, and no request but for the file itself and what stands in it."""
-    errors = page.errors()
-    check(f'{what}: no error in the console', not errors, errors)
-    outside = [url[:80] for url in page.requests() if not url.startswith(('data:', 'blob:')) and url != 'file://' + os.path.abspath(path)]
-    check(f'{what}: no request leaves the page', page.requests() and not outside, outside)
-
-
-def drawn(page, figures):
-    """Each figure has a size, a description and something in it."""
-    for name in figures:
-        size = page.evaluate(f'''(() => {{
-            const svg = document.getElementById('{name}');
-            if (!svg) return null;
-            const box = svg.getBoundingClientRect();
-            return [box.width, box.height, svg.querySelectorAll('rect, path, circle').length, svg.getAttribute('aria-label')];
-        }})()''')
-        check(f'figure {name}', bool(size) and min(size[:2]) > 40 and size[2] > 2 and len(size[3]) > 20, size)
 
 
 def now(page, column='now'):
@@ -177,56 +151,6 @@ def sorting(page, inspection):
     })()''')
 
 
-ABOUT_FOCUS = '''(() => {
-    const all = [...document.querySelectorAll('*')], here = document.activeElement;
-    return here === document.body ? null : [all.indexOf(here), here.matches(':focus-visible')];
-})()'''
-
-
-def keyboard(page, path):
-    """Tab reaches every control, in the order of the page, and shows where it is; arrows reach every cell of the tree."""
-    page.open(path)
-    expected = page.evaluate('''(() => {
-        const all = [...document.querySelectorAll('*')];
-        return all.filter((node) => node.matches('a[href], button, select, input, [tabindex="0"]') && !node.disabled &&
-            !(node.type === 'radio' && !node.checked) && node.checkVisibility({visibilityProperty: true}))
-            .map((node) => all.indexOf(node));
-    })()''')
-    reached, shown = [], True
-    for _ in range(len(expected) + 20):
-        page.key('Tab')
-        focus = page.evaluate(ABOUT_FOCUS)
-        if focus is None or focus[0] in reached:
-            break
-        reached.append(focus[0])
-        shown = shown and focus[1]
-    described = page.evaluate(f'''(() => {{
-        const all = [...document.querySelectorAll('*')];
-        return {sorted(set(expected) ^ set(reached))}.map((i) => all[i].outerHTML.slice(0, 120));
-    }})()''')
-    check(f'Tab reaches all {len(expected)} controls', set(reached) == set(expected) and len(expected) > 50, described)
-    check('Tab goes in the order of the page', reached == sorted(reached))
-    check('focus is seen', shown)
-
-    name = 'document.activeElement.dataset.name'
-    page.evaluate("document.querySelector('#tree .cell[tabindex=\"0\"]').focus()")
-    cells = page.evaluate("[...document.querySelectorAll('#tree .cell')].map((cell) => cell.dataset.name)")
-    seen, waiting = set(), [page.evaluate(name)]
-    while waiting:
-        here = waiting.pop()
-        if here in seen:
-            continue
-        seen.add(here)
-        for key in ['ArrowRight', 'ArrowDown', 'ArrowLeft', 'ArrowUp']:
-            page.evaluate(f"[...document.querySelectorAll('#tree .cell')].find((cell) => cell.dataset.name === {json.dumps(here)}).focus()")
-            page.key(key)
-            waiting.append(page.evaluate(name))
-    check(f'arrow keys reach all {len(cells)} cells of the tree', seen == set(cells), set(cells) - seen)
-    page.key('Enter')
-    chosen = page.evaluate("[document.getElementById('chosen').value, document.activeElement.id]")
-    check('Enter opens a quantizer', chosen[0] in cells and chosen[1] == 'quantizer-heading', chosen)
-
-
 def saved(page, inspection, figures):
     """Every button that saves gives a file: SVG that is XML, CSV with all rows."""
     target = tempfile.mkdtemp(dir=folder)
@@ -258,16 +182,6 @@ def saved(page, inspection, figures):
             at = rows[0].index('snr_db')
             read = {row[0]: float(row[at]) if row[at] else None for row in rows[1:]}
             check('quantizers.csv has the numbers', read == {q['name']: q['snr_db'] for q in inspection['quantizers']})
-
-
-def narrow(page, what):
-    for width in (390, 320):
-        page.screen(width, 844, mobile=True)
-        wide = page.evaluate('''[document.scrollingElement.scrollWidth, ...[...document.querySelectorAll('main *')]
-            .filter((node) => !node.closest('.scroller, svg, .hidden') && node.getBoundingClientRect().right > innerWidth + 1)
-            .map((node) => node.outerHTML.slice(0, 100))]''')
-        check(f'{what}: {width} pixels are enough', wide[0] <= width and len(wide) == 1, wide)
-    page.screen(1200, 900)
 
 
 def everything(page, path, inspection, names, what, figures=FIGURES):
