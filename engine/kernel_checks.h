@@ -60,6 +60,19 @@ inline void check_parts(const std::vector<PackItem>& items, Arg flat) {
     }
 }
 
+/// Throws unless all of a tracked weight has its shape, and a mean where weights are frozen.
+inline void check_track(const CodeTrackItem& item, Arg threshold) {
+    const int64_t n = item.w.numel();
+    check_size(item.code, n, DType::u8);
+    check_size(item.mark, n, DType::u8);
+    check_size(item.frequency, n, DType::f32);
+    VVTQ_CHECK(item.mean.defined() == threshold.defined(), "mean and threshold go together");
+    if (!threshold.defined()) return;
+    VVTQ_CHECK(item.params.defined(), "weights of one bit are not frozen");
+    check_size(item.mean, n, DType::f32);
+    check_size(threshold, 1, DType::f32);
+}
+
 /// S of parts (S, n), for y (n).
 inline int64_t part_count(Arg parts, Arg y) {
     const int64_t n = y.numel(), count = parts.shape()[0];

@@ -92,5 +92,7 @@ VVTQ_KERNEL(sum_parts)
 VVTQ_KERNEL(clip_gradients)
 VVTQ_KERNEL(find_not_finite)
 VVTQ_KERNEL(adamw)
+VVTQ_KERNEL(track_codes)
+VVTQ_KERNEL(clear_frozen)
 #undef VVTQ_KERNEL
 #undef VVTQ_FUSED_KERNEL

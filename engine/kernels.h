@@ -116,6 +116,26 @@ struct BatchedShape {
     MatrixLayout a, b, y;
 };
 
+/// What `track_codes` notes of a weight beside its code: the direction of its latest change, or one of the
+/// last two.
+enum class CodeMark : uint8_t { none = 0, up = 1, down = 2, frozen = 3, unseen = 4 };
+
+/// One weight of `track_codes`; all but `w` and `params` keep what earlier calls left.
+struct CodeTrackItem {
+    Tensor w;            // M, any shape
+    QuantParams params;  // without offset; undefined: one bit, whose code is sign(w) and whose Qn is -1
+    Tensor code;         // u8 like w: q - Qn
+    Tensor mark;         // u8 like w: CodeMark
+    Tensor frequency;    // f32 like w: f, how often the code turns back
+    Tensor mean;         // f32 like w?: running mean of q; where weights are frozen, with `params`
+};
+
+/// One gradient of `clear_frozen`.
+struct FrozenItem {
+    Tensor gradient;  // M, any shape
+    Tensor mark;      // u8 like gradient: CodeMark
+};
+
 /// One parameter of the optimizer: value p, gradient g, moments m and v, all of one shape.
 struct AdamwItem {
     Tensor p, g, m, v;
@@ -354,6 +374,17 @@ struct Kernels {
     // afterwards
     Entry<void(const std::vector<AdamwItem>& items, const AdamwRates& rates, Arg schedule, Arg found_inf)>
         adamw;
+
+    // q = round(clamp(w / a)); m = momentum. d is the sign of q - code, 0 where mark is unseen. The code
+    // oscillates where d is not 0 and opposite to mark. f = (1 - m) f + m [oscillates]; mean += m (q - mean),
+    // q itself where unseen; mark = d where d is not 0, none instead of unseen; code = q. threshold (1)? f32,
+    // with mean: where f > threshold, mark = frozen and code = round(mean). A frozen weight keeps its code,
+    // oscillates no more, and w = a code, by at most 2 units in the last place nearer to 0 so that it is not
+    // clipped. NaN keeps its code. Nothing changes where found_inf (1) i32 is not 0
+    Entry<void(const std::vector<CodeTrackItem>& items, double momentum, Arg threshold, Arg found_inf)>
+        track_codes;
+    // gradient = 0 where mark is frozen
+    Entry<void(const std::vector<FrozenItem>& items)> clear_frozen;
 
     // --- what suits the device
     bool recompute;     // backward computes codes anew instead of keeping them

@@ -40,6 +40,14 @@ struct Arguments {
         for (const Tensor* t : {&item.p, &item.g, &item.m, &item.v, &item.p, &item.m, &item.v}) add(*t);
     }
     void add(const PackItem& item) { add(item.part); }
+    void add(const CodeTrackItem& item) {
+        add(item.w);
+        for (const Tensor* t : {&item.code, &item.mark, &item.frequency, &item.mean}) {
+            add(*t);
+            add(*t);  // read and written
+        }
+    }
+    void add(const FrozenItem& item) { add(item.mark); }
     template <typename T>
     void add(const std::vector<T>& items) {
         for (const T& item : items) add(item);

@@ -1,7 +1,8 @@
 // quant/: learned step size quantization. Reading this folder top to bottom teaches the method:
 // lsq (the quantizer) -> binary (one bit) -> registry (quantizers by name) -> calibrate (where steps start)
-// -> attach (which layer gets which) -> bin_regularizer (against oscillating weights) -> inspect (what a
-// quantizer did); export/ writes models for other programs. docs/method.md walks along.
+// -> attach (which layer gets which) -> bin_regularizer (against oscillating weights) -> oscillation (which
+// weights do) -> inspect (what a quantizer did); export/ writes models for other programs. docs/method.md
+// walks along.
 //
 // lsq: integer codes with a learned step size (Esser et al. 2020) and module-dependent gradient scale.
 #pragma once
@@ -77,5 +78,8 @@ class Lsq : public nn::Quantizer {
     bool ready_ = false;
     mutable std::map<int64_t, nn::Tensor> activation_scales_;  // g by the number of elements
 };
+
+/// The quantizer as one of this kind; null where it is another.
+inline const Lsq* as_lsq(const nn::Quantizer* quantizer) { return dynamic_cast<const Lsq*>(quantizer); }
 
 }  // namespace vvtq::quant

@@ -77,7 +77,7 @@ TEST_CASE(
     CHECK(lines == 6);
     const Ended odd = asked.run(ask + "--wbits 4");
     CHECK(odd.status == 2);
-    CHECK(contains(odd.err, "--wbits, --abits: have no effect on " + asked.checkpoint));
+    CHECK(contains(odd.err, "--wbits, --abits, --bits: have no effect on " + asked.checkpoint));
 }
 
 TEST_CASE("convert there and back keeps every name and byte, and the run can be resumed") {

@@ -42,7 +42,12 @@ BenchModel::BenchModel(Options& options)
     : compute(pick_compute(options.run)),
       config(resolve_config(options, nullptr, 0)),
       model(make_model(config, compute, options.run.seed)),
-      rates{1e-5, options.quantizer.reg, kRegularizerWeight, options.run.seed} {
+      rates{1e-5,
+            options.quantizer.reg,
+            kRegularizerWeight,
+            options.run.seed,
+            false,
+            options.quantizer.freeze_threshold} {
     const bool quantized = has_low_bits(options.quantizer);
     if (quantized) {
         constexpr int64_t kCalibrationPictures = 64;
@@ -53,6 +58,10 @@ BenchModel::BenchModel(Options& options)
                                      random_batch(*this, size, options.run.seed)->pictures(compute.dtype));
     }
     optimizer = std::make_unique<nn::Adamw>(model->parameters(), nn::AdamwOptions{});
+    if (options.quantizer.track_oscillation) {
+        oscillation =
+            std::make_unique<quant::OscillationTracker>(*model, options.quantizer.freeze_threshold > 0);
+    }
 }
 
 void BenchModel::load_batch(const Options& options, int processes, int shards) {
@@ -65,7 +74,8 @@ void BenchModel::load_batch(const Options& options, int processes, int shards) {
 }
 
 std::vector<engine::KernelCall> BenchModel::calls_of_step(bool products_only) {
-    TrainingStep step(*model, *optimizer, *place, {compute.dtype, 0.0, false});
+    TrainingStep step(*model, *optimizer, *place,
+                      {compute.dtype, 0.0, false, false, {}, products_only ? nullptr : oscillation.get()});
     const engine::KernelTrace trace(compute.device, products_only);
     step.submit(rates);
     step.take();

@@ -26,6 +26,7 @@ struct BenchModel {
     nn::ModelConfig config;
     std::unique_ptr<nn::Model> model;
     std::unique_ptr<nn::Adamw> optimizer;
+    std::unique_ptr<quant::OscillationTracker> oscillation;  // null where it is not tracked
     std::unique_ptr<DeviceBatch> place;
     StepRates rates;
 };

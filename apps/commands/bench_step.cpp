@@ -53,7 +53,7 @@ void measure_parts(const Options& options, BenchModel& bench, size_t bytes, cons
                    Times& times) {
     engine::Runtime& runtime = engine::runtime(bench.compute.device);
     TrainingStep alone(*bench.model, *bench.optimizer, *bench.place,
-                       {bench.compute.dtype, 0.0, !options.run.no_graph});
+                       {bench.compute.dtype, 0.0, !options.run.no_graph, false, {}, bench.oscillation.get()});
     const auto dtype = options.parallel.reduce_precision == "bf16" ? engine::DType::bf16 : engine::DType::f32;
     const nn::Tensor gradients({static_cast<int64_t>(bytes / engine::size_of(dtype))}, dtype,
                                bench.compute.device);
@@ -81,7 +81,8 @@ Times measure(const Options& options, BenchModel& bench, const Processes& proces
                        !options.run.no_graph,
                        false,
                        {processes.communicator, options.parallel.shards,
-                        options.parallel.reduce_precision == "bf16", options.parallel.buckets}});
+                        options.parallel.reduce_precision == "bf16", options.parallel.buckets},
+                       bench.oscillation.get()});
     const auto work = [&] {
         processes.progress(false);
         if (options.run.evaluate) {
@@ -162,6 +163,7 @@ int command_bench_step(Options& options, Job* job) {
         {"wbits", options.quantizer.wbits},
         {"abits", options.quantizer.abits},
         {"reg", options.quantizer.reg},
+        {"track_osc", options.quantizer.track_oscillation},
         {"batch_size", options.data.batch_size},
         {"device", engine::name_of(bench.compute.device)},
         {"name", engine::runtime(bench.compute.device).description()},

@@ -103,11 +103,7 @@ void add_activations(Inspected& inspected, const Tensor& pictures) {
         ordered_json elements;
         add_elements(elements, &seen[i]);
         for (const auto& [field, value] : elements.items()) entry[field] = value;
-        const double high = entry["range"][1].get<double>();
-        if (high > 0) {
-            const auto count = static_cast<double>(entry["sample"].size());
-            entry["sample_grad_scale"] = 1 / (std::sqrt(count) * high);
-        }
+        add_sample_scale(entry, *slot->get(), x.shape(), static_cast<int64_t>(seen[i].values.size()));
         seen[i] = {};
     });
     const autograd::NoGrad off_tape;

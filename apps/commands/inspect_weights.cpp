@@ -52,21 +52,20 @@ nn::Tensor any_picture(const nn::ModelConfig& config, const Compute& compute) {
 /// on the values and there are none.
 ordered_json grad_scale(const nn::QuantizerSlot& slot, const nn::QuantizerDescription& description,
                         int64_t count) {
-    const auto* lsq = dynamic_cast<const quant::Lsq*>(slot.get());
+    const auto* lsq = quant::as_lsq(slot.get());
     if (lsq == nullptr || description.scale.empty()) return ordered_json::array();
     if (description.weight) return {number(lsq->grad_scale(slot.weight().value()).item())};
     if (description.scale.size() > 1 || count == 0) return ordered_json::array();
     return {1.0 / (std::sqrt(static_cast<double>(count)) * description.range.high)};
 }
 
-/// g of the sample alone, for who changes its step.
-ordered_json sample_grad_scale(const ordered_json& entry, const nn::QuantizerDescription& description) {
-    if (!entry["sample"].is_array() || description.range.high <= 0) return nullptr;
-    double sum = 0;
-    for (const double x : entry["sample"].get<std::vector<double>>()) sum += std::fabs(x);
-    const auto count = static_cast<double>(entry["sample"].size());
-    return number(description.weight ? 1 / std::sqrt(sum * description.range.high)
-                                     : 1 / (std::sqrt(count) * description.range.high));
+/// The element that is the i-th of `count` in a sample of `total`: one of each part of the tensor, at another
+/// place in each. Of equal distances, such as 72 in rows of 96, few columns would stand for all.
+int64_t sampled(size_t i, size_t count, int64_t total) {
+    const double place = static_cast<double>(i) * 0.6180339887498949;  // of the golden ratio
+    const double part = static_cast<double>(i) + place - std::floor(place);
+    return std::min(total - 1,
+                    static_cast<int64_t>(part * static_cast<double>(total) / static_cast<double>(count)));
 }
 
 ordered_json entry_of(const std::string& path, nn::QuantizerSlot& slot, const quant::PictureCost& cost) {
@@ -106,7 +105,7 @@ ordered_json entry_of(const std::string& path, nn::QuantizerSlot& slot, const qu
     } else {
         add_elements(entry, nullptr);
     }
-    entry["sample_grad_scale"] = sample_grad_scale(entry, description);
+    add_sample_scale(entry, *slot.get(), known ? slot.weight().shape() : engine::Shape{}, count);
     for (const char* later : {"oscillation", "frozen", "sensitivity", "severity", "reason"}) {
         entry[later] = nullptr;
     }
@@ -226,7 +225,30 @@ void add_elements(ordered_json& entry, const quant::Inspection* inspection) {
     const size_t sample = std::min(kSample, values.size());
     entry["sample"] = ordered_json::array();
     for (size_t i = 0; i < sample; ++i) {
-        entry["sample"].push_back(six_digits(values[i * values.size() / sample]));
+        entry["sample"].push_back(
+            six_digits(values[static_cast<size_t>(sampled(i, sample, static_cast<int64_t>(values.size())))]));
+    }
+}
+
+void add_sample_scale(ordered_json& entry, const nn::Quantizer& quantizer, const engine::Shape& x,
+                      int64_t total) {
+    for (const char* field : {"sample_grad_scale", "sample_group"}) entry[field] = nullptr;
+    const nn::QuantizerDescription description = quantizer.describe();
+    if (!entry["sample"].is_array() || description.range.high <= 0) return;
+    const auto sample = entry["sample"].get<std::vector<double>>();
+    const auto groups = static_cast<int64_t>(std::max<size_t>(1, description.scale.size()));
+    const auto count = static_cast<double>(sample.size());
+    double sum = 0;
+    for (const double value : sample) sum += std::fabs(value) / static_cast<double>(groups);
+    entry["sample_grad_scale"] =
+        number(description.weight || groups > 1 ? 1 / std::sqrt(sum * description.range.high)
+                                                : 1 / (std::sqrt(count) * description.range.high));
+    const auto* lsq = quant::as_lsq(&quantizer);
+    if (lsq == nullptr || groups == 1) return;
+    const int64_t inner = lsq->values_for(x).inner;
+    entry["sample_group"] = ordered_json::array();
+    for (size_t i = 0; i < sample.size(); ++i) {
+        entry["sample_group"].push_back(sampled(i, sample.size(), total) / inner % groups);
     }
 }
 

@@ -43,6 +43,12 @@ Inspected inspect_checkpoint(Options& options, const Checkpoint& checkpoint, con
 /// inspection.
 void add_elements(ordered_json& entry, const quant::Inspection* inspection);
 
+/// What the page needs to change the step of the sample: its own gradient scale, "sample_grad_scale", and
+/// where the quantizer has several steps, "sample_group": which of them each value has. The sample is of
+/// `total` values, of one tensor of the shape of x or of several.
+void add_sample_scale(ordered_json& entry, const nn::Quantizer& quantizer, const engine::Shape& x,
+                      int64_t total);
+
 /// Pictures of an evaluation set, spread evenly over it, as the model takes them.
 class Pictures {
   public:

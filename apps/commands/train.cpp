@@ -242,6 +242,9 @@ void open_run(const Options& options, const TrainingData& data, const Compute& c
         log.line(engine::concat("=> ", processes.size, " processes, ", processes.communicator->description(),
                                 ", ", options.data.batch_size / processes.size, " images each"));
     }
+    if (!options.run.tensorboard.empty()) {
+        log.open_events(options.run.tensorboard, trainer.info().step + 1);
+    }
     if (!best.empty()) folder.bring_best(best);
     log.metrics({{"kind", "start"},
                  {"command", options.command},

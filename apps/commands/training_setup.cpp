@@ -113,6 +113,9 @@ TrainingOptions training_options(const Options& options, const TrainingData& dat
     training.evaluation = evaluation_loader(options, image_size, processes);
     training.smoothing = options.labels.smoothing;
     training.regularize = options.quantizer.reg;
+    training.track_oscillation = options.quantizer.track_oscillation;
+    training.freeze_threshold = options.quantizer.freeze_threshold;
+    training.freeze_threshold_end = options.quantizer.freeze_threshold_end;
     training.graph = !options.run.no_graph;
     training.max_steps = options.run.max_steps;
     training.print_freq = options.run.print_freq;

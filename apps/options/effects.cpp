@@ -9,6 +9,8 @@
 namespace vvtq::apps {
 namespace {
 
+bool is_low(int bits) { return bits != -1 && bits != 32; }
+
 /// Asks of one command line which flags it gives.
 struct Given {
     const Options& options;
@@ -73,6 +75,21 @@ void check_training(const Given& given, const Options& o) {
     }
 }
 
+void check_oscillation(const Given& given, const Options& o) {
+    const QuantizerFlags& q = o.quantizer;
+    const std::vector<std::string> freezing{"--freeze-osc", "--freeze-osc-end"};
+    if (o.run.evaluate) {
+        if (o.command == "bench step") given.useless({"--track-osc"}, "with --evaluate");
+        return;
+    }
+    if (q.track_oscillation && !is_low(q.wbits) && q.bits.empty()) {
+        given.useless({"--track-osc"}, "on weights in floats: set --wbits");
+    }
+    if (!q.track_oscillation) given.useless(freezing, "without --track-osc");
+    if (q.wbits == 1) given.useless(freezing, "on weights of 1 bit");
+    if (q.freeze_threshold == 0) given.useless({"--freeze-osc-end"}, "without --freeze-osc");
+}
+
 void check_labelling(const Given& given, const Options& o) {
     const LabelFlags& labels = o.labels;
     if (!labels.pack.empty() && !labels.unpack.empty()) {
@@ -131,8 +148,7 @@ void check_inspection(const Given& given, const Options& o) {
 }  // namespace
 
 bool has_low_bits(const QuantizerFlags& quantizer) {
-    const auto low = [](int bits) { return bits != -1 && bits != 32; };
-    return low(quantizer.wbits) || low(quantizer.abits) || !quantizer.bits.empty();
+    return is_low(quantizer.wbits) || is_low(quantizer.abits) || !quantizer.bits.empty();
 }
 
 void check_effects(const Options& o) {
@@ -147,6 +163,7 @@ void check_effects(const Options& o) {
     if (o.command == "export") check_export(given, o);
     if (o.command == "inspect") check_inspection(given, o);
     if (!o.run.evaluate) check_pictures(given, o);
+    check_oscillation(given, o);
     if (o.quantizer.reg && !has_low_bits(o.quantizer) && !o.run.evaluate) {
         engine::input_error("--reg: needs quantized weights; set --wbits and --abits");
     }

@@ -143,6 +143,8 @@ void add_training(FlagTable& flags, RunFlags& run) {
               "checkpoint to go on from; auto: the newest whole one in --save_checkpoint_path");
     flags.add("--on-nan", run.on_nan,
               "where loss or gradients are not finite: stop, or skip: the step is left out");
+    flags.add("--tensorboard", run.tensorboard,
+              "folder for a file of all figures that TensorBoard shows; left out: none");
     flags.add("--log", run.log, "log file; metrics.jsonl lies beside it. Default: in --save_checkpoint_path");
     flags.add("-p,--print-freq", run.print_freq, "steps from one log line to the next");
     flags.add("--finetune", run.finetune, "checkpoint whose weights to start from");
@@ -197,6 +199,13 @@ void add_quantizer(FlagTable& flags, QuantizerFlags& quantizer) {
               "counts",
               true);
     flags.add_switch("--reg", quantizer.reg, "add the bin regularizer to the loss", true);
+    flags.add_switch("--track-osc", quantizer.track_oscillation,
+                     "follow which weights go back and forth between two codes", true);
+    flags.add("--freeze-osc", quantizer.freeze_threshold,
+              "with --track-osc: freeze weights whose oscillation frequency is above this, 0.03..1; 0: none",
+              true);
+    flags.add("--freeze-osc-end", quantizer.freeze_threshold_end,
+              "let that threshold fall to this along half a cosine, 0.01 .. --freeze-osc; 0: it stays", true);
 }
 
 }  // namespace vvtq::apps

@@ -119,6 +119,11 @@ void check_ranges(const Options& o) {
                 opt.betas[1] < 1,
             "--opt-betas", "two numbers of at least 0 and below 1");
     require(in_range(opt.clip_grad, 0, 1e300), "--clip-grad", "a number of at least 0");
+    const QuantizerFlags& q = o.quantizer;
+    require(q.freeze_threshold == 0 || in_range(q.freeze_threshold, 0.03, 1), "--freeze-osc", "0.03..1");
+    const double highest = q.freeze_threshold > 0 ? q.freeze_threshold : 1;
+    require(q.freeze_threshold_end == 0 || in_range(q.freeze_threshold_end, 0.01, highest),
+            "--freeze-osc-end", "at least 0.01 and at most --freeze-osc");
     require(o.run.threads >= 0 && o.run.threads <= 4096, "--threads", "0..4096");
     require(o.run.max_steps >= 0, "--max-steps", "at least 0");
     require(o.run.save_every_steps >= 0, "--save-every-steps", "at least 0");

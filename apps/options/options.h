@@ -69,6 +69,9 @@ struct QuantizerFlags {
     bool head_wise = false;
     /// --bits: on the command line its file; then, and in checkpoints, the text of bits_file.h.
     std::string bits = "";
+    bool track_oscillation = false;
+    double freeze_threshold = 0.0;      // 0: no weight is frozen
+    double freeze_threshold_end = 0.0;  // 0: the threshold stays
 };
 
 struct OptimizerFlags {
@@ -99,6 +102,7 @@ struct RunFlags {
     int print_freq = 10;
     std::string save_dir = "./checkpoints";
     std::string log;  // empty: <save_dir>/<command>.log
+    std::string tensorboard;
     std::string finetune;
     bool keep_steps = false, allow_partial = false;
     std::string resume;

@@ -28,6 +28,9 @@ const std::map<std::string, std::string> kAddedLater = {
     {"repeated-aug", "false"},
     {"shards", "1"},
     {"bits", ""},
+    {"track-osc", "false"},
+    {"freeze-osc", "0"},
+    {"freeze-osc-end", "0"},
 };
 
 }  // namespace

@@ -12,8 +12,9 @@ namespace vvtq::apps {
 namespace {
 
 data::TensorBytes bytes_of(const std::string& name, const nn::Tensor& tensor) {
+    const engine::DType dtype = tensor.dtype();
     return {name,
-            tensor.dtype() == engine::DType::f64 ? "F64" : "F32",
+            dtype == engine::DType::f64 ? "F64" : (dtype == engine::DType::u8 ? "U8" : "F32"),
             tensor.shape().vec(),
             {static_cast<const uint8_t*>(tensor.raw()), tensor.bytes()}};
 }
@@ -21,7 +22,7 @@ data::TensorBytes bytes_of(const std::string& name, const nn::Tensor& tensor) {
 }  // namespace
 
 void save_checkpoint(const std::string& path, const CheckpointInfo& info, const nn::Model& model,
-                     const nn::Adamw& optimizer) {
+                     const nn::Adamw& optimizer, const quant::OscillationTracker* oscillation) {
     std::vector<data::TensorBytes> tensors;
     std::vector<nn::Tensor> on_host;  // the bytes are written from here
     const auto add = [&](const std::string& name, const nn::Tensor& tensor) {
@@ -30,8 +31,11 @@ void save_checkpoint(const std::string& path, const CheckpointInfo& info, const 
     };
     for (const nn::NamedParameter& p : model.parameters()) add(p.name, p.parameter.value());
     for (const auto& [name, buffer] : model.buffers()) add(name, buffer);
-    for (const auto& [name, moment] : optimizer.state())
-        add(std::string(data::kOptimizerPrefix) + name, moment);
+    const auto add_state = [&](const auto& state) {
+        for (const auto& [name, tensor] : state) add(std::string(data::kOptimizerPrefix) + name, tensor);
+    };
+    add_state(optimizer.state());
+    if (oscillation != nullptr) add_state(oscillation->state());
     data::write_safetensors(path, tensors, to_metadata(info));
 }
 
@@ -99,25 +103,50 @@ LoadReport Checkpoint::load_parameters(nn::Model& model, const LoadRules& rules)
     return report;
 }
 
+std::string Checkpoint::stored_state(const std::string& name, const engine::Shape& shape) const {
+    const std::string stored = std::string(data::kOptimizerPrefix) + name;
+    if (!file_.contains(stored)) {
+        engine::input_error(flag_, ": ", path_, " has no ", stored,
+                            "; name a file with the moments of its run, or take its weights with "
+                            "`finetune`");
+    }
+    if (file_.entry(stored).shape != shape.vec()) {
+        engine::input_error(flag_, ": ", path_, " has ", stored, " ",
+                            data::shape_text(file_.entry(stored).shape), " instead of ", shape.str(),
+                            "; name another file");
+    }
+    return stored;
+}
+
 void Checkpoint::load_optimizer(nn::Adamw& optimizer) const {
     VVTQ_CHECK(info_.has_value(), path_, " has no record of a run");
     std::vector<std::pair<std::string, nn::Tensor>> state;
     for (const auto& [name, moment] : optimizer.state()) {
-        const std::string stored = std::string(data::kOptimizerPrefix) + name;
-        if (!file_.contains(stored)) {
-            engine::input_error(flag_, ": ", path_, " has no ", stored,
-                                "; name a file with the moments of its run, or take its weights with "
-                                "`finetune`");
-        }
-        if (file_.entry(stored).shape != moment.shape().vec()) {
-            engine::input_error(flag_, ": ", path_, " has ", stored, " ",
-                                data::shape_text(file_.entry(stored).shape), " instead of ",
-                                moment.shape().str(), "; name another file");
-        }
-        const std::vector<double> values = file_.read<double>(stored);
+        const std::vector<double> values = file_.read<double>(stored_state(name, moment.shape()));
         state.emplace_back(name, nn::Tensor::from(values, moment.shape(), moment.dtype()));
     }
     optimizer.load_state(state, info_->step);
+}
+
+void Checkpoint::load_oscillation(quant::OscillationTracker& oscillation) const {
+    for (const auto& [name, tensor] : oscillation.state()) {
+        const std::string stored = stored_state(name, tensor.shape());
+        const nn::Tensor host(tensor.shape(), tensor.dtype());
+        const std::vector<float> values = file_.read<float>(stored);
+        if (tensor.dtype() == engine::DType::u8) {
+            std::ranges::transform(values, host.data<uint8_t>(), [](float value) {
+                return static_cast<uint8_t>(value >= 0 && value <= 255 ? value : 255.0f);
+            });
+        } else {
+            std::ranges::copy(values, host.data<float>());
+        }
+        engine::kernels(tensor.device()).copy(host.to(tensor.device()), tensor);
+    }
+    try {
+        oscillation.state_loaded();
+    } catch (const engine::Error& error) {
+        engine::input_error(flag_, ": ", path_, " is damaged: ", error.what());
+    }
 }
 
 }  // namespace vvtq::apps

@@ -1,8 +1,9 @@
 // checkpoint: a model, its optimizer and the place in its run, in one .safetensors file.
 //
-// Tensors: parameters under their published names; "optimizer.<parameter>.exp_avg" and ".exp_avg_sq". The
-// metadata holds CheckpointInfo, checksums, and nothing that differs between two equal runs: no paths, times
-// or thread counts.
+// Tensors: parameters under their published names; "optimizer.<parameter>.exp_avg" and ".exp_avg_sq"; where
+// oscillation is tracked, those of quant::OscillationTracker::state behind "optimizer." too. The metadata
+// holds CheckpointInfo, checksums, and nothing that differs between two equal runs: no paths, times or thread
+// counts.
 #pragma once
 
 #include <optional>
@@ -11,12 +12,14 @@
 #include "apps/training/checkpoint_info.h"
 #include "apps/training/state_load.h"
 #include "nn/optimizer.h"
+#include "quant/oscillation.h"
 
 namespace vvtq::apps {
 
-/// Writes under a temporary name, flushes, renames; on failure the previous file stays.
+/// Writes under a temporary name, flushes, renames; on failure the previous file stays. `oscillation` may be
+/// null.
 void save_checkpoint(const std::string& path, const CheckpointInfo& info, const nn::Model& model,
-                     const nn::Adamw& optimizer);
+                     const nn::Adamw& optimizer, const quant::OscillationTracker* oscillation = nullptr);
 
 /// A checkpoint of this program, or a file of another (data/state_file.h) with published or timm's names.
 class Checkpoint {
@@ -47,8 +50,14 @@ class Checkpoint {
     LoadReport load_parameters(nn::Model& model, const LoadRules& rules = {}) const;
     /// Restores the moments. Throws Error(Fault::input) naming one that is missing or of another shape.
     void load_optimizer(nn::Adamw& optimizer) const;
+    /// Likewise the state of the weights' oscillation.
+    void load_oscillation(quant::OscillationTracker& oscillation) const;
 
   private:
+    /// The entry of an optimizer's tensor; throws Error(Fault::input) where it is missing or of another
+    /// shape.
+    std::string stored_state(const std::string& name, const engine::Shape& shape) const;
+
     std::string path_;
     std::string flag_;
     data::StateFile file_;

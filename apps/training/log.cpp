@@ -28,6 +28,31 @@ std::string print(const char* format, double value) {
 
 constexpr const char* kStandardOutput = "standard output";
 
+/// What TensorBoard gets of the objects in metrics.jsonl, by their kinds and the names of their figures.
+struct Tag {
+    const char *kind, *name, *tag;
+};
+constexpr Tag kTags[] = {
+    {"train", "loss", "train/loss"},
+    {"train", "reg", "train/regularizer"},
+    {"train", "acc1", "train/top1"},
+    {"train", "acc5", "train/top5"},
+    {"train", "lr", "lr"},
+    {"train", "lambda", "lambda"},
+    {"train", "epoch", "epoch"},
+    {"train", "img_s", "throughput/images_per_second"},
+    {"train", "time", "throughput/seconds_per_step"},
+    {"train", "data", "throughput/seconds_waiting_for_data"},
+    {"eval", "loss", "val/loss"},
+    {"eval", "acc1", "val/top1"},
+    {"eval", "acc5", "val/top5"},
+};
+
+/// Seconds since 1970.
+double now() {
+    return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 }  // namespace
 
 void Meter::update(double value, double count) {
@@ -73,19 +98,18 @@ LineFile::~LineFile() {
     if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-void LineFile::open(const std::string& path) {
+void LineFile::open(const std::string& path, const std::string& field) {
     if (descriptor_ >= 0) ::close(descriptor_);
     path_ = path;
     descriptor_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);
     struct stat status {};
     if (descriptor_ >= 0 && ::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode)) return;
-    engine::input_error("`log`: cannot write ", path, " (",
+    engine::input_error("`", field, "`: cannot write ", path, " (",
                         descriptor_ < 0 ? std::strerror(errno) : "no regular file",
                         "); name a file in a folder you may write to");
 }
 
-bool LineFile::write(const std::string& line) {
-    const std::string whole = line + "\n";
+bool LineFile::append(const std::string& whole) {
     const off_t before = ::lseek(descriptor_, 0, SEEK_END);
     if (data::write_all(descriptor_, whole.data(), whole.size())) return true;
     const int reason = errno;
@@ -109,6 +133,20 @@ void RunLog::reopen() {
     if (file_.is_open() && !(fs::exists(file_.path(), ignored) && fs::exists(metrics_.path(), ignored))) {
         open(file_.path());
     }
+    if (events_.is_open() && !fs::exists(events_.path(), ignored)) {
+        fs::create_directories(fs::path(events_.path()).parent_path(), ignored);
+        events_.open(events_.path(), "tensorboard");
+        append_events(version_record(now()));
+    }
+}
+
+void RunLog::open_events(const std::string& dir, int64_t first_step) {
+    std::error_code ignored;  // an impossible folder shows when the file is opened
+    fs::create_directories(dir, ignored);
+    const double seconds = now();
+    events_.open((fs::path(dir) / event_file_name(seconds)).string(), "tensorboard");
+    append_events(version_record(seconds));
+    append_events(restart_record(seconds, first_step));
 }
 
 RunLog::~RunLog() { clear_bar(); }
@@ -169,6 +207,20 @@ void RunLog::progress(const std::string& text, const std::string& label, int64_t
 
 void RunLog::metrics(const nlohmann::json& object) {
     write(metrics_, object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    if (!has_events()) return;
+    Summary summary;
+    for (const auto& [kind, name, tag] : kTags) {
+        if (object.value("kind", "") == kind && object.contains(name)) summary.scalar(tag, object[name]);
+    }
+    if (!summary.empty()) events(object.at("step"), summary);
+}
+
+void RunLog::append_events(const std::string& record) {
+    if (!events_.append(record)) tell_once(events_.path());
+}
+
+void RunLog::events(int64_t step, const Summary& summary) {
+    if (has_events()) append_events(summary_record(now(), step, summary));
 }
 
 }  // namespace vvtq::apps

@@ -47,6 +47,7 @@ void Meters::report(const Place& place, RunLog& log) const {
                  {"loss", loss.latest()},
                  {"reg", regularizer.latest()},
                  {"lr", place.lr},
+                 {"lambda", place.lambda},
                  {"acc1", top1.latest()},
                  {"acc5", top5.latest()},
                  {"time", time.mean()},

@@ -17,7 +17,7 @@ struct Meters {
     struct Place {
         int epoch, epochs, crops;
         int64_t batch, batches, step;
-        double lr;
+        double lr, lambda;
     };
     /// The published line, the bar, and an object in metrics.jsonl.
     void report(const Place& place, RunLog& log) const;

@@ -16,9 +16,14 @@ void share_parameters(const nn::Module& model, const Processes& processes) {
     share_buffers(model, processes);
 }
 
-void share_moments(const nn::Adamw& optimizer, const Processes& processes) {
+void share_state(const nn::Adamw& optimizer, const quant::OscillationTracker* oscillation,
+                 const Processes& processes) {
     if (processes.communicator == nullptr) return;
-    for (const auto& [name, moment] : optimizer.state()) processes.communicator->broadcast(moment, 0);
+    const auto share = [&](const auto& state) {
+        for (const auto& [name, tensor] : state) processes.communicator->broadcast(tensor, 0);
+    };
+    share(optimizer.state());
+    if (oscillation != nullptr) share(oscillation->state());
     processes.communicator->wait();
 }
 

@@ -8,6 +8,7 @@
 #include "engine/communicator.h"
 #include "nn/module.h"
 #include "nn/optimizer.h"
+#include "quant/oscillation.h"
 
 namespace vvtq::apps {
 
@@ -30,7 +31,8 @@ struct Processes {
 void share_buffers(const nn::Module& model, const Processes& processes);
 /// Every process takes all parameters and buffers of the first one.
 void share_parameters(const nn::Module& model, const Processes& processes);
-/// Likewise the optimizer's moments.
-void share_moments(const nn::Adamw& optimizer, const Processes& processes);
+/// Likewise the optimizer's moments, and what oscillation is known by; the latter may be null.
+void share_state(const nn::Adamw& optimizer, const quant::OscillationTracker* oscillation,
+                 const Processes& processes);
 
 }  // namespace vvtq::apps

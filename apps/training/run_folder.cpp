@@ -93,10 +93,10 @@ void RunFolder::try_out(size_t bytes) {
 }
 
 bool RunFolder::save(const std::string& file, const CheckpointInfo& info, const nn::Model& model,
-                     const nn::Adamw& optimizer, bool afresh) {
+                     const nn::Adamw& optimizer, const quant::OscillationTracker* oscillation, bool afresh) {
     const bool gone = lock_ != nullptr && !exists();
     take();
-    save_checkpoint(path_in(dir_, file), info, model, optimizer);
+    save_checkpoint(path_in(dir_, file), info, model, optimizer, oscillation);
     if (afresh) {  // what an earlier run left stays until the new one has left something
         std::error_code ignored;
         if (file != kBestCheckpoint) fs::remove(path_in(dir_, kBestCheckpoint), ignored);

@@ -35,11 +35,12 @@ class RunFolder {
     /// where they cannot.
     void try_out(size_t bytes);
 
-    /// Replaces `file`, one of the two names above. The first save of a run that starts afresh removes the
-    /// checkpoints of an earlier run. Returns whether the folder had been deleted and was
-    /// made again. Throws Error where the file cannot be written; the earlier file stays.
+    /// Replaces `file`, one of the two names above; arguments as save_checkpoint has them. The first save of
+    /// a run that starts afresh removes the checkpoints of an earlier run. Returns whether the folder had
+    /// been deleted and was made again. Throws Error where the file cannot be written; the earlier file
+    /// stays.
     bool save(const std::string& file, const CheckpointInfo& info, const nn::Model& model,
-              const nn::Adamw& optimizer, bool afresh);
+              const nn::Adamw& optimizer, const quant::OscillationTracker* oscillation, bool afresh);
     /// Writes a copy of the file `from` as model_best.safetensors.
     void bring_best(const std::string& from);
 

@@ -32,6 +32,7 @@ struct Moments {
     std::string parameter;
     const StoredTensor* exp_avg = nullptr;
     const StoredTensor* exp_avg_sq = nullptr;
+    std::vector<std::pair<std::string, const StoredTensor*>> others;  // what else is kept of the parameter
 
     bool decays() const { return exp_avg->shape.size() >= 2 && !parameter.ends_with(".bias"); }
 };
@@ -46,8 +47,13 @@ std::vector<Moments> moments_of(const std::vector<StoredTensor>& tensors) {
         const std::string parameter = tensor.name.substr(begin, dot - begin),
                           kind = tensor.name.substr(dot + 1);
         const auto [place, made] = at.emplace(parameter, all.size());
-        if (made) all.push_back({parameter, nullptr, nullptr});
-        (kind == "exp_avg" ? all[place->second].exp_avg : all[place->second].exp_avg_sq) = &tensor;
+        if (made) all.push_back({parameter, nullptr, nullptr, {}});
+        Moments& moments = all[place->second];
+        if (kind == "exp_avg" || kind == "exp_avg_sq") {
+            (kind == "exp_avg" ? moments.exp_avg : moments.exp_avg_sq) = &tensor;
+        } else {
+            moments.others.emplace_back(kind, &tensor);
+        }
     }
     for (const Moments& moments : all) {
         if (moments.exp_avg == nullptr || moments.exp_avg_sq == nullptr) {
@@ -84,6 +90,9 @@ data::Bytes torch_checkpoint(const std::vector<StoredTensor>& tensors, const Tor
             entry.push_back({text("step"), TorchValue{step}});
             entry.push_back({text("exp_avg"), TorchValue{torch_tensor(*each.exp_avg)}});
             entry.push_back({text("exp_avg_sq"), TorchValue{torch_tensor(*each.exp_avg_sq)}});
+            for (const auto& [kind, tensor] : each.others) {
+                entry.push_back({text(kind), TorchValue{torch_tensor(*tensor)}});
+            }
             optimizer_state.push_back({TorchValue{number}, TorchValue{std::move(entry)}});
             params.push_back({number++});
             names.push_back(text(each.parameter));

@@ -10,6 +10,7 @@
 #include "apps/training/explain.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/memory_fit.h"
+#include "apps/training/quantizer_report.h"
 #include "apps/training/value_text.h"
 #include "engine/random.h"
 #include "quant/bin_regularizer.h"
@@ -40,6 +41,9 @@ Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const
       compute_(compute),
       optimizer_(model.parameters(), options.optimizer),
       processes_(std::move(processes)) {
+    if (options.track_oscillation) {
+        oscillation_ = std::make_unique<quant::OscillationTracker>(model, options.freeze_threshold > 0);
+    }
     plan(resumed != nullptr);
     for (size_t i = next_pass_; i < passes_.size(); ++i) {
         loader(passes_[i].crops);  // refuses what it cannot make batches of
@@ -47,7 +51,8 @@ Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const
     if (resumed != nullptr) {
         last_checkpoint_ = resumed->path();
         resumed->load_optimizer(optimizer_);
-        share_moments(optimizer_, processes_);
+        if (oscillation_ != nullptr) resumed->load_oscillation(*oscillation_);
+        share_state(optimizer_, oscillation_.get(), processes_);
         const int64_t batches = next_pass_ < passes_.size() ? loader(passes_[next_pass_].crops).batches() : 0;
         if (info_.batch > batches) {
             engine::input_error("`resume`: the checkpoint stands at batch ", info_.batch, " of an epoch of ",
@@ -92,6 +97,9 @@ size_t Trainer::checkpoint_bytes() const {
     for (const nn::NamedParameter& p : model_.parameters()) bytes += p.parameter.value().bytes();
     for (const auto& [name, buffer] : model_.buffers()) bytes += buffer.bytes();
     for (const auto& [name, moment] : optimizer_.state()) bytes += moment.bytes();
+    if (oscillation_ != nullptr) {
+        for (const auto& [name, tensor] : oscillation_->state()) bytes += tensor.bytes();
+    }
     return bytes;
 }
 
@@ -106,7 +114,8 @@ bool Trainer::save(const std::string& file) {
     const bool latest = file == kCheckpoint;
     const std::string before = not_saved_;
     try {
-        const bool gone = folder_.save(file, info_, model_, optimizer_, last_checkpoint_.empty());
+        const bool gone =
+            folder_.save(file, info_, model_, optimizer_, oscillation_.get(), last_checkpoint_.empty());
         log_.reopen();  // they may have been removed without the folder, too
         if (gone) {
             guards_.warn("folder_gone", info_.step, "", 0,
@@ -157,6 +166,9 @@ StepRates Trainer::rates_of(const Pass& pass, int64_t step) const {
     rates.random_key =
         engine::mix_key({options_.training.seed, kStochasticDepth, static_cast<uint64_t>(step)});
     rates.stop = interrupted();
+    const double freeze = options_.freeze_threshold, end = options_.freeze_threshold_end;
+    rates.freeze_threshold =
+        quant::freeze_threshold(freeze, end > 0 ? end : freeze, pass.epoch, options_.schedule.epochs);
     return rates;
 }
 
@@ -202,7 +214,7 @@ void Trainer::account(const Pass& pass, Meters& meters) {
     meters.time.update(meters.watch.lap());
     if (index % options_.print_freq == 0 && result.found_inf == 0) {
         meters.report({pass.epoch, options_.schedule.epochs, pass.crops, index, loader(pass.crops).batches(),
-                       step + 1, options_.schedule.at(pass.epoch)},
+                       step + 1, rates_of(pass, step).lr, rates_of(pass, step).regularizer_weight},
                       log_);
     }
 }
@@ -245,7 +257,8 @@ Outcome Trainer::run_pass(const Pass& pass) {
                                                            options_.graph,
                                                            options_.skip_not_finite,
                                                            {processes_.communicator, options_.training.shards,
-                                                            options_.reduce_bf16, options_.buckets}});
+                                                            options_.reduce_bf16, options_.buckets},
+                                                           oscillation_.get()});
     }
     info_.crops = pass.crops;
     Meters meters(info_.means);
@@ -302,6 +315,7 @@ Outcome Trainer::end_pass(const Pass& pass) {
                   {"loss", accuracy->loss},
                   {"acc1", accuracy->acc1},
                   {"acc5", accuracy->acc5}});
+    if (processes_.first()) report_quantizers(model_, oscillation_.get(), pass.epoch, info_.step, log_);
     if (guards_.skipped() > 0) {
         log_.line(
             engine::concat("=> steps left out so far because they were not finite: ", guards_.skipped()));

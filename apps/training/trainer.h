@@ -84,6 +84,7 @@ class Trainer {
     Guards guards_;
     Compute compute_;
     nn::Adamw optimizer_;
+    std::unique_ptr<quant::OscillationTracker> oscillation_;  // null where it is not tracked
     std::unique_ptr<DeviceBatch> place_;
     std::unique_ptr<TrainingStep> step_;
     std::vector<Pass> passes_;

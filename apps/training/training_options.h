@@ -17,11 +17,14 @@ struct TrainingOptions {
     /// each picture; the seed decides everything random in the run.
     data::LoaderOptions training;
     data::LoaderOptions evaluation;
-    double smoothing = 0.0;   // of labels, where batches hold no distributions
-    bool regularize = false;  // adds the bin regularizer to the loss
-    bool graph = true;        // records steps and replays them, where the device can
-    int64_t max_steps = 0;    // the run ends after so many steps since the start of training; 0: no limit
-    int print_freq = 10;      // steps from one log line to the next
+    double smoothing = 0.0;             // of labels, where batches hold no distributions
+    bool regularize = false;            // adds the bin regularizer to the loss
+    bool track_oscillation = false;     // of weights
+    double freeze_threshold = 0.0;      // oscillation above which weights freeze; 0: none does
+    double freeze_threshold_end = 0.0;  // what the threshold falls to; 0: it stays
+    bool graph = true;                  // records steps and replays them, where the device can
+    int64_t max_steps = 0;  // the run ends after so many steps since the start of training; 0: no limit
+    int print_freq = 10;    // steps from one log line to the next
     /// Steps from one checkpoint to the next, beside those after each pass; 0: no others.
     int64_t save_every_steps = 0;
     bool reduce_bf16 = false;      // processes send gradients rounded to bf16

@@ -82,6 +82,8 @@ void TrainingStep::compute(bool regularize) {
     optimizer_.clear_grad();
     quant::regularize(model_, regularize);
     nn::PreparedWeights weights(model_, options_.dtype);
+    quant::OscillationTracker* oscillation = options_.oscillation;
+    if (oscillation != nullptr) oscillation->begin();
     compute_shards(weights);
     kernel.copy(parallel_.reduce(), totals_);
     kernel.find_not_finite(totals_.slice(0, 1).to(regularizer_.dtype()), optimizer_.found_inf());
@@ -94,7 +96,9 @@ void TrainingStep::compute(bool regularize) {
         kernel.fill(0.0, regularizer_);
     }
     weights.backward(term);
+    if (oscillation != nullptr) oscillation->clear_frozen();
     optimizer_.update();
+    if (oscillation != nullptr) oscillation->follow(optimizer_.found_inf());
 }
 
 void TrainingStep::submit(const StepRates& rates) {
@@ -103,6 +107,9 @@ void TrainingStep::submit(const StepRates& rates) {
     send(*to_lambda_, rates.regularizer_weight);
     send(*to_stop_, rates.stop ? 1.0 : 0.0);
     optimizer_.schedule(rates.lr);
+    if (options_.oscillation != nullptr && options_.oscillation->freezes()) {
+        options_.oscillation->set_threshold(rates.freeze_threshold);
+    }
     if (rates.regularize != graph_regularizes_) {
         graph_.reset();
         graph_regularizes_ = rates.regularize;

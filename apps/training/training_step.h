@@ -10,6 +10,7 @@
 #include "nn/data_parallel.h"
 #include "nn/model.h"
 #include "nn/optimizer.h"
+#include "quant/oscillation.h"
 
 namespace vvtq::apps {
 
@@ -20,6 +21,7 @@ struct StepRates {
     double regularizer_weight = 0.0;  // lambda
     uint64_t random_key = 0;          // stochastic depth
     bool stop = false;                // this process asks all to stop
+    double freeze_threshold = 0.0;    // of StepOptions::oscillation, where it freezes
 };
 
 /// What the steps of a run have in common.
@@ -29,6 +31,7 @@ struct StepOptions {
     bool graph = true;                         // record the step and replay it, where the device can
     bool skip = false;  // a step that is not finite is left out, instead of all from there on
     nn::DataParallelOptions parallel = {};
+    quant::OscillationTracker* oscillation = nullptr;  // follows the weights' codes; outlives the step
 };
 
 /// Of the whole batch, the same on all processes.

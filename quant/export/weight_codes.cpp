@@ -45,7 +45,7 @@ std::optional<WeightCodes> weight_codes(const nn::QuantizerSlot& slot) {
     if (slot.get() == nullptr || slot.values() != nn::Values::weight) return std::nullopt;
     const Tensor& w = slot.weight().value();
     if (w.numel() == 0) return std::nullopt;
-    if (const auto* lsq = dynamic_cast<const Lsq*>(slot.get())) {
+    if (const auto* lsq = as_lsq(slot.get())) {
         return lsq->ready() ? std::optional(codes_of(*lsq, w)) : std::nullopt;
     }
     if (slot.get()->describe().bits == 1) return signs_of(*slot.get(), w);

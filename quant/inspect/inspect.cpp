@@ -130,7 +130,7 @@ Inspection inspect(const Tensor& x, const engine::QuantParams& quantizer) {
 }
 
 Inspection inspect(nn::Quantizer& quantizer, const Tensor& x) {
-    if (const auto* lsq = dynamic_cast<const Lsq*>(&quantizer)) return lsq->inspect(x);
+    if (const auto* lsq = as_lsq(&quantizer)) return lsq->inspect(x);
     VVTQ_CHECK(x.numel() > 0, "nothing to inspect");
     const nn::QuantizerDescription description = quantizer.describe();
     const autograd::NoGrad off_tape;
@@ -160,7 +160,7 @@ std::optional<double> only_value(nn::Quantizer& quantizer, const Tensor& x) {
     bool one = false;
     if (description.bits == 1) {
         one = std::all_of(y.begin(), y.end(), [&](double v) { return (v > 0) == (y[0] > 0); });
-    } else if (const auto* lsq = dynamic_cast<const Lsq*>(&quantizer); lsq && lsq->alpha().shape()[0] > 1) {
+    } else if (const auto* lsq = as_lsq(&quantizer); lsq && lsq->alpha().shape()[0] > 1) {
         one = all_equal(lsq->inspect(x).codes);  // steps differ from head to head
     } else {
         one = all_equal(y);

@@ -147,6 +147,23 @@ TEST_CASE("flags that change nothing are refused by name") {
     }
     CHECK(useless("--reg", {"bench", "step", "--evaluate", "--reg", "--wbits", "2"}));
     CHECK(useless("--head-wise", {"train", "--head-wise"}));
+    for (const Words& words : {Words{"train"}, Words{"bench", "step"}, Words{"bench", "op"}}) {
+        CHECK(useless("--track-osc", joined(words, {"--track-osc"})));
+        CHECK(useless("--track-osc", joined(words, {"--track-osc", "--abits", "2"})));
+        CHECK_NOTHROW(parse_options(joined(words, {"--track-osc", "--wbits", "1"})));
+        const Words low = joined(words, {"--wbits", "2"}), tracked = joined(low, {"--track-osc"});
+        CHECK(useless("--freeze-osc", joined(low, {"--freeze-osc", "0.03"})));
+        CHECK(useless("--freeze-osc-end", joined(tracked, {"--freeze-osc-end", "0.02"})));
+        CHECK(useless("--freeze-osc", joined(words, {"--wbits", "1", "--track-osc", "--freeze-osc", "0.1"})));
+        const Words frozen = joined(tracked, {"--freeze-osc", "0.03"});
+        CHECK_NOTHROW(parse_options(frozen));
+        CHECK_NOTHROW(parse_options(joined(frozen, {"--freeze-osc-end", "0.01"})));
+        CHECK(refused("--freeze-osc: must be 0.03..1", joined(tracked, {"--freeze-osc", "0.029"})));
+        CHECK(refused("--freeze-osc-end: must be at least 0.01 and at most --freeze-osc",
+                      joined(frozen, {"--freeze-osc-end", "0.04"})));
+    }
+    CHECK(useless("--track-osc", {"bench", "step", "--evaluate", "--track-osc", "--wbits", "2"}));
+    CHECK_NOTHROW(parse_options({"train", "--evaluate", "--track-osc", "--freeze-osc", "0.1"}));
     for (const Words& words :
          {Words{"train"}, Words{"pretrain"}, Words{"softlabel"}, Words{"bench", "step"}}) {
         CHECK(useless("--no-graph", joined(words, {"--no-graph", "--device", "cpu"})));
@@ -261,7 +278,7 @@ TEST_CASE("a checkpoint's flags are all there and all known, but those of later 
             const bool says = problem.find("x: its metadata does not say --" + name) == 0;
             CHECK((says || whole == saved));  // what was done then is what is done without the flag now
         }
-        CHECK(absent == (std::string(command) == "train" ? 3 : 15));
+        CHECK(absent == (std::string(command) == "train" ? 7 : 15));
     }
     CHECK(refuses("names a command", [] { apps::checked_recipe({}, "tran", "x"); }));
     CHECK(refuses("names a command", [] { apps::checked_recipe({}, "bench step", "x"); }));

@@ -1,5 +1,6 @@
 // The house rules that can be read off the sources: who includes whom, and how long a file is.
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <set>
 
@@ -138,4 +139,18 @@ TEST_CASE("layering: files have at most 400 lines", "[layering]") {
         INFO(file.path);
         CHECK(std::count(file.text.begin(), file.text.end(), '\n') <= 400);
     }
+}
+
+TEST_CASE("layering: scripts of the page are short, and make no HTML of texts", "[layering]") {
+    size_t scripts = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(VVTQ_SOURCE_DIR "/apps/inspect_page")) {
+        const SourceFile file = source_file("apps/inspect_page/" + entry.path().filename().string());
+        INFO(file.path);
+        CHECK(std::count(file.text.begin(), file.text.end(), '\n') <= 400);
+        CHECK(
+            matches(file.text, "(innerHTML|outerHTML|insertAdjacentHTML|document\\.write|eval\\(|\\.html\\()")
+                .empty());
+        scripts += file.path.ends_with(".js") ? 1 : 0;
+    }
+    CHECK(scripts > 10);
 }

@@ -1,0 +1,21 @@
+# Looks for d3, which draws the figures of `vvtq inspect --html`. Sets VVTQ_HAS_PAGE and VVTQ_PAGE_SUMMARY, and VVTQ_D3 and
+# VVTQ_D3_LICENCE: files of Debian's node-d3, which become part of the page.
+set(VVTQ_HAS_PAGE OFF)
+set(VVTQ_PAGE_SUMMARY "off")
+if(VVTQ_PAGE STREQUAL "off" OR NOT VVTQ_PROGRAM)
+  return()
+endif()
+
+find_file(VVTQ_D3 d3.min.js PATHS /usr/share/nodejs/d3/dist NO_DEFAULT_PATH NO_CACHE)
+find_file(VVTQ_D3_LICENCE copyright PATHS /usr/share/doc/node-d3 NO_DEFAULT_PATH NO_CACHE)
+if(NOT VVTQ_D3 OR NOT VVTQ_D3_LICENCE)
+  if(VVTQ_PAGE STREQUAL "on")
+    message(FATAL_ERROR "VVTQ_PAGE=on, but d3 was not found; install node-d3")
+  endif()
+  set(VVTQ_PAGE_SUMMARY "not found")
+  return()
+endif()
+file(STRINGS ${VVTQ_D3} first_line LIMIT_COUNT 1)
+string(REGEX MATCH "v([0-9]+)\\.[0-9.]+" version "${first_line}")
+set(VVTQ_HAS_PAGE ON)
+set(VVTQ_PAGE_SUMMARY "d3 ${version}")
