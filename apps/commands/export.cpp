@@ -69,7 +69,8 @@ std::map<std::string, std::string> onnx_metadata(const Options& options, const C
             {"interpolation", "bilinear"},
             {"classes", text(class_names(checkpoint, model.config().num_classes))},
             {"wbits", width(options.quantizer.wbits)},
-            {"abits", width(options.quantizer.abits)}};
+            {"abits", width(options.quantizer.abits)},
+            {"bits", options.quantizer.bits}};
 }
 
 }  // namespace
