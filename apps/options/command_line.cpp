@@ -130,7 +130,9 @@ void define_predict(FlagTable& flags, Options& o) {
     flags.add("--device", o.run.device, "auto, cpu or cuda");
     flags.add("--gpu", o.run.gpu, "which GPU; -1: the first");
     flags.add("--precision", o.run.precision,
-              "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32");
+              "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32; where nothing is "
+              "trained also "
+              "int8 on the CPU, which auto takes there if all products are of quantized values");
     flags.add("--threads", o.run.threads, "computing threads; 0: all cores");
 }
 
