@@ -1,7 +1,7 @@
 // linear: the products of linear layers on codes, shared by ops_linear.cpp and ops_block.cpp.
 #pragma once
 
-#include "autograd/ops.h"
+#include "autograd/integer_codes.h"
 
 namespace vvtq::autograd {
 
@@ -24,8 +24,12 @@ class LinearProduct {
     /// Throws Error(Fault::internal) where the shapes do not fit.
     LinearProduct(const Quantized& x, const Quantized& w, const Variable& bias);
 
-    /// y (R, O) of x's dtype from codes x (R, K).
+    /// y (R, O) from codes x (R, K): of x's dtype, of f32 where x is integer.
     Tensor forward(const Tensor& x) const;
+    /// The codes (R, O) of gelu(y) from integer codes x.
+    Tensor forward_gelu(const Tensor& x, const engine::QuantParams& quantizer) const;
+    /// Whether x and w are integer.
+    bool integer() const { return packed_.defined(); }
     /// Gradient of x (R, K) from dy (R, O).
     Tensor input_gradient(const Tensor& dy) const;
     /// Gradient of w (O, K), of master dtype, from dy and the codes x; dbias (O) where x has an offset.
@@ -34,11 +38,16 @@ class LinearProduct {
     Tensor bias_gradient(const Tensor& dy) const;
 
     bool needs_bias_gradient() const { return x_offset_.defined(); }
+    engine::Device device() const { return w_.device(); }
     int64_t outputs() const { return w_.shape()[0]; }
     int64_t inputs() const { return w_.shape()[1]; }
 
   private:
-    Tensor w_;  // codes of x's dtype
+    /// Factor and bias of the sums.
+    std::pair<Tensor, Tensor> scale_and_bias(engine::DType dtype) const;
+
+    Tensor w_;       // codes of x's dtype, i8 where x is integer
+    Tensor packed_;  // of these
     Tensor w_scale_, x_scale_, x_offset_, bias_;
 };
 

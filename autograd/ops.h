@@ -35,6 +35,7 @@ struct Quantized {
     Variable q;
     Tensor scale, offset;               // (1)
     std::function<Tensor()> recompute;  // where set, backward computes q again with it instead of saving q
+    Tensor packed;  // of a weight's integer codes: their layout for products; may be undefined
 };
 
 // --- ops_basic.cpp
@@ -88,6 +89,11 @@ Quantized quantize(const Variable& x, const QuantParams& quantizer);
 /// y = s sign(x), dx = dy where |x| <= 1. x (B, R, D) with s (B) or (B, D), the mean of |x|.
 Variable binary(const Variable& x, const engine::Shape& scale_shape);
 
+/// The codes of one weight or of several below one another, and their layout for integer products, which
+/// may be undefined.
+struct WeightMatrix {
+    Tensor codes, packed;
+};
 struct WeightParameters {
     Variable w;  // (O, ...)
     QuantParams quantizer;
@@ -95,8 +101,8 @@ struct WeightParameters {
     bool follows_previous = false;  // its rows lie behind the previous weight's, in one matrix with them
 };
 struct QuantizedWeights {
-    std::vector<Quantized> weights;  // codes (O, K) of activation dtype
-    std::vector<Tensor> matrices;    // (sum O, K): of each weight and those that follow it; they share memory
+    std::vector<Quantized> weights;      // codes (O, K) of activation dtype, or i8 under IntegerCodes
+    std::vector<WeightMatrix> matrices;  // (sum O, K): of each weight and those that follow it; one memory
     Variable regularizer;  // (1) sum of the bin regularizer over all weights; undefined where not asked for
     std::vector<Tensor> terms;  // (1) of each weight
 };
@@ -126,8 +132,7 @@ struct Projection {
 /// The projections of queries, keys and values.
 struct Projections {
     Projection q, k, v;
-    Tensor
-        matrix;  // (3C, C) the codes of all three below one another, where they lie so; else they are copied
+    WeightMatrix matrix;  // (3C, C) of all three below one another, where they lie so; else they are copied
 };
 /// An order of N tokens and its inverse, both (N) i32.
 struct TokenOrder {

@@ -8,11 +8,10 @@
 namespace vvtq::autograd {
 
 using engine::AttentionProblem;
+using engine::DType;
 using engine::kernels;
 using engine::master_of;
 using engine::Shape;
-
-namespace {}  // namespace
 
 NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor& keep, const Variable& gamma,
                              const Variable& beta, double eps, const QuantParams& quantizer) {
@@ -23,8 +22,8 @@ NormedResidual residual_norm(const Variable& x, const Variable& f, const Tensor&
                gamma.shape().str(), ", beta ", beta.shape().str());
     VVTQ_CHECK(!f.defined() || f.shape() == x.shape(), "x ", x.shape().str(), ", f ", f.shape().str());
     const Tensor y = f.defined() ? value.like() : value;
-    const Tensor q = value.like();
     const engine::QuantParams params = quantizer.values();
+    const Tensor q(value.shape(), code_dtype(params, value.dtype(), value.device()), value.device());
     const auto norm = [gamma = gamma.value(), beta = beta.value(), eps, params](
                           const Tensor& of, const Tensor& branch, const Tensor& kept, const Tensor& sum,
                           const Tensor& codes) {
@@ -112,10 +111,15 @@ Variable mlp(const Quantized& x, const Quantized& weight1, const Variable& bias1
         if (bias1.defined()) b1 = Variable(widened(bias1.value(), {columns}));
     }
     const LinearProduct first(x, w1, b1);
-    const Tensor z = first.forward(x.q.value());  // (R, hidden)
     const engine::QuantParams params = hidden.values();
-    Tensor q = z.like();
-    kernels(z.device()).gelu_quantize(z, params, q);
+    Tensor z, q;  // (R, hidden)
+    if (first.integer() && is_integer(code_dtype(params, engine::DType::f32, first.device()))) {
+        q = first.forward_gelu(x.q.value(), params);
+    } else {
+        z = first.forward(x.q.value());
+        q = Tensor(z.shape(), code_dtype(params, z.dtype(), z.device()), z.device());
+        kernels(z.device()).gelu_quantize(z, params, q);
+    }
     Quantized h{Variable(q)};
     h.scale = params.scale;
     h.offset = params.offset;
@@ -156,7 +160,7 @@ namespace {
 
 /// The weights of the three projections below one another, (3C, C), in the dtype of the products.
 Tensor matrix_of(const Projections& projections, engine::DType dtype) {
-    const Tensor& matrix = projections.matrix;
+    const Tensor& matrix = projections.matrix.codes;
     if (matrix.defined() && matrix.dtype() == dtype) return matrix;
     const Tensor parts[3] = {projections.q.w.q.value(), projections.k.w.q.value(), projections.v.w.q.value()};
     const int64_t rows = parts[0].shape()[0];
@@ -188,8 +192,9 @@ void check_attention(const Quantized& x, const Projections& projections, int64_t
         VVTQ_CHECK(projection->w.q.shape() == Shape({shape[2], shape[2]}), "x ", shape.str(), ", w ",
                    projection->w.q.shape().str());
     }
-    VVTQ_CHECK(!projections.matrix.defined() || projections.matrix.shape() == Shape({3 * shape[2], shape[2]}),
-               "x ", shape.str(), ", matrix ", projections.matrix.shape().str());
+    const Tensor& matrix = projections.matrix.codes;
+    VVTQ_CHECK(!matrix.defined() || matrix.shape() == Shape({3 * shape[2], shape[2]}), "x ", shape.str(),
+               ", matrix ", matrix.shape().str());
 }
 
 /// The inputs of `attention` in the order in which it records them. Arrays: of q, k, v; of
@@ -229,15 +234,30 @@ Quantized attention(const Quantized& x, const Projections& projections, const Qu
                                    value_of(terms.bias),
                                    terms.mask};
     const auto& kernel = kernels(value.device());
-    const Tensor w = matrix_of(projections, value.dtype());
-    const Tensor z({shape[0], shape[1], 3 * channels}, value.dtype(), value.device());
-    kernel.linear(as_rows(value), w, {}, {}, as_rows(z));
-    const Tensor o = value.like();
     const bool coded = problem.output.defined();
-    const Tensor codes = coded ? value.like() : o;
-    const Shape sums = {shape[0] * groups.count, heads, shape[1] / groups.count};
-    const Tensor lse = is_recording() ? Tensor(sums, master_of(value.dtype()), value.device()) : Tensor();
-    kernel.attention(z, problem, o, coded ? codes : Tensor(), lse);
+    const bool integer = is_integer(value) && matrix.packed.defined();
+    const DType dtype = is_integer(value) ? DType::f32 : value.dtype();  // of what is not code
+    const auto of_codes = [&](const engine::QuantParams& quantizer) {
+        return code_dtype(quantizer, dtype, value.device());
+    };
+    const Tensor codes(shape, coded ? of_codes(problem.output) : dtype, value.device());
+    Tensor w, z, o, lse;
+    if (integer && of_codes(problem.q) == DType::i8 && of_codes(problem.k) == DType::i8 &&
+        of_codes(problem.v) == DType::i8 && is_integer(of_codes(problem.probability))) {
+        kernel.attention_codes(value, matrix.packed, problem, codes);
+    } else {
+        z = Tensor({shape[0], shape[1], 3 * channels}, dtype, value.device());
+        if (integer) {
+            kernel.linear_codes(as_rows(value), matrix.packed, {}, {}, false, {}, as_rows(z));
+        } else {
+            w = matrix_of(projections, dtype);
+            kernel.linear(as_rows(value.to(dtype)), w, {}, {}, as_rows(z));
+        }
+        o = coded ? Tensor(shape, dtype, value.device()) : codes;
+        const Shape sums = {shape[0] * groups.count, heads, shape[1] / groups.count};
+        if (is_recording()) lse = Tensor(sums, master_of(dtype), value.device());
+        kernel.attention(z, problem, o, coded ? codes : Tensor(), lse);
+    }
 
     const auto backward = [problem, w, z, o, lse, input = Saved(x), channels](const Tensor& dy,
                                                                               Gradients& dx) {

@@ -3,14 +3,21 @@
 
 namespace vvtq::autograd {
 
+using engine::DType;
 using engine::kernels;
 using engine::master_of;
 using engine::Shape;
 
+namespace {
+
+DType float_dtype(const Tensor& codes) { return is_integer(codes) ? DType::f32 : codes.dtype(); }
+
+}  // namespace
+
 Tensor as_rows(const Tensor& x) { return x.reshape({x.shape().rows(), x.shape().cols()}); }
 
 LinearProduct::LinearProduct(const Quantized& x, const Quantized& w, const Variable& bias)
-    : w_(w.q.value().to(x.q.value().dtype())),
+    : w_(w.q.value()),
       w_scale_(w.scale),
       x_scale_(x.scale),
       x_offset_(x.offset),
@@ -20,22 +27,47 @@ LinearProduct::LinearProduct(const Quantized& x, const Quantized& w, const Varia
                w_.shape().str());
     VVTQ_CHECK(!bias.defined() || bias.shape() == Shape({outputs()}), "w ", w_.shape().str(), ", bias ",
                bias.shape().str());
+    const Tensor& codes = x.q.value();
+    if (is_integer(codes) && is_integer(w_)) {
+        packed_ = w.packed.defined() ? w.packed : packed_codes(w_);
+    } else {
+        w_ = w_.to(float_dtype(codes));
+    }
+}
+
+std::pair<Tensor, Tensor> LinearProduct::scale_and_bias(DType dtype) const {
+    const Tensor scale({1}, master_of(dtype), w_.device());
+    const Tensor shifted({outputs()}, dtype, w_.device());
+    kernels(w_.device()).linear_scale(x_scale_, x_offset_, w_, w_scale_, bias_, scale, shifted);
+    return {scale, shifted};
 }
 
 Tensor LinearProduct::forward(const Tensor& x) const {
     const Tensor rows = as_rows(x);
-    const Tensor y({rows.shape()[0], outputs()}, x.dtype(), x.device());
+    const DType dtype = float_dtype(x);
+    const Tensor y({rows.shape()[0], outputs()}, dtype, x.device());
     const auto& kernel = kernels(y.device());
-    const bool other_dtype = bias_.defined() && bias_.dtype() != y.dtype();
-    if (!x_scale_.defined() && !w_scale_.defined() && !other_dtype) {
-        kernel.linear(rows, w_, {}, bias_, y);
+    if (integer()) {
+        const auto [scale, shifted] = scale_and_bias(dtype);
+        kernel.linear_codes(rows, packed_, scale, shifted, false, {}, y);
         return y;
     }
-    const Tensor scale({1}, master_of(y.dtype()), y.device());
-    const Tensor shifted({outputs()}, y.dtype(), y.device());
-    kernel.linear_scale(x_scale_, x_offset_, w_, w_scale_, bias_, scale, shifted);
-    kernel.linear(rows, w_, scale, shifted, y);
+    const bool other_dtype = bias_.defined() && bias_.dtype() != dtype;
+    if (!x_scale_.defined() && !w_scale_.defined() && !other_dtype) {
+        kernel.linear(rows.to(dtype), w_, {}, bias_, y);
+        return y;
+    }
+    const auto [scale, shifted] = scale_and_bias(dtype);
+    kernel.linear(rows.to(dtype), w_, scale, shifted, y);
     return y;
+}
+
+Tensor LinearProduct::forward_gelu(const Tensor& x, const engine::QuantParams& quantizer) const {
+    const Tensor rows = as_rows(x);
+    const Tensor q({rows.shape()[0], outputs()}, code_dtype(quantizer, DType::f32, x.device()), x.device());
+    const auto [scale, shifted] = scale_and_bias(DType::f32);
+    kernels(q.device()).linear_codes(rows, packed_, scale, shifted, true, quantizer, q);
+    return q;
 }
 
 Tensor LinearProduct::input_gradient(const Tensor& dy) const {

@@ -1,5 +1,5 @@
 // Quantizers with straight-through gradients, specification sections 1 and 5.
-#include "autograd/ops.h"
+#include "autograd/integer_codes.h"
 #include "autograd/trace.h"
 
 namespace vvtq::autograd {
@@ -40,8 +40,9 @@ Variable lsq(const Variable& x, const QuantParams& quantizer) {
 Quantized quantize(const Variable& x, const QuantParams& quantizer) {
     const engine::QuantParams params = quantizer.values();
     VVTQ_CHECK(params.defined() && params.groups() == 1, "no step to quantize with, or several");
-    const Tensor q = x.value().like();
-    kernels(q.device()).lsq_codes(x.value(), params, q);
+    const Tensor& value = x.value();
+    const Tensor q(value.shape(), code_dtype(params, value.dtype(), value.device()), value.device());
+    kernels(q.device()).lsq_codes(value, params, q);
     tell_trace([&] { return OpArguments{{"quantizer", params}}; });
     Quantized result(
         record("quantize", q, {x, quantizer.scale, quantizer.offset}, lsq_gradients(x.value(), params)));
@@ -74,7 +75,11 @@ QuantizedWeights quantize_weights(const std::vector<WeightParameters>& weights, 
     const engine::Device device = weights[0].w.value().device();
     const DType master = weights[0].w.value().dtype();
     const auto [begins, total] = places_of(weights);
-    const Tensor codes({total}, dtype, device);
+    bool integer = true;
+    for (const WeightParameters& weight : weights) {
+        integer = integer && code_dtype(weight.quantizer.values(), dtype, device) == DType::i8;
+    }
+    const Tensor codes({total}, integer ? DType::i8 : dtype, device);
     const Tensor grad_scales({count}, master, device), terms({count}, master, device);
     std::vector<engine::WeightItem> items;
     std::vector<Output> outputs;
@@ -90,8 +95,9 @@ QuantizedWeights quantize_weights(const std::vector<WeightParameters>& weights, 
             end = begins[j] + weights[j].w.shape().numel();
         }
         result.matrices.push_back(
-            codes.slice(begins[i], end).reshape({(end - begins[i]) / columns, columns}));
-        engine::WeightItem item{w, weight.quantizer.values(), result.matrices[i].slice(0, outs), {}, {}};
+            {codes.slice(begins[i], end).reshape({(end - begins[i]) / columns, columns}), {}});
+        engine::WeightItem item{
+            w, weight.quantizer.values(), result.matrices[i].codes.slice(0, outs), {}, {}};
         item.params.grad_scale = grad_scales.slice(at, at + 1);
         if (regularize) {
             item.reg = terms.slice(at, at + 1);
@@ -133,6 +139,10 @@ QuantizedWeights quantize_weights(const std::vector<WeightParameters>& weights, 
     for (size_t i = 0; i < weights.size(); ++i) {
         result.weights.emplace_back(recorded[i]);
         result.weights[i].scale = items[i].params.scale;
+        if (!integer || weights[i].follows_previous) continue;
+        WeightMatrix& matrix = result.matrices[i];
+        matrix.packed = packed_codes(matrix.codes);
+        if (matrix.codes.numel() == items[i].w.numel()) result.weights[i].packed = matrix.packed;
     }
     if (regularize) result.regularizer = recorded.back();
     return result;

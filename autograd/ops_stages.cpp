@@ -170,15 +170,17 @@ Variable grouped_convolution(const Quantized& x, const Convolution& shape, const
     const Tensor& value = x.q.value();
     VVTQ_CHECK(value.shape().rank() > 1 && !x.offset.defined(),
                "a picture's surroundings are 0, which an offset has no code for");
-    const Tensor codes = w.q.value().to(value.dtype());
+    const bool integer = is_integer(value) && is_integer(w.q.value());
+    const DType dtype = is_integer(value) ? DType::f32 : value.dtype();
+    const Tensor codes = integer ? w.q.value() : w.q.value().to(dtype);
     const int64_t outputs = codes.shape()[0];
     const auto& kernel = kernels(value.device());
-    const DType master = master_of(value.dtype());
+    const DType master = master_of(dtype);
     const Tensor scale({1}, master, value.device());
-    const Tensor shifted({outputs}, value.dtype(), value.device());
+    const Tensor shifted({outputs}, dtype, value.device());
     kernel.linear_scale(x.scale, {}, codes, w.scale, value_of(bias), scale, shifted);
-    const Tensor y({value.shape()[0], shape.positions(), outputs}, value.dtype(), value.device());
-    kernel.grouped_convolution(value, shape, codes, scale, shifted, y);
+    const Tensor y({value.shape()[0], shape.positions(), outputs}, dtype, value.device());
+    kernel.grouped_convolution(integer ? value : value.to(dtype), shape, codes, scale, shifted, y);
     tell_trace([&] { return OpArguments{{"shape", shape}}; });
     return record("grouped_convolution", y, {x.q, w.q, bias},
                   [shape, codes, x_scale = x.scale, w_scale = w.scale, saved = Saved(x), outputs, master,

@@ -4,19 +4,40 @@
 namespace vvtq::engine::composed {
 namespace {
 
-/// y = q a + o, or x itself without a quantizer.
-Tensor quantized(Arg x, const QuantParams& quantizer) {
-    if (!quantizer.defined()) return x;
-    const Tensor y = x.like();
-    kernels(x.device()).lsq(x, quantizer, y);
-    return y;
-}
-
 void codes_of(Arg x, const QuantParams& quantizer, Arg q) {
     if (quantizer.defined()) {
         kernels(x.device()).lsq_codes(x, quantizer, q);
     } else {
         kernels(x.device()).copy(x, q);
+    }
+}
+
+/// An operand of a product: the codes of x and their step, or x itself without a quantizer.
+struct Operand {
+    Tensor q, scale;
+
+    Operand() = default;
+    Operand(Arg x, const QuantParams& quantizer) : q(x), scale(quantizer.scale) {
+        if (!scale.defined()) return;
+        q = x.like();
+        kernels(x.device()).lsq_codes(x, quantizer, q);
+    }
+    /// Turns the codes into values.
+    void to_values() const {
+        if (scale.defined()) kernels(q.device()).scale_by(q, scale, q);
+    }
+};
+
+/// y = a . b; the codes are multiplied, whose sums are exact in f32 below 2^24, and their steps come after.
+void product(const BatchedShape& shape, const Operand& a, const Operand& b, Arg y) {
+    const auto& kernel = kernels(y.device());
+    kernel.batched_matmul(shape, a.q, b.q, y);
+    if (a.scale.defined() && b.scale.defined()) {
+        const Tensor both = a.scale.like();
+        kernel.scale_by(a.scale, b.scale, both);
+        kernel.scale_by(y, both, y);
+    } else if (a.scale.defined() || b.scale.defined()) {
+        kernel.scale_by(y, a.scale.defined() ? a.scale : b.scale, y);
     }
 }
 
@@ -67,9 +88,10 @@ void out_of_groups(Arg y, const AttentionProblem& problem, Arg x) {
 
 /// What attention computes on the way to its output.
 struct Forward {
-    Tensor y[3];      // (B, N, C) q, k, v before their quantizers
-    Tensor value[3];  // behind them
-    Tensor p, pq;     // (B, H, N, N) softmax, quantized
+    Tensor y[3];    // (B, N, C) q, k, v before their quantizers
+    Operand of[3];  // behind them
+    Tensor p;       // (B, H, N, N) softmax
+    Operand pq;     // quantized
 
     Forward(Arg products, const AttentionProblem& problem, const Sizes& sizes) {
         const Tensor z = in_groups(products, problem);
@@ -78,17 +100,17 @@ struct Forward {
             y[t] = sizes.new_tokens(z);
             kernel.take_columns(z, static_cast<int64_t>(t) * sizes.channels(), problem.input_scale,
                                 problem.weight_scale[t], problem.bias[t], y[t]);
-            value[t] = quantized(y[t], *problem.quantizers()[t]);
+            of[t] = Operand(y[t], *problem.quantizers()[t]);
         }
         const Tensor scores = sizes.new_scores(z);
-        kernel.batched_matmul(sizes.to_scores(), value[0], value[1], scores);
+        product(sizes.to_scores(), of[0], of[1], scores);
         p = scores.like();
         if (problem.score_bias.defined() || problem.mask.defined()) {
             kernel.biased_softmax(scores, problem.scale, problem.score_bias, problem.mask, p);
         } else {
             kernel.softmax(scores, problem.scale, p);
         }
-        pq = quantized(p, problem.probability);
+        pq = Operand(p, problem.probability);
     }
 };
 
@@ -139,7 +161,7 @@ void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse
     const auto& kernel = kernels(z.device());
     const Forward forward(z, problem, sizes);
     const Tensor grouped = problem.order.defined() ? o.like() : o;
-    kernel.batched_matmul(sizes.to_tokens(), forward.pq, forward.value[2], grouped);
+    product(sizes.to_tokens(), forward.pq, forward.of[2], grouped);
     if (problem.order.defined()) out_of_groups(grouped, problem, o);
     if (codes.defined()) codes_of(o, problem.output, codes);
     if (lse.defined()) kernel.fill(0.0, lse);  // attention_backward takes the softmax anew
@@ -150,13 +172,16 @@ void attention_backward(Arg dy, Arg z, const AttentionProblem& problem, Arg o, A
     const Sizes sizes(z, problem);
     const auto& kernel = kernels(z.device());
     const Forward forward(z, problem, sizes);
+    for (const Operand* operand : {&forward.of[0], &forward.of[1], &forward.of[2], &forward.pq}) {
+        operand->to_values();
+    }
     const auto dscale = [&](int64_t i) { return dscales.slice(i, i + 1); };  // q, k, v, probability, output
     const Tensor d_out = in_groups(through_quantizer(dy, o, problem.output, dscale(4)), problem);
 
     const Tensor ds = sizes.new_scores(z);
     {
         const Tensor dpq = sizes.new_scores(z);
-        kernel.batched_matmul(sizes.to_scores(), d_out, forward.value[2], dpq);
+        kernel.batched_matmul(sizes.to_scores(), d_out, forward.of[2].q, dpq);
         const Tensor dp = through_quantizer(dpq, forward.p, problem.probability, dscale(3));
         kernel.softmax_backward(dp, forward.p, problem.scale, ds);
     }
@@ -165,9 +190,9 @@ void attention_backward(Arg dy, Arg z, const AttentionProblem& problem, Arg o, A
         kernel.scale(dscore_bias, 1.0 / problem.scale, dscore_bias);
     }
     Tensor d_value[3] = {sizes.new_tokens(z), sizes.new_tokens(z), sizes.new_tokens(z)};
-    kernel.batched_matmul(sizes.to_tokens(), ds, forward.value[1], d_value[0]);
-    kernel.batched_matmul(sizes.to_tokens(true), ds, forward.value[0], d_value[1]);
-    kernel.batched_matmul(sizes.to_tokens(true), forward.pq, d_out, d_value[2]);
+    kernel.batched_matmul(sizes.to_tokens(), ds, forward.of[1].q, d_value[0]);
+    kernel.batched_matmul(sizes.to_tokens(true), ds, forward.of[0].q, d_value[1]);
+    kernel.batched_matmul(sizes.to_tokens(true), forward.pq.q, d_out, d_value[2]);
 
     const int64_t channels = sizes.channels();
     const Tensor dz_grouped = problem.order.defined() ? dz.like() : dz;

@@ -47,6 +47,9 @@ struct QuantParams {
     int64_t groups() const { return scale.numel(); }
 };
 
+/// Bytes of a weight (rows, columns) of i8 codes in the layout of products (kernel pack_codes).
+int64_t packed_bytes(int64_t rows, int64_t columns);
+
 /// {Qn, Qp} as QuantParams::range has them.
 inline Tensor range_tensor(CodeRange range, Device device) {
     return Tensor::from({static_cast<double>(range.low), static_cast<double>(range.high)}, {2}, DType::i32,
@@ -305,7 +308,7 @@ struct Kernels {
     Entry<void(Arg x, const QuantParams& quantizer, Arg y)> lsq;  // y = q a + o
     // in = (Qn <= v <= Qp): dx = dy in; dscale (G) = g sum dy (q - in v); doffset (G)? = sum dy (1 - in)
     Entry<void(Arg dy, Arg x, const QuantParams& quantizer, Arg dx, Arg dscale, Arg doffset)> lsq_backward;
-    // q in its own dtype: any floating one, or i32
+    // q in its own dtype: any floating one, i32, or on the CPU i8 or u8, which must hold all codes
     Entry<void(Arg x, const QuantParams& quantizer, Arg q)> lsq_codes;
     // scale = max(scale, 1e-4) where finite, in place, of each
     Entry<void(const std::vector<Tensor>& scales)> clamp_steps;
@@ -350,6 +353,18 @@ struct Kernels {
     Entry<void(const std::vector<WeightItem>& items)> quantize_weights;
     // dw = dy in(w) + dreg d reg / dw; dscale likewise; dreg (1)?: the gradient of the sum of all `reg`
     Entry<void(const std::vector<WeightGradientItem>& items, Arg dreg)> quantize_weights_backward;
+
+    // --- integer codes, on the CPU alone: x, w and the codes in y are i8 or u8, what is not code is f32
+    // packed: w (N, K) i8 as products take it, of packed_bytes(N, K) i8; made once for many products
+    Entry<void(Arg w, Arg packed)> pack_codes;
+    // x (R, K), packed (N, K): y (R, N) = scale x w^T + bias, or with a quantizer the codes of that or of its
+    // GELU; scale (1)?, bias (N)?
+    Entry<void(Arg x, Arg packed, Arg scale, Arg bias, bool gelu, const QuantParams& quantizer, Arg y)>
+        linear_codes;
+    // x (B, N, C), packed (3C, C) of q, k, v, whose z = x w^T are those of `attention`; y like x: the codes
+    // of the output, or the output itself without its quantizer. q, k, v and p have quantizers; codes of q, k
+    // and v fit i8
+    Entry<void(Arg x, Arg packed, const AttentionProblem& problem, Arg y)> attention_codes;
 
     // --- training
     // key (1) i64, rates (R) f64 -> keep (R, B): 0 with probability rate_r, else 1 / (1 - rate_r); element

@@ -67,8 +67,8 @@ Quantized Attention::heads(const Quantized& x, const autograd::ScoreTerms& terms
                                           {proj_k_.weight(), proj_k_.bias(), *of_k},
                                           {proj_v_.weight(), proj_v_.bias(), *of_v},
                                           {}};
-        const Tensor& matrix = proj_q_.weight_slot().matrix();
-        if (matrix.defined() && matrix.shape()[0] == 3 * shape[2]) projections.matrix = matrix;
+        const autograd::WeightMatrix& matrix = proj_q_.weight_slot().matrix();
+        if (matrix.codes.defined() && matrix.codes.shape()[0] == 3 * shape[2]) projections.matrix = matrix;
         return autograd::attention(x, projections, *of_attn, *of_output, heads_, scale_, terms, groups);
     }
     const bool ordered = groups.order.index.defined();

@@ -84,7 +84,7 @@ class QuantizerSlot : public Module {
     Quantized quantized_weight();
     /// Codes of the weight that were computed together with those of other layers, until `release`. `matrix`
     /// has the rows of this weight and, behind them, those of the slots that follow it.
-    void prepare(Quantized codes, Tensor matrix) {
+    void prepare(Quantized codes, autograd::WeightMatrix matrix) {
         prepared_ = std::move(codes);
         matrix_ = std::move(matrix);
     }
@@ -93,7 +93,7 @@ class QuantizerSlot : public Module {
         matrix_ = {};
     }
     /// What `prepare` was given; undefined outside.
-    const Tensor& matrix() const { return matrix_; }
+    const autograd::WeightMatrix& matrix() const { return matrix_; }
     /// Says that a product takes this weight's rows right behind those of `previous`.
     void follow(const QuantizerSlot& previous) { previous_ = &previous; }
     const QuantizerSlot* previous() const { return previous_; }
@@ -134,7 +134,7 @@ class QuantizerSlot : public Module {
     std::unique_ptr<Quantizer> quantizer_;
     Quantizer* stand_in_ = nullptr;
     std::optional<Quantized> prepared_;
-    Tensor matrix_;
+    autograd::WeightMatrix matrix_;
     const QuantizerSlot* previous_ = nullptr;
     std::function<void(const Tensor&)> watcher_;
 };

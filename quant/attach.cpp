@@ -98,6 +98,14 @@ std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots_by_path(nn::Module
     return found;
 }
 
+bool has_integer_products(nn::Module& model) {
+    for (const auto& [path, slot] : slots(model)) {
+        if (slot->idle()) continue;
+        if (slot->get() == nullptr || !slot->get()->params(1)) return false;
+    }
+    return true;
+}
+
 std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model) {
     std::vector<std::pair<std::string, nn::QuantizerSlot*>> found = slots_by_path(model);
     std::unordered_set<const nn::Module*> seen;

@@ -37,6 +37,10 @@ std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model)
 /// The same with each of a slot's paths: a block that SReT uses twice has two.
 std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots_by_path(nn::Module& model);
 
+/// Whether every slot that the model uses has a quantizer of integer codes with one step, so that its
+/// products can be integer (nn::IntegerInference).
+bool has_integer_products(nn::Module& model);
+
 /// The full names under which state files may hold the quantizers of `model`, whether or not it has them: of
 /// each slot, under each of its paths, the state names of every registered quantizer.
 std::set<std::string> quantizer_state_names(nn::Module& model);

@@ -31,6 +31,7 @@ double product_rate(const Compute& compute) {
 
 int command_bench_op(Options& options) {
     constexpr int kWarmups = 3;
+    refuse_integer(options.run);
     BenchModel bench(options);
     engine::Runtime& runtime = engine::runtime(bench.compute.device);
     const double bandwidth = copy_bandwidth(bench.compute.device), rate = product_rate(bench.compute);

@@ -10,6 +10,7 @@
 #include "apps/training/memory_fit.h"
 #include "engine/device.h"
 #include "engine/threads.h"
+#include "nn/integer_inference.h"
 
 namespace vvtq::apps {
 namespace {
@@ -100,6 +101,8 @@ Times measure(const Options& options, BenchModel& bench, const Processes& proces
     };
     const auto settle = [&] { take_until(0); };
     bench.model->train(!options.run.evaluate);
+    std::optional<nn::IntegerInference> integer;
+    if (options.run.evaluate && bench.compute.integer == Integer::always) integer.emplace(*bench.model);
     engine::Pool& pool = engine::pool(bench.compute.device);
     pool.trim();
     pool.reset_peak();
@@ -136,7 +139,9 @@ Times measure(const Options& options, BenchModel& bench, const Processes& proces
 }  // namespace
 
 int command_bench_step(Options& options, Job* job) {
+    if (!options.run.evaluate) refuse_integer(options.run);
     BenchModel bench(options);
+    if (options.run.evaluate) settle_integer(options.run, *bench.model, bench.compute);
     const Team team(job, bench.compute.device, options.launch.timeout);
     const Processes& processes = team.processes();
     share_parameters(*bench.model, processes);

@@ -61,6 +61,9 @@ int command_inspect(Options& options) {
     const InspectFlags& flags = options.inspect;
     if (flags.checkpoint.empty()) engine::input_error("name a checkpoint: vvtq inspect CKPT");
     if (!flags.html.empty()) require_inspect_page();
+    if (options.run.precision == "int8") {
+        engine::input_error("--precision: int8 hides the values that are looked at here; use fp32");
+    }
     const Compute compute = pick_compute(options.run);
     const bool with_pictures = options.given("--data") || options.given("--dataset");
     const Checkpoint checkpoint(flags.checkpoint, "CKPT");

@@ -63,12 +63,13 @@ Compute pick_compute(RunFlags& run) {
     using engine::DType;
     if (run.gpu >= 0) engine::choose_gpu(static_cast<int>(run.gpu));
     if (run.device == "auto") {
-        const bool cpu_only = run.precision == "fp64";
+        const bool cpu_only = run.precision == "fp64" || run.precision == "int8";
         run.device = run.gpu >= 0 || (!cpu_only && engine::is_available(Device::cuda)) ? "cuda" : "cpu";
     }
     const Device device = run.device == "cuda" ? Device::cuda : Device::cpu;
     engine::runtime(device);  // says why where it is not there
-    if (run.precision == "auto") run.precision = device == Device::cuda ? "bf16" : "fp32";
+    const bool chosen = run.precision != "auto";
+    if (!chosen) run.precision = device == Device::cuda ? "bf16" : "fp32";
     if (device == Device::cpu && (run.precision == "bf16" || run.precision == "tf32")) {
         if (!run.resume.empty()) {
             engine::input_error("--resume: ", run.resume, " was trained in ", run.precision,
@@ -77,12 +78,36 @@ Compute pick_compute(RunFlags& run) {
         engine::input_error("--precision: ", run.precision,
                             " needs --device cuda; on the CPU use fp32 or fp64");
     }
+    if (device == Device::cuda && run.precision == "int8") {
+        engine::input_error(
+            "--precision: int8 is for --device cpu, whose integer products are the faster ones; on a GPU use "
+            "bf16, tf32 or fp32");
+    }
     if (device == Device::cuda && run.precision == "fp64") {
         engine::input_error("--precision: fp64 is for --device cpu; on a GPU use bf16, tf32 or fp32");
     }
     engine::allow_tf32(run.precision == "tf32");
     const DType parameters = run.precision == "fp64" ? DType::f64 : DType::f32;
-    return {device, run.precision == "bf16" ? DType::bf16 : parameters, parameters};
+    const auto integer = run.precision == "int8"            ? Integer::always
+                         : !chosen && device == Device::cpu ? Integer::where_possible
+                                                            : Integer::never;
+    return {device, run.precision == "bf16" ? DType::bf16 : parameters, parameters, integer};
+}
+
+void settle_integer(RunFlags& run, nn::Model& model, Compute& compute) {
+    if (compute.integer == Integer::always && model.weight_pass() == nullptr) {
+        engine::input_error("--precision: int8 needs a quantized model; use fp32 for this one");
+    }
+    if (compute.integer != Integer::where_possible) return;
+    compute.integer = model.weight_pass() != nullptr && quant::has_integer_products(model) ? Integer::always
+                                                                                           : Integer::never;
+    if (compute.integer == Integer::always) run.precision = "int8";
+}
+
+void refuse_integer(const RunFlags& run) {
+    if (run.precision != "int8") return;
+    engine::input_error(
+        "--precision: int8 computes no gradients; train in fp32 and measure with --evaluate, or use predict");
 }
 
 nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpoint, int64_t classes,

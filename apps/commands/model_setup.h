@@ -18,6 +18,12 @@ namespace vvtq::apps {
 /// the choices into the flags. Throws Error(Fault::input) where the device is not there or cannot compute so.
 Compute pick_compute(RunFlags& run);
 
+/// Once there is a model that is not trained: settles Integer::where_possible, and writes int8 into the flags
+/// where it is taken. Throws Error(Fault::input) where int8 was asked of a model that is not quantized.
+void settle_integer(RunFlags& run, nn::Model& model, Compute& compute);
+/// Throws Error(Fault::input) for --precision int8, for commands that train.
+void refuse_integer(const RunFlags& run);
+
 /// The sizes of the model: those that the checkpoint records where there is one, else the published ones of
 /// --model with the flags' changes. `classes` is the data set's class count, 0 without a data set. Throws
 /// Error(Fault::input) naming flags that contradict the checkpoint with the tensors that differ, and a class

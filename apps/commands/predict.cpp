@@ -17,6 +17,7 @@
 #include "apps/training/log.h"
 #include "data/bytes.h"
 #include "engine/check.h"
+#include "nn/integer_inference.h"
 
 namespace vvtq::apps {
 namespace {
@@ -138,12 +139,13 @@ int command_predict(Options& options) {
     if (flags.checkpoint.empty() || flags.images.empty()) {
         engine::input_error("name a checkpoint and pictures: vvtq predict CKPT IMAGE...");
     }
-    const Compute compute = pick_compute(options.run);
+    Compute compute = pick_compute(options.run);
     const auto pictures = data::open_pictures(flags.images);
     const Checkpoint checkpoint(flags.checkpoint, "CKPT");
     std::vector<std::string> notes;
     const auto model = load_model(options, checkpoint, 0, compute, notes);
     for (const std::string& note : notes) std::cerr << note << std::endl;
+    settle_integer(options.run, *model, compute);
     const int64_t classes = model->config().num_classes, image_size = model->config().img_size;
     const std::vector<std::string> names = class_names(flags, checkpoint, classes);
     const auto topk = static_cast<size_t>(std::min<int64_t>(flags.topk, classes));
@@ -151,6 +153,8 @@ int command_predict(Options& options) {
     const int64_t most = std::min<int64_t>(options.data.batch_size, pictures->size());
     DeviceBatch place(compute.device, most, image_size, classes, false);
     const autograd::NoGrad off_tape;
+    std::optional<nn::IntegerInference> integer;
+    if (compute.integer == Integer::always) integer.emplace(*model);
     Bar bar;
     loader.start(0);
     data::Batch batch;

@@ -138,6 +138,7 @@ int command_softlabel(Options& options) {
     }
     if (labels.path.empty()) engine::input_error("--softlabel_path: name what to write");
     if (repacks) return repack(options);
+    refuse_integer(options.run);
     const Compute compute = pick_compute(options.run);
     const bool tree = options.labels.form == "tree";
     const auto dataset = data::open_dataset(options.data.dataset, options.data.dir, data::Split::train);

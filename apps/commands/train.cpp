@@ -270,10 +270,16 @@ int command_train(Options& options, Job* job) {
     }
     if (!resumed || !resumed->info()) check_effects(options);
     settle_crops(options);
-    const Compute compute = pick_compute(options.run);
+    Compute compute = pick_compute(options.run);
+    if (!options.run.evaluate) refuse_integer(options.run);
     const TrainingData data = open_training_data(options);
     if (resumed && resumed->info() && !options.run.evaluate) require_same_data(*resumed, data, options);
     const auto model = build_model(options, data, compute, resumed ? &*resumed : nullptr, notes);
+    if (options.run.evaluate) {
+        settle_integer(options.run, *model, compute);
+    } else {
+        compute.integer = Integer::never;
+    }
     const Checkpoint* source = resumed && resumed->info() ? &*resumed : nullptr;
     add_summary(options, data, *model, notes);
     if (options.run.evaluate && resumed) {

@@ -107,12 +107,11 @@ void define_export(FlagTable& flags, Options& o) {
 }
 
 /// Where a model computes.
-void add_place(FlagTable& flags, RunFlags& run) {
+void add_place(FlagTable& flags, RunFlags& run, const char* precision) {
     flags.group("Run");
     flags.add("--device", run.device, "auto, cpu or cuda");
     flags.add("--gpu", run.gpu, "which GPU; -1: the first");
-    flags.add("--precision", run.precision,
-              "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32");
+    flags.add("--precision", run.precision, precision);
     flags.add("--threads", run.threads, "computing threads; 0: all cores");
 }
 
@@ -137,7 +136,7 @@ void define_predict(FlagTable& flags, Options& o) {
     flags.add("-b,--batch-size", o.data.batch_size, "pictures in a batch");
     flags.add("-j,--workers", o.data.workers, "loading threads");
     add_foreign_model(flags, o);
-    add_place(flags, o.run);
+    add_place(flags, o.run, kPrecisionHelp);
 }
 
 void define_inspect(FlagTable& flags, Options& o) {
@@ -171,7 +170,7 @@ void define_inspect(FlagTable& flags, Options& o) {
     flags.add("--budget-of", o.inspect.budget_of, "operations or bytes");
     flags.add("--bits-out", o.inspect.bits_out, "file to write them to, for --bits of `vvtq train`");
     add_foreign_model(flags, o);
-    add_place(flags, o.run);
+    add_place(flags, o.run, "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32");
 }
 
 /// What `bench step` and `bench op` share.

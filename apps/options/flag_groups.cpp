@@ -117,8 +117,7 @@ void add_run(FlagTable& flags, RunFlags& run) {
     flags.group("Run");
     flags.add("--device", run.device, "auto, cpu or cuda");
     flags.add("--gpu", run.gpu, "which GPU; -1: the first");
-    flags.add("--precision", run.precision,
-              "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU; auto: bf16 and fp32", true);
+    flags.add("--precision", run.precision, kPrecisionHelp, true);
     flags.add_switch("--no-graph", run.no_graph,
                      "GPU: enqueue kernels one by one instead of replaying the step");
     flags.add("--threads", run.threads,

@@ -6,6 +6,12 @@
 
 namespace vvtq::apps {
 
+/// Of --precision, in commands that may evaluate.
+inline constexpr const char* kPrecisionHelp =
+    "bf16, tf32 or fp32 on a GPU, fp32 or fp64 on the CPU, and int8 there where nothing is trained; auto: "
+    "bf16 "
+    "on a GPU, int8 on the CPU where nothing is trained and all products are of quantized values, else fp32";
+
 /// --model and the sizes of all families; where the command `trains`, classes and stochastic depth too.
 void add_model(FlagTable& flags, ModelFlags& model, bool trains);
 /// The model in a file that may not say what it holds: --model, sizes, classes and bit widths.

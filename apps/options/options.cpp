@@ -144,8 +144,8 @@ void check_ranges(const Options& o) {
     require(o.bench.crops >= 1 && o.bench.crops <= 500, "--crops", "1..500");
     require(o.bench.seconds > 0 && o.bench.seconds <= 3600, "--seconds", "above 0 and at most 3600");
     require(one_of(o.run.device, {"auto", "cpu", "cuda"}), "--device", "auto, cpu or cuda");
-    require(one_of(o.run.precision, {"auto", "fp32", "fp64", "tf32", "bf16"}), "--precision",
-            "auto, fp32, fp64, tf32 or bf16");
+    require(one_of(o.run.precision, {"auto", "fp32", "fp64", "tf32", "bf16", "int8"}), "--precision",
+            "auto, fp32, fp64, tf32, bf16 or int8");
     require(o.launch.nproc >= 0 && o.launch.nproc <= 1024, "--nproc", "0..1024");
     require(one_of(o.launch.backend, {"", "nccl", "gloo"}), "--dist-backend", "nccl or gloo");
     require(in_range(o.launch.timeout, 1, 86400), "--dist-timeout", "1..86400 seconds");

@@ -6,10 +6,14 @@
 
 namespace vvtq::apps {
 
+/// Whether forward passes without training work on 8-bit codes (nn::IntegerInference).
+enum class Integer { never, where_possible, always };
+
 struct Compute {
     engine::Device device;
     engine::DType dtype;       // of activations
     engine::DType parameters;  // master copies, gradients, moments
+    Integer integer = Integer::never;
 };
 
 }  // namespace vvtq::apps

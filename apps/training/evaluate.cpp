@@ -11,6 +11,7 @@
 #include "apps/training/readback.h"
 #include "autograd/ops.h"
 #include "nn/evaluation_mode.h"
+#include "nn/integer_inference.h"
 #include "nn/losses.h"
 #include "quant/bin_regularizer.h"
 
@@ -68,6 +69,8 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
     const nn::EvaluationMode evaluation(model);
     quant::regularize(model, false);
     const autograd::NoGrad off_tape;
+    std::optional<nn::IntegerInference> integer;
+    if (compute.integer == Integer::always) integer.emplace(model);
     loader.start(0);
     Stopwatch watch;
     data::Batch batch;

@@ -1,6 +1,7 @@
 // convolution: windows of 3 x 3, as columns of a product or as groups of one channel.
+#include "engine/cpu/code_tiles.h"
 #include "engine/cpu/families.h"
-#include "engine/cpu/parallel.h"
+#include "engine/cpu/rows.h"
 
 namespace vvtq::engine::cpu {
 namespace {
@@ -52,7 +53,7 @@ void unfold(Arg x, const Convolution& shape, Arg u) {
     const Windows windows(shape);
     const int64_t batch = windows.batch(x), size = shape.positions() * shape.channels * kTaps;
     check_size(u, batch * size, x.dtype());
-    with_floating(x.dtype(), [&]<typename T>() {
+    with_elements(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
         T* pu = u.data<T>();
         for_each_picture(batch, [&](int64_t b) {
@@ -92,29 +93,48 @@ void fold(Arg u, const Convolution& shape, Arg x) {
     });
 }
 
+namespace {
+
+/// Sums are taken in S: i32 of codes, else T.
+template <typename X, typename W, typename S, typename T>
+void convolve_groups(const X* px, const Windows& windows, const W* pw, int64_t batch, int64_t outputs,
+                     T factor, const T* pb, T* py) {
+    const int64_t each = outputs / windows.shape.channels, positions = windows.shape.positions();
+    const int64_t size = positions * outputs;
+    for_each_picture(batch, [&](int64_t b) {
+        std::vector<S> sums(static_cast<size_t>(outputs));
+        for (int64_t p = 0; p < positions; ++p) {
+            std::fill(sums.begin(), sums.end(), S{0});
+            windows.each_tap(p, [&](int64_t tap, int64_t at) {
+                const X* in = px + b * windows.picture + at;
+                for (int64_t o = 0; o < outputs; ++o) {
+                    sums[static_cast<size_t>(o)] +=
+                        static_cast<S>(in[o / each]) * static_cast<S>(pw[o * kTaps + tap]);
+                }
+            });
+            affine_row(sums.data(), factor, pb, outputs, py + b * size + p * outputs);
+        }
+    });
+}
+
+}  // namespace
+
 void grouped_convolution(Arg x, const Convolution& shape, Arg w, Arg scale, Arg bias, Arg y) {
     const Windows windows(shape);
     const int64_t batch = windows.batch(x), outputs = grouped_outputs(shape, w);
-    const int64_t each = outputs / shape.channels, size = shape.positions() * outputs;
-    check_size(y, batch * size, x.dtype());
-    if (bias.defined()) check_size(bias, outputs, x.dtype());
-    with_floating(x.dtype(), [&]<typename T>() {
-        const T *px = x.data<T>(), *pw = w.data<T>();
+    check_size(y, batch * shape.positions() * outputs, y.dtype());
+    if (bias.defined()) check_size(bias, outputs, y.dtype());
+    with_floating(y.dtype(), [&]<typename T>() {
         const T* pb = bias.defined() ? bias.data<T>() : nullptr;
         T* py = y.data<T>();
         const T factor = factor_of<T>(scale);
-        for_each_picture(batch, [&](int64_t b) {
-            for (int64_t p = 0; p < shape.positions(); ++p) {
-                T* out = py + b * size + p * outputs;
-                std::fill_n(out, outputs, T{0});
-                windows.each_tap(p, [&](int64_t tap, int64_t at) {
-                    const T* in = px + b * windows.picture + at;
-                    for (int64_t o = 0; o < outputs; ++o) out[o] += in[o / each] * pw[o * kTaps + tap];
-                });
-                for (int64_t o = 0; o < outputs; ++o) {
-                    out[o] = factor * out[o] + (pb != nullptr ? pb[o] : T{0});
-                }
-            }
+        if (w.dtype() != DType::i8) {
+            convolve_groups<T, T, T>(x.data<T>(), windows, w.data<T>(), batch, outputs, factor, pb, py);
+            return;
+        }
+        with_codes(x.dtype(), [&]<typename Q>() {
+            convolve_groups<Q, int8_t, int32_t>(x.data<Q>(), windows, w.data<int8_t>(), batch, outputs,
+                                                factor, pb, py);
         });
     });
 }

@@ -4,6 +4,7 @@
 #include "engine/bf16.h"
 #include "engine/cpu/families.h"
 #include "engine/cpu/parallel.h"
+#include "engine/cpu/rows.h"
 #include "engine/cpu/vector_math.h"
 
 namespace vvtq::engine::cpu {
@@ -207,10 +208,7 @@ void take_columns(Arg z, int64_t first, Arg s, Arg t, Arg bias, Arg y) {
         const T factor = (s.defined() ? *s.data<T>() : T{1}) * (t.defined() ? *t.data<T>() : T{1});
         parallel_chunks(rows, rows_per_chunk(cols), [=](int64_t, int64_t begin, int64_t end) {
             for (int64_t r = begin; r < end; ++r) {
-                const T* in = pz + r * width + first;
-                T* out = py + r * cols;
-#pragma omp simd
-                for (int64_t c = 0; c < cols; ++c) out[c] = factor * in[c] + (pb != nullptr ? pb[c] : T{0});
+                affine_row(pz + r * width + first, factor, pb, cols, py + r * cols);
             }
         });
     });
@@ -255,7 +253,9 @@ void gelu(Arg x, Arg y) {
     with_floating(y.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
         T* py = y.data<T>();
-        for_each(y.numel(), [=](int64_t i) { py[i] = px[i] * normal_of(px[i]).cdf; });
+        parallel_chunks(y.numel(), kChunk, [=](int64_t, int64_t begin, int64_t end) {
+            gelu_row(px + begin, end - begin, py + begin);
+        });
     });
 }
 

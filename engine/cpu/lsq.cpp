@@ -4,6 +4,7 @@
 #include "engine/cpu/families.h"
 #include "engine/cpu/parallel.h"
 #include "engine/cpu/quantize.h"
+#include "engine/cpu/rows.h"
 
 namespace vvtq::engine::cpu {
 namespace {
@@ -134,23 +135,21 @@ void lsq_codes(Arg x, const QuantParams& quantizer, Arg q) {
     with_floating(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
         const Pieces pieces(x.numel(), quantizer);
-        if (q.dtype() == DType::i32) {
-            int32_t* pq = q.data<int32_t>();
+        const auto into = [&](auto* pq) {
             pieces.for_each([&](int64_t piece, int64_t begin, int64_t end) {
-                const Step<T> step(quantizer, pieces.group(piece));
-                for (int64_t i = begin; i < end; ++i) {
-                    const T code = step.code(px[i]);
-                    pq[i] = static_cast<int32_t>(code == code ? code : T{0});
-                }
+                codes_row(px + begin, Step<T>(quantizer, pieces.group(piece)), end - begin, pq + begin);
             });
-            return;
+        };
+        switch (q.dtype()) {
+            case DType::i32:
+                return into(q.data<int32_t>());
+            case DType::i8:
+                return into(q.data<int8_t>());
+            case DType::u8:
+                return into(q.data<uint8_t>());
+            default:
+                return into(q.data<T>());
         }
-        T* pq = q.data<T>();
-        pieces.for_each([&](int64_t piece, int64_t begin, int64_t end) {
-            const Step<T> step(quantizer, pieces.group(piece));
-#pragma omp simd
-            for (int64_t i = begin; i < end; ++i) pq[i] = step.code(px[i]);
-        });
     });
 }
 

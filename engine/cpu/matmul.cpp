@@ -6,6 +6,7 @@
 
 #include "engine/cpu/families.h"
 #include "engine/cpu/parallel.h"
+#include "engine/cpu/rows.h"
 
 namespace vvtq::engine::cpu {
 namespace {
@@ -14,19 +15,19 @@ constexpr int64_t kTiles = 16;      // wanted number of tiles
 constexpr int64_t kTileEdge = 96;   // least rows or columns of a halved tile
 constexpr int64_t kTileAlign = 16;  // tiles start at multiples of the micro-kernel's width
 
-/// y (m, n) = scale a . b in row-major order, on the calling thread.
+/// y (m, n) = a . b in row-major order, on the calling thread.
 template <typename T>
-void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, T scale, const T* a, int64_t lda, const T* b,
-          int64_t ldb, T* y, int64_t ldy) {
+void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb,
+          T* y, int64_t ldy) {
     const auto transpose_a = ta ? CblasTrans : CblasNoTrans;
     const auto transpose_b = tb ? CblasTrans : CblasNoTrans;
     const auto i = [](int64_t v) { return static_cast<blasint>(v); };
     if constexpr (std::is_same_v<T, float>) {
-        cblas_sgemm(CblasRowMajor, transpose_a, transpose_b, i(m), i(n), i(k), scale, a, i(lda), b, i(ldb),
+        cblas_sgemm(CblasRowMajor, transpose_a, transpose_b, i(m), i(n), i(k), 1.0f, a, i(lda), b, i(ldb),
                     0.0f, y, i(ldy));
     } else {
-        cblas_dgemm(CblasRowMajor, transpose_a, transpose_b, i(m), i(n), i(k), scale, a, i(lda), b, i(ldb),
-                    0.0, y, i(ldy));
+        cblas_dgemm(CblasRowMajor, transpose_a, transpose_b, i(m), i(n), i(k), 1.0, a, i(lda), b, i(ldb), 0.0,
+                    y, i(ldy));
     }
 }
 
@@ -79,7 +80,8 @@ struct Operand {
     bool transposed;
 };
 
-/// y (m, n) = scale a (m, k) . b (k, n) [+ bias (n)], tile by tile.
+/// y (m, n) = scale a (m, k) . b (k, n) [+ bias (n)], tile by tile. Where a and b are codes, the product
+/// itself is exact below 2^24, and rounding begins with the scale.
 template <typename T>
 void tiled_product(Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T scale, const T* bias,
                    T* y) {
@@ -93,11 +95,10 @@ void tiled_product(Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, 
         const T* pa = a.data + (a.transposed ? r : r * a.ld);
         const T* pb = b.data + (b.transposed ? c * b.ld : c);
         T* out = y + r * n + c;
-        gemm(a.transposed, b.transposed, rows, cols, k, scale, pa, a.ld, pb, b.ld, out, n);
-        if (bias == nullptr) return;
+        gemm(a.transposed, b.transposed, rows, cols, k, pa, a.ld, pb, b.ld, out, n);
+        if (bias == nullptr && scale == T{1}) return;
         for (int64_t i = 0; i < rows; ++i) {
-#pragma omp simd
-            for (int64_t j = 0; j < cols; ++j) out[i * n + j] += bias[c + j];
+            affine_row(out + i * n, scale, bias == nullptr ? nullptr : bias + c, cols, out + i * n);
         }
     });
 }
@@ -171,9 +172,8 @@ void batched_matmul(const BatchedShape& shape, Arg a, Arg b, Arg y) {
             return index / shape.inner * layout.outer + index % shape.inner * layout.inner;
         };
         parallel_products(count, [&](int64_t index) {
-            gemm(shape.a.transposed, shape.b.transposed, shape.m, shape.n, shape.k, T{1},
-                 pa + at(shape.a, index), shape.a.ld, pb + at(shape.b, index), shape.b.ld,
-                 py + at(shape.y, index), shape.y.ld);
+            gemm(shape.a.transposed, shape.b.transposed, shape.m, shape.n, shape.k, pa + at(shape.a, index),
+                 shape.a.ld, pb + at(shape.b, index), shape.b.ld, py + at(shape.y, index), shape.y.ld);
         });
     });
 }

@@ -4,7 +4,6 @@
 #include "engine/cpu/families.h"
 #include "engine/cpu/parallel.h"
 #include "engine/cpu/rows.h"
-#include "engine/cpu/vector_math.h"
 
 namespace vvtq::engine::cpu {
 namespace {
@@ -15,22 +14,6 @@ template <typename T>
 void add_row(const T* x, int64_t n, T* y) {
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) y[i] += x[i];
-}
-
-/// y = softmax(y), in place
-template <typename T>
-void normalize_exponentials(T* y, int64_t n) {
-    const T top = max_row(y, n);
-    T total = 0;
-#pragma omp simd reduction(+ : total)
-    for (int64_t i = 0; i < n; ++i) {
-        const T e = exp_of(y[i] - top);
-        y[i] = e;
-        total += e;
-    }
-    const T inverse = T{1} / total;
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) y[i] *= inverse;
 }
 
 }  // namespace
@@ -49,15 +32,9 @@ void layer_norm(Arg x, Arg gamma, Arg beta, double eps, Arg y, Arg mean, Arg rst
             for (int64_t r = begin; r < end; ++r) {
                 const T* in = px + r * cols;
                 T* out = py + r * cols;
-                const T mu = sum_row(in, cols) / static_cast<T>(cols);
-                T squares = 0;
-#pragma omp simd reduction(+ : squares)
-                for (int64_t i = 0; i < cols; ++i) squares += (in[i] - mu) * (in[i] - mu);
-                const T inverse = T{1} / std::sqrt(squares / static_cast<T>(cols) + static_cast<T>(eps));
-#pragma omp simd
-                for (int64_t i = 0; i < cols; ++i) out[i] = (in[i] - mu) * inverse * pg[i] + pb[i];
-                pm[r] = mu;
-                pr[r] = inverse;
+                const Moments<T> moments = norm_row(in, pg, pb, static_cast<T>(eps), cols, out);
+                pm[r] = moments.mean;
+                pr[r] = moments.rstd;
             }
         });
     });
@@ -144,7 +121,7 @@ void softmax(Arg x, double s, Arg y) {
                 T* out = py + r * cols;
 #pragma omp simd
                 for (int64_t i = 0; i < cols; ++i) out[i] = factor * in[i];
-                normalize_exponentials(out, cols);
+                softmax_row(out, cols);
             }
         });
     });
@@ -173,7 +150,7 @@ void biased_softmax(Arg x, double s, Arg bias, Arg mask, Arg y) {
                 for (int64_t i = 0; i < cols; ++i) out[i] = factor * in[i];
                 if (pb != nullptr) add_row(pb + (head * lines + line) * cols, cols, out);
                 if (pm != nullptr) add_row(pm + (b % windows * lines + line) * cols, cols, out);
-                normalize_exponentials(out, cols);
+                softmax_row(out, cols);
             }
         });
     });

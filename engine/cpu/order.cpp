@@ -18,7 +18,7 @@ void gather_tokens(Arg x, Arg index, Arg y) {
     for (int64_t n = 0; n < tokens; ++n) {
         VVTQ_CHECK(from[n] >= 0 && from[n] < tokens, "token ", from[n], " of ", tokens);
     }
-    with_floating(x.dtype(), [&]<typename T>() {
+    with_elements(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
         T* py = y.data<T>();
         parallel_chunks(shape[0] * tokens, rows_per_chunk(cols), [=](int64_t, int64_t begin, int64_t end) {

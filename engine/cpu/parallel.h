@@ -54,4 +54,12 @@ void with_floating(DType dtype, F&& f) {
     }
 }
 
+/// The same for kernels that only move elements: also for codes.
+template <typename F>
+void with_elements(DType dtype, F&& f) {
+    if (dtype == DType::i8) return f.template operator()<int8_t>();
+    if (dtype == DType::u8) return f.template operator()<uint8_t>();
+    with_floating(dtype, f);
+}
+
 }  // namespace vvtq::engine::cpu

@@ -60,7 +60,7 @@ void normalize_pixels(Arg x, const std::array<double, 3>& mean, const std::array
 }
 
 void patchify(Arg x, int64_t patch, Arg y) {
-    with_floating(x.dtype(), [&]<typename T>() {
+    with_elements(x.dtype(), [&]<typename T>() {
         const T* px = x.data<T>();
         T* py = y.data<T>();
         for_each_patch_row(x, y, patch,
