@@ -40,6 +40,7 @@ const std::map<std::string, int (*)(Options&)> kCommands = {{"pretrain", shared<
                                                             {"bench step", shared<command_bench_step>},
                                                             {"export", alone<command_export>},
                                                             {"bench op", alone<command_bench_op>},
+                                                            {"bench predict", alone<command_bench_predict>},
                                                             {"bench loader", alone<command_bench_loader>}};
 
 int run(Options& options) {

@@ -11,19 +11,11 @@ using namespace vvtq::tests;
 
 namespace {
 
-const std::vector<std::string> kDocuments = {"README.md",
-                                             "docs/augmentation.md",
-                                             "docs/commands.md",
-                                             "docs/data.md",
-                                             "docs/design.md",
-                                             "docs/gpu.md",
-                                             "docs/library.md",
-                                             "docs/method.md",
-                                             "docs/performance.md",
-                                             "docs/specification.md",
-                                             "docs/several_processes.md",
-                                             "docs/scaling.md",
-                                             "docs/packed_format.md"};
+const std::vector<std::string> kDocuments = {
+    "README.md",          "docs/augmentation.md", "docs/commands.md",      "docs/data.md",
+    "docs/deployment.md", "docs/design.md",       "docs/gpu.md",           "docs/library.md",
+    "docs/method.md",     "docs/performance.md",  "docs/specification.md", "docs/several_processes.md",
+    "docs/scaling.md",    "docs/packed_format.md"};
 
 std::string trimmed(const std::string& line) {
     const size_t first = line.find_first_not_of(" \t"), last = line.find_last_not_of(" \t\r");
