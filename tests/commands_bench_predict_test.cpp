@@ -1,4 +1,6 @@
 // `vvtq bench predict`: what it tells of files, times and memory, and what it refuses.
+#include <signal.h>
+
 #include <filesystem>
 
 #include "tests/model_files.h"
@@ -103,4 +105,17 @@ TEST_CASE("bench predict refuses what it cannot measure, in one line") {
     files.refused("bench predict " + damaged, {damaged, "checksum"});
     write_bytes(damaged, {bytes.begin(), bytes.end() - 100});
     files.refused("bench predict " + damaged, {damaged, "truncated"});
+}
+
+TEST_CASE("a signal ends bench predict with one line") {
+    const Scratch scratch;
+    Running run(
+        "bench predict --wbits 4 --abits 4 --threads 1 --batch-size 1 --turns 90000" + std::string(kModel),
+        scratch.path());
+    REQUIRE(run.wait_for("packed_bytes"));
+    run.signal(SIGINT);
+    const Ended ended = run.wait();
+    CHECK(ended.status == 1);
+    CHECK(ended.err == "vvtq bench predict: stopped by SIGINT\n");
+    CHECK(lines_of(ended.out).size() == 1);
 }
