@@ -69,6 +69,22 @@ TEST_CASE("bench predict times a packed model beside floats, at each number of t
     }
 }
 
+TEST_CASE("bench predict times integer products where the model has them") {
+    const Bench files;
+    auto lines = files.lines(files.packed + " --batch-size 2 --threads 1 --turns 1");
+    REQUIRE(lines.size() == 4);
+    for (size_t i = 1; i < lines.size(); ++i) check_speed(lines[i]);
+    CHECK(lines[1].at("precision") == "int8");
+    CHECK(lines[1].at("wbits") == 3);
+    CHECK(lines[2].at("precision") == "fp32");
+    CHECK(lines[3].at("wbits") == 32);
+    lines = files.lines(files.packed + " --batch-size 2 --threads 1 --turns 1 --precision int8 --no-memory");
+    REQUIRE(lines.size() == 3);
+    CHECK(lines[1].at("precision") == "int8");
+    CHECK_FALSE(lines[1].contains("peak_mib"));
+    files.refused("bench predict --precision int8 " + files.fp, {"--precision", "int8", "quantized"});
+}
+
 TEST_CASE("bench predict takes a model in floats, and one of random weights") {
     const Bench files;
     const std::string quick = " --batch-size 2 --threads 1 --turns 1 --precision fp32";

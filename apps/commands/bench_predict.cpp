@@ -13,7 +13,9 @@
 #include "apps/training/interrupt.h"
 #include "apps/training/packed_file.h"
 #include "engine/check.h"
+#include "engine/random.h"
 #include "engine/threads.h"
+#include "nn/integer_inference.h"
 #include "quant/attach.h"
 
 namespace vvtq::apps {
@@ -49,22 +51,38 @@ class TemporaryFolder {
 
 /// One of the models whose times stand beside one another.
 struct Subject {
-    std::string precision;  // of its products: "fp32"
+    std::string precision;  // of its products: "int8" or "fp32"
     bool quantized = false;
     std::unique_ptr<nn::Model> model;
+    std::map<int64_t, double> peak_mib;  // by batch size
+
+    bool integer() const { return precision == "int8"; }
+};
+
+/// While it lives, the subject's forward passes compute as its precision says, off the tape.
+class Computing {
+  public:
+    explicit Computing(const Subject& subject) {
+        if (subject.integer()) integer_.emplace(*subject.model);
+    }
+
+  private:
+    autograd::NoGrad off_tape_;
+    std::optional<nn::IntegerInference> integer_;
 };
 
 /// What is measured of a subject at one number of threads and one batch size.
 struct Series {
+    int64_t threads;
     std::vector<double> ms, products_ms;  // of a forward pass, of its bare products
 };
 
 /// Everything that the command works on. What is made before `load` starts no threads.
 class Bench {
   public:
-    explicit Bench(Options& options) : options_(&options) {
-        if (options.run.precision != "auto" && options.run.precision != "fp32") {
-            engine::input_error("--precision: must be auto or fp32");
+    explicit Bench(Options& options) : options_(&options), precision_(options.run.precision) {
+        if (precision_ != "auto" && precision_ != "fp32" && precision_ != "int8") {
+            engine::input_error("--precision: must be auto, int8 or fp32");
         }
         if (options.predict.checkpoint.empty()) {
             if (options.model.name.empty()) {
@@ -78,8 +96,13 @@ class Bench {
             path_ = options.predict.checkpoint;
         }
         if (!path_.empty()) open();
-        if (quantized_) subjects.push_back({"fp32", true, nullptr});
-        subjects.push_back({"fp32", false, nullptr});
+        if (precision_ == "int8" && !quantized_) {
+            engine::input_error("--precision: int8 needs a quantized model",
+                                path_.empty() ? "; set --wbits and --abits" : ", name another file");
+        }
+        if (quantized_ && precision_ != "fp32") subjects.push_back({"int8", true, nullptr, {}});
+        if (quantized_ && precision_ != "int8") subjects.push_back({"fp32", true, nullptr, {}});
+        subjects.push_back({"fp32", false, nullptr, {}});
     }
 
     /// The weights of a file are those of its own kind of model; the other kind has random ones, which takes
@@ -95,8 +118,16 @@ class Bench {
         model->train(false);
         return model;
     }
+    /// Without an integer subject where the model has other products too.
     void load() {
         for (Subject& subject : subjects) subject.model = make(subject);
+        if (!subjects.front().integer() || nn::has_integer_products(*subjects.front().model)) return;
+        if (precision_ == "int8") {
+            engine::input_error(
+                "--precision: int8 needs a model whose weights and activations all have 2 to 8 "
+                "bits; leave the flag out");
+        }
+        subjects.erase(subjects.begin());
     }
 
     /// The sizes of the model's files. After `load`.
@@ -146,6 +177,7 @@ class Bench {
     }
 
     Options* options_;
+    std::string precision_;  // that was asked for
     TemporaryFolder folder_;
     std::string path_;
     std::unique_ptr<Options> random_;  // of a model with random weights, which lies in a file of ours
@@ -184,33 +216,100 @@ std::vector<int64_t> thread_counts(std::vector<int64_t> asked) {
 
 /// A subject with pictures of one batch size.
 struct Pass {
-    std::function<void()> forward;
-    std::vector<engine::KernelCall> products;
-    double flops = 0;
-    std::optional<double> peak;
+    const Subject* subject;
+    std::shared_ptr<DeviceBatch> pictures;
 
-    void bare_products() const {
-        for (const engine::KernelCall& call : products) {
+    void forward() const { subject->model->forward(pictures->pictures(kCompute.dtype)); }
+};
+
+/// The matrix products of a forward pass without anything else.
+class Products {
+  public:
+    /// Runs a pass of the model in floats and notes its products. Those of a quantized model have the same
+    /// sizes.
+    explicit Products(const Pass& floats) {
+        const autograd::NoGrad off_tape;
+        const engine::KernelTrace trace(kCompute.device, true);
+        floats.forward();
+        calls_ = trace.calls();
+        for (const engine::KernelCall& call : calls_) {
+            operations += call.flops * static_cast<double>(call.count);
+        }
+    }
+    /// As many of the same sizes, of codes.
+    Products integer() const {
+        Products other = *this;
+        for (engine::KernelCall& call : other.calls_) call.repeat = integer_product(call.product);
+        return other;
+    }
+
+    void run() const {
+        for (const engine::KernelCall& call : calls_) {
             for (int64_t i = 0; i < call.count; ++i) call.repeat();
         }
     }
+
+    double operations = 0;  // additions and multiplications
+
+  private:
+    /// The product of random codes.
+    static std::function<void()> integer_product(const engine::ProductSize& size) {
+        const auto codes = [](int64_t rows, int64_t columns, engine::DType dtype) {
+            constexpr uint64_t kBelow = 16;  // codes of 4 bits
+            engine::Random random(1);
+            const engine::Tensor y({rows, columns}, dtype, kCompute.device);
+            auto* bytes = static_cast<uint8_t*>(y.raw());
+            for (int64_t i = 0; i < y.numel(); ++i) bytes[i] = static_cast<uint8_t>(random.below(kBelow));
+            return y;
+        };
+        const auto& kernel = engine::kernels(kCompute.device);
+        const engine::Tensor x = codes(size.rows, size.inner, engine::DType::u8);
+        const engine::Tensor packed({engine::packed_bytes(size.columns, size.inner)}, engine::DType::i8,
+                                    kCompute.device);
+        kernel.pack_codes(codes(size.columns, size.inner, engine::DType::i8), packed);
+        const engine::Tensor y({size.rows, size.columns}, engine::DType::f32, kCompute.device);
+        return [x, packed, y, &kernel] { kernel.linear_codes(x, packed, {}, {}, false, {}, y); };
+    }
+
+    std::vector<engine::KernelCall> calls_;
 };
 
-std::function<void()> forward_pass(nn::Model& model, std::shared_ptr<DeviceBatch> pictures) {
-    return [&model, pictures = std::move(pictures)] {
-        const autograd::NoGrad off_tape;
-        model.forward(pictures->pictures(kCompute.dtype));
-    };
+void measure_memory(Bench& bench, const std::vector<int64_t>& batches, uint64_t seed) {
+    for (Subject& subject : bench.subjects) {
+        for (const int64_t batch : batches) {
+            const auto peak = peak_mib([&] {
+                subject.model = bench.make(subject);
+                const Computing computing(subject);
+                Pass{&subject, random_batch(kCompute, bench.config, batch, seed)}.forward();
+            });
+            if (peak) subject.peak_mib[batch] = *peak;
+        }
+    }
 }
 
-/// Runs the pass once and notes its products.
-void note_products(Pass& pass) {
-    const engine::KernelTrace trace(kCompute.device, true);
-    pass.forward();
-    pass.products = trace.calls();
-    for (const engine::KernelCall& call : pass.products) {
-        pass.flops += call.flops * static_cast<double>(call.count);
-    }
+ordered_json speed(const Bench& bench, const Pass& pass, const Series& series, double operations,
+                   double ms_in_floats) {
+    const Subject& subject = *pass.subject;
+    const int64_t batch = pass.pictures->size();
+    const double ms = quantile(series.ms, 0.5), products = quantile(series.products_ms, 0.5);
+    ordered_json line = {{"bench", "predict"},
+                         {"what", "speed"},
+                         {"model", bench.config.name},
+                         {"wbits", Bench::bits(subject, bench.quantizer().wbits)},
+                         {"abits", Bench::bits(subject, bench.quantizer().abits)},
+                         {"precision", subject.precision},
+                         {"threads", series.threads},
+                         {"batch_size", batch},
+                         {"passes", series.ms.size()},
+                         {"ms", ms},
+                         {"p90_ms", quantile(series.ms, 0.9)},
+                         {"img_s", 1e3 * static_cast<double>(batch) / ms},
+                         {"speedup", ms_in_floats / ms},
+                         {"products_ms", products},
+                         {"products_gops", operations / products * 1e-6}};
+    const auto peak = subject.peak_mib.find(batch);
+    if (peak != subject.peak_mib.end()) line["peak_mib"] = peak->second;
+    return line;
 }
 
 }  // namespace
@@ -220,66 +319,42 @@ int command_bench_predict(Options& options) {
     const std::vector<int64_t> batches = distinct(options.bench.batches),
                                threads = thread_counts(options.bench.threads);
     engine::set_threads(static_cast<int>(*std::max_element(threads.begin(), threads.end())));
-    std::vector<std::vector<Pass>> passes(batches.size(), std::vector<Pass>(bench.subjects.size()));
-    const auto pictures = [&](int64_t size) {
-        return std::shared_ptr<DeviceBatch>(random_batch(kCompute, bench.config, size, options.run.seed));
-    };
-    for (size_t b = 0; b < batches.size(); ++b) {
-        for (size_t s = 0; s < bench.subjects.size(); ++s) {
-            passes[b][s].peak = peak_mib([&] {
-                const auto model = bench.make(bench.subjects[s]);
-                forward_pass(*model, pictures(batches[b]))();
-            });
-        }
-    }
+    if (!options.bench.no_memory) measure_memory(bench, batches, options.run.seed);
     install_interrupt_handler();
     bench.load();
     std::cout << bench.files().dump() << std::endl;
-    for (size_t b = 0; b < batches.size(); ++b) {
-        const auto batch = pictures(batches[b]);
-        for (size_t s = 0; s < bench.subjects.size() && !interrupted(); ++s) {
-            passes[b][s].forward = forward_pass(*bench.subjects[s].model, batch);
-            note_products(passes[b][s]);
+    std::vector<Pass> passes;
+    std::vector<Products> products;  // of the passes
+    for (const int64_t batch : batches) {
+        const std::shared_ptr<DeviceBatch> pictures =
+            random_batch(kCompute, bench.config, batch, options.run.seed);
+        const Products of_floats(Pass{&bench.subjects.back(), pictures});
+        for (const Subject& subject : bench.subjects) {
+            passes.push_back({&subject, pictures});
+            products.push_back(subject.integer() ? of_floats.integer() : of_floats);
         }
     }
-    std::map<std::array<size_t, 3>, Series> all;  // by threads, batch, subject
+    std::vector<Series> all;  // for each number of threads one of each pass
+    for (const int64_t count : threads) all.insert(all.end(), passes.size(), Series{count, {}, {}});
     for (int turn = 0; turn < options.bench.turns && !interrupted(); ++turn) {
-        for (size_t t = 0; t < threads.size(); ++t) {
-            engine::set_threads(static_cast<int>(threads[t]));
-            for (size_t b = 0; b < batches.size(); ++b) {
-                for (size_t s = 0; s < bench.subjects.size(); ++s) {
-                    Series& series = all[{t, b, s}];
-                    take_turn(passes[b][s].forward, series.ms);
-                    take_turn([&] { passes[b][s].bare_products(); }, series.products_ms);
-                }
-            }
+        for (size_t i = 0; i < all.size(); ++i) {
+            const size_t p = i % passes.size();
+            const Computing computing(*passes[p].subject);
+            engine::set_threads(static_cast<int>(all[i].threads));
+            take_turn([&] { passes[p].forward(); }, all[i].ms);
+            take_turn([&] { products[p].run(); }, all[i].products_ms);
         }
     }
     if (interrupted()) {
         std::cerr << "vvtq bench predict: stopped by " << interrupt_name() << std::endl;
         return 1;
     }
-    for (const auto& [at, series] : all) {
-        const auto [t, b, s] = at;
-        const Subject& subject = bench.subjects[s];
-        const double ms = quantile(series.ms, 0.5), products = quantile(series.products_ms, 0.5);
-        ordered_json line = {{"bench", "predict"},
-                             {"what", "speed"},
-                             {"model", bench.config.name},
-                             {"wbits", bench.bits(subject, bench.quantizer().wbits)},
-                             {"abits", bench.bits(subject, bench.quantizer().abits)},
-                             {"precision", subject.precision},
-                             {"threads", threads[t]},
-                             {"batch_size", batches[b]},
-                             {"passes", series.ms.size()},
-                             {"ms", ms},
-                             {"p90_ms", quantile(series.ms, 0.9)},
-                             {"img_s", 1e3 * static_cast<double>(batches[b]) / ms},
-                             {"products_ms", products},
-                             {"products_gops", passes[b][s].flops / products * 1e-6},
-                             {"speedup", quantile(all.at({t, b, bench.subjects.size() - 1}).ms, 0.5) / ms}};
-        if (passes[b][s].peak) line["peak_mib"] = *passes[b][s].peak;
-        std::cout << line.dump() << '\n';
+    const size_t subjects = bench.subjects.size();
+    for (size_t i = 0; i < all.size(); ++i) {
+        const Series& floats = all[i / subjects * subjects + subjects - 1];
+        const size_t p = i % passes.size();
+        std::cout << speed(bench, passes[p], all[i], products[p].operations, quantile(floats.ms, 0.5)).dump()
+                  << '\n';
     }
     std::cout << std::flush;
     return 0;

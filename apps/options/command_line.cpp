@@ -169,9 +169,12 @@ void define_bench_predict(FlagTable& flags, Options& o) {
               "pictures in a forward pass; they lie in memory, decoding is not timed");
     flags.add("--threads", o.bench.threads,
               "computing threads, each number with each batch size; 0: all cores");
-    flags.add("--precision", o.run.precision, "fp32 only, or auto: each precision beside floats");
+    flags.add("--precision", o.run.precision,
+              "of the quantized model: int8 or fp32; auto: each that it can have. Floats stand beside it");
     flags.add("--turns", o.bench.turns,
               "how often each model has its turn, of a quarter of a second or one forward pass");
+    flags.add_switch("--no-memory", o.bench.no_memory,
+                     "leave the peak memory out, which takes further processes");
     flags.add("--seed", o.run.seed, "decides pictures and random weights");
 }
 

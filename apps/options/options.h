@@ -111,6 +111,7 @@ struct BenchFlags {
     double seconds = 15;
     std::vector<int64_t> batches{1, 32}, threads{1, 0};  // each with each
     int turns = 5;
+    bool no_memory = false;
 };
 
 /// How a step is shared out over processes, beside LaunchFlags.
