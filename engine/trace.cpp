@@ -89,6 +89,11 @@ struct Arguments {
             return 2.0 * std::sqrt(size(tensors[0]) * size(tensors[1]) * size(tensors.back()));
         return 0.0;
     }
+    ProductSize product(std::string_view kernel) const {
+        if (batched != nullptr) return {batched->outer * batched->inner * batched->m, batched->n, batched->k};
+        if (kernel != "linear") return {};
+        return {tensors[0].shape().rows(), tensors[1].shape().rows(), tensors[1].shape().cols()};
+    }
 };
 
 /// A kernel's name as a template argument.
@@ -120,7 +125,7 @@ struct TraceAccess::Call<void(Args...)> {
             const auto [at, added] = trace.known_.emplace(name.text + shapes, trace.calls_.size());
             if (added) {
                 trace.calls_.push_back({name.text, shapes, 0, 0, arguments.bytes(name.text),
-                                        arguments.flops(name.text),
+                                        arguments.flops(name.text), arguments.product(name.text),
                                         [entry, kept = std::tuple<std::decay_t<Args>...>(args...)] {
                                             std::apply([&](const auto&... again) { entry(again...); }, kept);
                                         }});

@@ -12,6 +12,11 @@
 
 namespace vvtq::engine {
 
+/// y (rows, columns) = x (rows, inner) . w (inner, columns).
+struct ProductSize {
+    int64_t rows = 0, columns = 0, inner = 0;
+};
+
 /// Calls of one kernel with arguments of one shape.
 struct KernelCall {
     std::string kernel;            // "linear"
@@ -20,6 +25,7 @@ struct KernelCall {
     int64_t nested = 0;            // of those, from within another kernel
     double bytes = 0;              // read and written by one: of every tensor once
     double flops = 0;              // multiplications and additions of its matrix products; 0 without any
+    ProductSize product;           // of a matrix product forward, all pairs of a batch as one; else zeros
     std::function<void()> repeat;  // calls it again, with the arguments of the first call
 };
 

@@ -206,5 +206,24 @@ optimized = model.run(None, {'pictures': ((pixels / 255 - mean) / std).astype(np
 agree = np.mean(optimized.argmax(1) == expected.argmax(1))
 check(f'optimized: {agree:.1%} of the classes agree', agree >= 0.9)
 
+# the script that compares times and logits
+def compare_onnx(*arguments):
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'scripts', 'compare-onnx')
+    done = subprocess.run([sys.executable, script, *map(str, arguments)], capture_output=True, text=True, env=os.environ | {'VVTQ': vvtq})
+    return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
+
+
+packed = f'{folder}/packed.safetensors'
+status, out, err = compare_onnx(packed, '--threads', 1, '--batch', 1, 3, '--turns', 2)
+agree = [line for line in out if 'top-1 of' in line]
+rows = [line.split() for line in out if line.split()[:1] == ['1']]
+check('compare-onnx: agreement on 64 pictures', status == 0 and len(agree) == 2 and all('of 64 pictures' in line for line in agree))
+check('compare-onnx: a row for each batch and model', {row[1] for row in rows} == {'1', '3'} and len(rows) % 2 == 0 and len(rows) >= 4 and
+      all(float(row[-1]) > 0 for row in rows))
+for bad, words in [([f'{folder}/none.safetensors'], 'none.safetensors'), ([packed, '--onnx', packed], 'cannot load'),
+                   ([packed, '--batch', 0], '--batch'), ([packed, f'{folder}/none'], 'none')]:
+    status, out, err = compare_onnx(*bad)
+    check(f'compare-onnx refuses {words}', status == 2 and len(err) == 1 and words in err[0])
+
 print(f'{len(failures)} failures')
 sys.exit(1 if failures else 0)

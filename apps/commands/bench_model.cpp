@@ -29,35 +29,40 @@ data::Batch synthetic_batch(const nn::ModelConfig& config, int64_t size, uint64_
     return batch;
 }
 
-std::unique_ptr<DeviceBatch> random_batch(const BenchModel& bench, int64_t size, uint64_t seed) {
-    auto place = std::make_unique<DeviceBatch>(bench.compute.device, size, bench.config.img_size,
-                                               bench.config.num_classes, true);
-    place->load(synthetic_batch(bench.config, size, seed));
+}  // namespace
+
+std::unique_ptr<DeviceBatch> random_batch(const Compute& compute, const nn::ModelConfig& config, int64_t size,
+                                          uint64_t seed) {
+    auto place =
+        std::make_unique<DeviceBatch>(compute.device, size, config.img_size, config.num_classes, true);
+    place->load(synthetic_batch(config, size, seed));
     return place;
 }
 
-}  // namespace
+std::unique_ptr<nn::Model> random_model(const Options& options, const Compute& compute,
+                                        const nn::ModelConfig& config) {
+    auto model = make_model(config, compute, options.run.seed);
+    if (!has_low_bits(options.quantizer)) return model;
+    constexpr int64_t kCalibrationPictures = 64;
+    attach_quantizers(*model, options.quantizer);
+    const int64_t size = std::min<int64_t>(options.data.batch_size, kCalibrationPictures);
+    quant::calibrate_weights(*model);
+    quant::calibrate_activations(
+        *model, random_batch(compute, config, size, options.run.seed)->pictures(compute.dtype));
+    return model;
+}
 
 BenchModel::BenchModel(Options& options)
     : compute(pick_compute(options.run)),
       config(resolve_config(options, nullptr, 0)),
-      model(make_model(config, compute, options.run.seed)),
+      model(random_model(options, compute, config)),
+      optimizer(std::make_unique<nn::Adamw>(model->parameters(), nn::AdamwOptions{})),
       rates{1e-5,
             options.quantizer.reg,
             kRegularizerWeight,
             options.run.seed,
             false,
             options.quantizer.freeze_threshold} {
-    const bool quantized = has_low_bits(options.quantizer);
-    if (quantized) {
-        constexpr int64_t kCalibrationPictures = 64;
-        attach_quantizers(*model, options.quantizer);
-        const int64_t size = std::min<int64_t>(options.data.batch_size, kCalibrationPictures);
-        quant::calibrate_weights(*model);
-        quant::calibrate_activations(*model,
-                                     random_batch(*this, size, options.run.seed)->pictures(compute.dtype));
-    }
-    optimizer = std::make_unique<nn::Adamw>(model->parameters(), nn::AdamwOptions{});
     if (options.quantizer.track_oscillation) {
         oscillation =
             std::make_unique<quant::OscillationTracker>(*model, options.quantizer.freeze_threshold > 0);
@@ -70,7 +75,7 @@ void BenchModel::load_batch(const Options& options, int processes, int shards) {
         engine::input_error("`batch_size` ", size, ": cannot be cut into ", parts,
                             " equal parts; use a multiple of ", parts);
     }
-    place = random_batch(*this, size / processes, options.run.seed);
+    place = random_batch(compute, config, size / processes, options.run.seed);
 }
 
 std::vector<engine::KernelCall> BenchModel::calls_of_step(bool products_only) {

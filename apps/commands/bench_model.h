@@ -11,6 +11,15 @@
 
 namespace vvtq::apps {
 
+/// Random pictures and classes.
+std::unique_ptr<DeviceBatch> random_batch(const Compute& compute, const nn::ModelConfig& config, int64_t size,
+                                          uint64_t seed);
+
+/// A model with random weights, and with the quantizers of --wbits and --abits, whose steps start as in a
+/// training run, from at most --batch-size random pictures.
+std::unique_ptr<nn::Model> random_model(const Options& options, const Compute& compute,
+                                        const nn::ModelConfig& config);
+
 /// What `bench step` and `bench op` work on. The steps are started as a training run does.
 struct BenchModel {
     /// Of --model, its sizes, bit widths and --batch-size. Throws Error(Fault::input) where they do not fit.

@@ -1,7 +1,15 @@
 #include "apps/commands/bench_support.h"
 
-#include <algorithm>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <iostream>
+
+#include "engine/check.h"
 #include "engine/kernels.h"
 #include "engine/random.h"
 
@@ -19,6 +27,29 @@ double timed(engine::Runtime& runtime, const std::function<void()>& f) {
     f();
     end->record();
     return end->since(*begin);
+}
+
+std::optional<double> peak_mib(const std::function<void()>& work) {
+    std::cout.flush();
+    const pid_t parent = ::getpid(), child = ::fork();
+    if (child < 0) engine::run_error("no process can be started to measure memory");
+    if (child == 0) {
+        for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGXCPU}) ::signal(number, SIG_DFL);
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (::getppid() != parent) ::_exit(1);
+        try {
+            work();
+        } catch (const std::exception&) {
+            ::_exit(1);  // this process will meet the same error, and tell it
+        }
+        ::_exit(0);
+    }
+    int status = 0;
+    struct rusage usage {};
+    while (::wait4(child, &status, 0, &usage) < 0 && errno == EINTR) {
+    }
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return std::nullopt;
+    return static_cast<double>(usage.ru_maxrss) / 1024;
 }
 
 double copy_bandwidth(engine::Device device) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "engine/device.h"
@@ -15,6 +16,10 @@ double quantile(std::vector<double> values, double q);
 
 /// Milliseconds of the work that `f` enqueues, by the device's clock.
 double timed(engine::Runtime& runtime, const std::function<void()>& f);
+
+/// The most MiB of memory that a process takes which does `work` and nothing else; none where it fails. To be
+/// called before this process has started threads.
+std::optional<double> peak_mib(const std::function<void()>& work);
 
 /// Bytes read and written per second by a large copy on the device.
 double copy_bandwidth(engine::Device device);

@@ -38,6 +38,10 @@ int command_bench_step(Options& options, Job* job);
 /// `vvtq bench op`: prints one line of JSON for the device's ceilings, then one for each kernel of a step.
 int command_bench_op(Options& options);
 
+/// `vvtq bench predict`: prints one line of JSON for the model's files, then one for each precision, number
+/// of threads and batch size.
+int command_bench_predict(Options& options);
+
 /// `vvtq bench loader`: prints one line of JSON.
 int command_bench_loader(Options& options);
 

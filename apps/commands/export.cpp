@@ -18,21 +18,6 @@ namespace {
 
 using nlohmann::json;
 
-/// What the checkpoint says of itself; of a file of another program, what the flags said of it.
-CheckpointInfo info_of(const Checkpoint& checkpoint, const nn::Model& model,
-                       const QuantizerFlags& quantizer) {
-    if (checkpoint.info()) return *checkpoint.info();
-    CheckpointInfo info;
-    info.command = "train";
-    info.model = model.config();
-    info.quantized = true;
-    info.recipe = parse_options({"train", "--wbits", std::to_string(quantizer.wbits), "--abits",
-                                 std::to_string(quantizer.abits)})
-                      ->recipe();
-    info.recipe["bits"] = quantizer.bits;
-    return info;
-}
-
 quant::OnnxOptions onnx_options(const ExportFlags& flags) {
     const data::Normalization normalization;
     return {quant::parse_onnx_style(flags.style),
@@ -98,8 +83,8 @@ int command_export(Options& options) {
     const auto model = load_model(options, checkpoint, 0, compute, notes);
     for (const std::string& note : notes) std::cout << note << std::endl;
     if (packed) {
-        save_packed(flags.output, info_of(checkpoint, *model, options.quantizer), *model,
-                    flags.float16 ? PackedFloats::f16 : PackedFloats::f32);
+        save_packed(flags.output, checkpoint.info().value_or(quantized_info(*model, options.quantizer)),
+                    *model, flags.float16 ? PackedFloats::f16 : PackedFloats::f32);
     } else {
         const quant::OnnxOptions onnx = onnx_options(flags);
         write_onnx(flags.output, quant::export_onnx(*model, onnx),

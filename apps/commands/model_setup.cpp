@@ -1,6 +1,7 @@
 #include "apps/commands/model_setup.h"
 
 #include <algorithm>
+#include <set>
 
 #include "apps/options/bits_file.h"
 #include "apps/training/explain.h"
@@ -178,6 +179,18 @@ std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compu
     return model;
 }
 
+CheckpointInfo quantized_info(const nn::Model& model, const QuantizerFlags& quantizer) {
+    CheckpointInfo info;
+    info.command = "train";
+    info.model = model.config();
+    info.quantized = true;
+    info.recipe = parse_options({"train", "--wbits", std::to_string(quantizer.wbits), "--abits",
+                                 std::to_string(quantizer.abits)})
+                      ->recipe();
+    info.recipe["bits"] = quantizer.bits;
+    return info;
+}
+
 QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path) {
     const auto recipe = checked_recipe(info.recipe, info.command, path);
     QuantizerFlags flags;
@@ -210,12 +223,16 @@ void adopt_stored_bits(Options& options, const Checkpoint& checkpoint, nn::Model
     if (!options.given("--abits")) options.quantizer.abits = bits->activations;
 }
 
-std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkpoint, int64_t classes,
-                                      const Compute& compute, std::vector<std::string>& notes) {
+nn::ModelConfig loaded_config(const Options& options, const Checkpoint& checkpoint, int64_t classes) {
     if (!checkpoint.info() && classes == 0 && options.model.num_classes == 0 && !options.model.name.empty()) {
         classes = stored_classes(checkpoint.file(), nn::model_config(options.model.name)).value_or(0);
     }
-    auto model = make_model(resolve_config(options, &checkpoint, classes), compute, options.run.seed);
+    return resolve_config(options, &checkpoint, classes);
+}
+
+std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkpoint, int64_t classes,
+                                      const Compute& compute, std::vector<std::string>& notes) {
+    auto model = make_model(loaded_config(options, checkpoint, classes), compute, options.run.seed);
     if (checkpoint.quantized(*model)) {
         if (checkpoint.info()) {
             if (gives_bits(options)) {
@@ -271,6 +288,15 @@ void require_finite(const nn::Model& model, const std::string& path) {
     if (name.empty()) return;
     engine::input_error("'", data::printable(path), "': tensor ", name,
                         " has values that are not finite; name another file");
+}
+
+int64_t parameter_count(const nn::Model& model) {
+    int64_t count = 0;
+    std::set<const void*> counted;  // a block of SReT has two names
+    for (const nn::NamedParameter& p : model.parameters()) {
+        if (counted.insert(p.parameter.value().raw()).second) count += p.parameter.shape().numel();
+    }
+    return count;
 }
 
 void attach_quantizers(nn::Model& model, const QuantizerFlags& quantizer) {

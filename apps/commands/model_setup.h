@@ -35,12 +35,18 @@ nn::ModelConfig resolve_config(const Options& options, const Checkpoint* checkpo
 /// nn::make_model in the precision and on the device of `compute`.
 std::unique_ptr<nn::Model> make_model(const nn::ModelConfig& config, const Compute& compute, uint64_t seed);
 
+/// What a file says of a quantized model of which no checkpoint tells: its sizes and bit widths.
+CheckpointInfo quantized_info(const nn::Model& model, const QuantizerFlags& quantizer);
+
 /// The bit widths of a quantized model. Throws Error(Fault::input) naming `path` where they are not recorded.
 QuantizerFlags quantizer_flags(const CheckpointInfo& info, const std::string& path);
 
 /// Takes --wbits and --abits from the `nbits` of a published quantized file, where they are not given. Throws
 /// Error(Fault::input) where the file has steps and does not say their widths.
 void adopt_stored_bits(Options& options, const Checkpoint& checkpoint, nn::Model& model);
+
+/// The sizes of the model that `load_model` makes.
+nn::ModelConfig loaded_config(const Options& options, const Checkpoint& checkpoint, int64_t classes);
 
 /// The model of a checkpoint in evaluation mode, with its quantizers. Sizes and bit widths that the file does
 /// not record come from the flags. `classes` is the data set's class count, 0 without one: then a file of
@@ -65,6 +71,9 @@ std::string bits_text(const QuantizerFlags& quantizer);
 /// Throws Error(Fault::input) naming the first tensor of the file `path`, now in `model`, with values that
 /// are not finite.
 void require_finite(const nn::Model& model, const std::string& path);
+
+/// How many values its parameters have.
+int64_t parameter_count(const nn::Model& model);
 
 /// Attaches the quantizers of `vvtq train` to a model.
 void attach_quantizers(nn::Model& model, const QuantizerFlags& quantizer);

@@ -139,12 +139,8 @@ void add_summary(const Options& options, const TrainingData& data, const nn::Mod
                  std::vector<std::string>& notes) {
     const bool measures = options.run.evaluate;
     const bool quantized = options.command == "train" && (has_low_bits(options.quantizer) || !measures);
-    int64_t parameters = 0;
-    std::set<const void*> counted;  // a block of SReT has two names
-    for (const nn::NamedParameter& p : model.parameters()) {
-        if (counted.insert(p.parameter.value().raw()).second) parameters += p.parameter.shape().numel();
-    }
-    notes.push_back(engine::concat("=> model ", model.config().name, ", ", parameters, " parameters, ",
+    notes.push_back(engine::concat("=> model ", model.config().name, ", ", parameter_count(model),
+                                   " parameters, ",
                                    quantized ? bits_text(options.quantizer) : "full precision",
                                    options.quantizer.reg && !measures ? " with the bin regularizer" : ""));
     std::string pictures = engine::concat(data.evaluation->size(), " evaluation images");

@@ -195,6 +195,28 @@ void define_bench_op(FlagTable& flags, Options& o) {
     add_bench_model(flags, o, "timed runs of each kernel, after three that are not");
 }
 
+void define_bench_predict(FlagTable& flags, Options& o) {
+    flags.group("Files");
+    flags.add("checkpoint,--checkpoint", o.predict.checkpoint,
+              "checkpoint or packed file of the model; left out: random weights");
+    add_model(flags, o.model, false);
+    flags.add("--num_classes", o.model.num_classes, "0: as many as the file or the published model has");
+    flags.add("--wbits", o.quantizer.wbits, "bits of weights, where no file says them: 1..8");
+    flags.add("--abits", o.quantizer.abits, "bits of activations, where no file says them: 1..8");
+    flags.group("Run");
+    flags.add("-b,--batch-size", o.bench.batches,
+              "pictures in a forward pass; they lie in memory, decoding is not timed");
+    flags.add("--threads", o.bench.threads,
+              "computing threads, each number with each batch size; 0: all cores");
+    flags.add("--precision", o.run.precision,
+              "of the quantized model: int8 or fp32; auto: each that it can have. Floats stand beside it");
+    flags.add("--turns", o.bench.turns,
+              "how often each model has its turn, of a quarter of a second or one forward pass");
+    flags.add_switch("--no-memory", o.bench.no_memory,
+                     "leave the peak memory out, which takes further processes");
+    flags.add("--seed", o.run.seed, "decides pictures and random weights");
+}
+
 void define_bench_loader(FlagTable& flags, Options& o) {
     o.data.batch_size = 512;
     flags.group("Data");
@@ -249,6 +271,8 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         {&app, "export", define_export, "write a trained model packed, or as ONNX"},
         {bench, "step", define_bench_step, "time a training step beside its matrix products"},
         {bench, "op", define_bench_op, "time the kernels of a step one by one, beside the device's ceilings"},
+        {bench, "predict", define_bench_predict,
+         "time predictions on the CPU beside a model in floats; sizes of files, memory"},
         {bench, "loader", define_bench_loader, "count the crops a second that pictures in folders give"},
     };
     // Defaults depend on the command, so only the named one gets its flags.
@@ -268,7 +292,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         engine::input_error(
             "unknown command ", arguments[0],
             "; commands are pretrain, softlabel, train, predict, inspect, convert, export, bench "
-            "step, bench op, bench loader");
+            "step, bench op, bench predict, bench loader");
     }
     std::vector<std::string> words = table != nullptr ? table->in_own_spelling(arguments) : arguments;
     std::reverse(words.begin(), words.end());  // as CLI11 takes them

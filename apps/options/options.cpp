@@ -142,6 +142,13 @@ void check_ranges(const Options& o) {
     require(o.inspect.pictures >= 1 && o.inspect.pictures <= 10'000'000, "--pictures", "1..10000000");
     require(o.bench.steps >= 3 && o.bench.steps <= 100000, "--steps", "3..100000");
     require(o.bench.crops >= 1 && o.bench.crops <= 500, "--crops", "1..500");
+    const auto all = [](const std::vector<int64_t>& numbers, int64_t low, int64_t high) {
+        return !numbers.empty() && numbers.size() <= 8 &&
+               std::all_of(numbers.begin(), numbers.end(), [&](int64_t n) { return low <= n && n <= high; });
+    };
+    require(all(o.bench.batches, 1, 1000000), "--batch-size", "1 to 8 numbers of 1..1000000");
+    require(all(o.bench.threads, 0, 4096), "--threads", "1 to 8 numbers of 0..4096");
+    require(o.bench.turns >= 1 && o.bench.turns <= 100000, "--turns", "1..100000");
     require(o.bench.seconds > 0 && o.bench.seconds <= 3600, "--seconds", "above 0 and at most 3600");
     require(one_of(o.run.device, {"auto", "cpu", "cuda"}), "--device", "auto, cpu or cuda");
     require(one_of(o.run.precision, {"auto", "fp32", "fp64", "tf32", "bf16", "int8"}), "--precision",

@@ -115,6 +115,9 @@ struct BenchFlags {
     int64_t img_size = 224;
     int crops = 4;
     double seconds = 15;
+    std::vector<int64_t> batches{1, 32}, threads{1, 0};  // each with each
+    int turns = 5;
+    bool no_memory = false;
 };
 
 /// How a step is shared out over processes, beside LaunchFlags.
