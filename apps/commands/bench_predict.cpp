@@ -121,7 +121,7 @@ class Bench {
     /// Without an integer subject where the model has other products too.
     void load() {
         for (Subject& subject : subjects) subject.model = make(subject);
-        if (!subjects.front().integer() || nn::has_integer_products(*subjects.front().model)) return;
+        if (!subjects.front().integer() || quant::has_integer_products(*subjects.front().model)) return;
         if (precision_ == "int8") {
             engine::input_error(
                 "--precision: int8 needs a model whose weights and activations all have 2 to 8 "

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 
 namespace vvtq::engine::cpu {
 
@@ -25,10 +24,10 @@ struct CodeLayout {
     }
 };
 
-/// packed = w, whose row n lies at row(n). packed is aligned to 64 bytes.
-void pack_rows(const std::function<const int8_t*(int64_t n)>& row, CodeLayout layout, int8_t* packed);
-/// packed = the transpose of v (K, N), whose row k lies at row(k).
-void pack_columns(const std::function<const int8_t*(int64_t k)>& row, CodeLayout layout, int8_t* packed);
+/// packed = w, whose row n lies at rows[n]. packed is aligned to 64 bytes.
+void pack_rows(const int8_t* const* rows, CodeLayout layout, int8_t* packed);
+/// packed = the transpose of v (K, N), whose row k lies at rows[k].
+void pack_columns(const int8_t* const* rows, CodeLayout layout, int8_t* packed);
 
 /// Codes (rows, K), u8 or i8, one row every `stride` bytes.
 struct CodeRows {

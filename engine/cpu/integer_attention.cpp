@@ -78,8 +78,14 @@ struct Heads {
     int64_t padded_width() const { return values.panels() * kPanel; }
 
     void pack(int64_t b, int64_t h, int8_t* packed_keys, int8_t* packed_values) const {
-        pack_rows([&](int64_t n) { return head(1, h, row(b, n)); }, keys, packed_keys);
-        pack_columns([&](int64_t n) { return head(2, h, row(b, n)); }, values, packed_values);
+        std::vector<const int8_t*> of_k, of_v;
+        for (int64_t n = 0; n < sizes.tokens; ++n) {
+            const int64_t at = row(b, n);
+            of_k.push_back(head(1, h, at));
+            of_v.push_back(head(2, h, at));
+        }
+        pack_rows(of_k.data(), keys, packed_keys);
+        pack_columns(of_v.data(), values, packed_values);
     }
     static void product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int32_t* y) {
         const int64_t panels = layout.panels();
