@@ -235,18 +235,18 @@ Quantized attention(const Quantized& x, const Projections& projections, const Qu
     const Tensor o = value.like();
     const bool coded = problem.output.defined();
     const Tensor codes = coded ? value.like() : o;
-    const Shape sums = {shape[0] * groups.count, heads, shape[1] / groups.count};
-    const Tensor lse = is_recording() ? Tensor(sums, master_of(value.dtype()), value.device()) : Tensor();
-    kernel.attention(z, problem, o, coded ? codes : Tensor(), lse);
+    const Shape rows = {shape[0] * groups.count, heads, shape[1] / groups.count, 2};
+    const Tensor softmax = is_recording() ? Tensor(rows, master_of(value.dtype()), value.device()) : Tensor();
+    kernel.attention(z, problem, o, coded ? codes : Tensor(), softmax);
 
-    const auto backward = [problem, w, z, o, lse, input = Saved(x), channels](const Tensor& dy,
-                                                                              Gradients& dx) {
+    const auto backward = [problem, w, z, o, softmax, input = Saved(x), channels](const Tensor& dy,
+                                                                                  Gradients& dx) {
         const auto& ops = kernels(dy.device());
         const Tensor dz = z.like();  // times the weights' scales
         const Tensor dbias({3 * channels}, master_of(dy.dtype()), dy.device());
         const Tensor dscales({5}, dbias.dtype(), dy.device());
         const Tensor dscore_bias = dx.wanted(kScoreBias) ? problem.score_bias.like() : Tensor();
-        ops.attention_backward(dy, z, problem, o, lse, dz, dbias, dscales, dscore_bias);
+        ops.attention_backward(dy, z, problem, o, softmax, dz, dbias, dscales, dscore_bias);
         const Tensor dz_rows = as_rows(dz);
         if (dx.wanted(kX)) {
             const Tensor gradient = dy.like();
