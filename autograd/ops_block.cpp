@@ -241,7 +241,7 @@ Quantized attention(const Quantized& x, const Projections& projections, const Qu
         return code_dtype(quantizer, dtype, value.device());
     };
     const Tensor codes(shape, coded ? of_codes(problem.output) : dtype, value.device());
-    Tensor w, z, o, lse;
+    Tensor w, z, o, softmax;
     if (integer && of_codes(problem.q) == DType::i8 && of_codes(problem.k) == DType::i8 &&
         of_codes(problem.v) == DType::i8 && is_integer(of_codes(problem.probability))) {
         kernel.attention_codes(value, matrix.packed, problem, codes);
@@ -254,19 +254,19 @@ Quantized attention(const Quantized& x, const Projections& projections, const Qu
             kernel.linear(as_rows(value.to(dtype)), w, {}, {}, as_rows(z));
         }
         o = coded ? Tensor(shape, dtype, value.device()) : codes;
-        const Shape sums = {shape[0] * groups.count, heads, shape[1] / groups.count};
-        if (is_recording()) lse = Tensor(sums, master_of(dtype), value.device());
-        kernel.attention(z, problem, o, coded ? codes : Tensor(), lse);
+        const Shape rows = {shape[0] * groups.count, heads, shape[1] / groups.count, 2};
+        if (is_recording()) softmax = Tensor(rows, master_of(dtype), value.device());
+        kernel.attention(z, problem, o, coded ? codes : Tensor(), softmax);
     }
 
-    const auto backward = [problem, w, z, o, lse, input = Saved(x), channels](const Tensor& dy,
-                                                                              Gradients& dx) {
+    const auto backward = [problem, w, z, o, softmax, input = Saved(x), channels](const Tensor& dy,
+                                                                                  Gradients& dx) {
         const auto& ops = kernels(dy.device());
         const Tensor dz = z.like();  // times the weights' scales
         const Tensor dbias({3 * channels}, master_of(dy.dtype()), dy.device());
         const Tensor dscales({5}, dbias.dtype(), dy.device());
         const Tensor dscore_bias = dx.wanted(kScoreBias) ? problem.score_bias.like() : Tensor();
-        ops.attention_backward(dy, z, problem, o, lse, dz, dbias, dscales, dscore_bias);
+        ops.attention_backward(dy, z, problem, o, softmax, dz, dbias, dscales, dscore_bias);
         const Tensor dz_rows = as_rows(dz);
         if (dx.wanted(kX)) {
             const Tensor gradient = dy.like();

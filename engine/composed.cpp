@@ -156,7 +156,7 @@ void gelu_quantize_backward(Arg dq, Arg z, const QuantParams& quantizer, Arg dz,
     kernel.sum_rows(dz, dbias);
 }
 
-void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse) {
+void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg softmax) {
     const Sizes sizes(z, problem);
     const auto& kernel = kernels(z.device());
     const Forward forward(z, problem, sizes);
@@ -164,7 +164,7 @@ void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse
     product(sizes.to_tokens(), forward.pq, forward.of[2], grouped);
     if (problem.order.defined()) out_of_groups(grouped, problem, o);
     if (codes.defined()) codes_of(o, problem.output, codes);
-    if (lse.defined()) kernel.fill(0.0, lse);  // attention_backward takes the softmax anew
+    if (softmax.defined()) kernel.fill(0.0, softmax);  // attention_backward takes the softmax anew
 }
 
 void attention_backward(Arg dy, Arg z, const AttentionProblem& problem, Arg o, Arg, Arg dz, Arg dbias,

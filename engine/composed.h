@@ -19,9 +19,9 @@ void gelu_quantize_backward(const Tensor& dq, const Tensor& z, const QuantParams
                             const Tensor& q, const Tensor& dscale, const Tensor& dbeta, const Tensor& dbias);
 /// These two hold scores (B groups, H, n, n) in memory, and q, k and v in the groups' order.
 void attention(const Tensor& z, const AttentionProblem& problem, const Tensor& o, const Tensor& codes,
-               const Tensor& lse);
+               const Tensor& softmax);
 void attention_backward(const Tensor& dy, const Tensor& z, const AttentionProblem& problem, const Tensor& o,
-                        const Tensor& lse, const Tensor& dz, const Tensor& dbias, const Tensor& dscales,
+                        const Tensor& softmax, const Tensor& dz, const Tensor& dbias, const Tensor& dscales,
                         const Tensor& dscore_bias);
 
 }  // namespace vvtq::engine::composed

@@ -341,13 +341,13 @@ struct Kernels {
         gelu_quantize_backward;
     // y_t = quantize(a_x a_t z_t + bias_t) for t = q, k, v; p = quantize(softmax(scale y_q y_k^T
     // + score_bias + mask)) per group and head; o (B, N, C) = p y_v; codes? like o: those of the output
-    // quantizer; lse (B groups, H, n)? of M: log of the row sums of the softmax's exponentials
-    Entry<void(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse)> attention;
+    // quantizer; softmax (B groups, H, n, 2)? of M: what attention_backward needs to find the same p
+    Entry<void(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg softmax)> attention;
     // dy is the gradient of the quantized output. dz_t = a_t times the gradient of a_x a_t z_t + bias_t;
     // dbias (3C) = column sums of that gradient; dscales (5): of AttentionProblem::quantizers(), 0 without a
     // quantizer; dscore_bias (H, n, n)? of M, where the problem has one
-    Entry<void(Arg dy, Arg z, const AttentionProblem& problem, Arg o, Arg lse, Arg dz, Arg dbias, Arg dscales,
-               Arg dscore_bias)>
+    Entry<void(Arg dy, Arg z, const AttentionProblem& problem, Arg o, Arg softmax, Arg dz, Arg dbias,
+               Arg dscales, Arg dscore_bias)>
         attention_backward;
     // all weights of a model at once
     Entry<void(const std::vector<WeightItem>& items)> quantize_weights;

@@ -175,8 +175,8 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     const double reach = c.projections ? 1.6 / (kInputAlpha * weight_alpha(1)) : 1.6;
     const Tensor z = Tensor::from(exact_fill(dtype, "z", shape.numel(), reach), shape, dtype, kGpu);
     const Tensor o(out, dtype, kGpu), codes = c.quantized ? o.like() : Tensor();
-    const Tensor lse({c.batch * c.groups, c.heads, c.tokens}, DType::f32, kGpu);
-    on_gpu().attention(z, problem, o, codes, lse);
+    const Tensor softmax({c.batch * c.groups, c.heads, c.tokens, 2}, DType::f32, kGpu);
+    on_gpu().attention(z, problem, o, codes, softmax);
 
     const bool on_host = dtype == DType::f32 && !c.quantized;
     const auto exactly = [&](const Tensor& x) { return on_host ? as_f64(x) : as(DType::f32, x); };
@@ -184,7 +184,7 @@ void check_attention(const Case& c, DType dtype, Report& report) {
     const Tensor exact_z = exactly(z), exact_o = exactly(o).like();
     engine::composed::attention(exact_z, exact_problem, exact_o, {}, {});
     report.check("o", o.to_vector(), exact_o.to_vector(), 0, dtype, where, report.outputs);
-    CHECK(all_finite(lse.to_vector()));
+    CHECK(all_finite(softmax.to_vector()));
     if (c.quantized) {  // of o as it is stored, so that backward finds the same codes
         const Tensor expected = o.like();
         on_gpu().lsq_codes(o, problem.output, expected);
@@ -204,7 +204,7 @@ void check_attention(const Case& c, DType dtype, Report& report) {
 
     const Tensor dy = Tensor::from(exact_fill(dtype, "dy", out.numel(), 1.0, 0.1), out, dtype, kGpu);
     const Gradients got(z, channels, problem), exact(exact_z, channels, exact_problem);
-    on_gpu().attention_backward(dy, z, problem, o, lse, got.dz, got.dbias, got.dscales, got.dscore_bias);
+    on_gpu().attention_backward(dy, z, problem, o, softmax, got.dz, got.dbias, got.dscales, got.dscore_bias);
     engine::composed::attention_backward(exactly(dy), exact_z, exact_problem, exactly(o), {}, exact.dz,
                                          exact.dbias, exact.dscales, exact.dscore_bias);
     // With one token q and k have no gradient, and what is left of p (dp - sum p dp) in bf16 is a share of
@@ -229,7 +229,7 @@ void check_attention(const Case& c, DType dtype, Report& report) {
         report.check("dscore_bias", got.dscore_bias.to_vector(), exact.dscore_bias.to_vector(), 0, dtype,
                      where, report.gradients);
         const Gradients again(z, channels, problem);
-        on_gpu().attention_backward(dy, z, problem, o, lse, again.dz, again.dbias, again.dscales,
+        on_gpu().attention_backward(dy, z, problem, o, softmax, again.dz, again.dbias, again.dscales,
                                     again.dscore_bias);
         CHECK(again.dscore_bias.to_vector() == got.dscore_bias.to_vector());
         CHECK(again.dz.to_vector() == got.dz.to_vector());

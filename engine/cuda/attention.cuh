@@ -8,7 +8,7 @@
 
 namespace vvtq::engine::cuda {
 
-inline constexpr float kLog2e = 1.44269504f, kLn2 = 0.69314718f;
+inline constexpr float kLog2e = 1.44269504f;
 
 __device__ inline float min_nan(float a, float b) {
     float y;
@@ -48,6 +48,11 @@ inline constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23: a sum with it ha
 /// To the nearest integer, ties to even, for |x| < 2^22.
 __device__ inline float nearest(float x) { return __fadd_rn(__fadd_rn(x, kRounding), -kRounding); }
 
+/// x y to the nearest integer, rounded once.
+__device__ inline float nearest_product(float x, float y) {
+    return __fadd_rn(__fmaf_rn(x, y, kRounding), -kRounding);
+}
+
 /// What Step computes, in fewer instructions. The quotient is rounded correctly: x * (1 / a) corrected by its
 /// exact remainder.
 struct Quantizer : Step {
@@ -57,9 +62,11 @@ struct Quantizer : Step {
         return fmaf(fmaf(-v, a, x), inverse, v);
     }
     __device__ float clamped(float v) const { return min_nan(max_nan(v, low), high); }
-    __device__ float code_of(float v) const { return nearest(clamped(v)); }
-    /// the code; x itself without a quantizer
-    __device__ float code(float x) const { return on ? code_of(scaled(x)) : x; }
+    /// Codes of two values, as bf16.
+    __device__ uint32_t codes(float x, float y) const {
+        const uint32_t pair = pack(nearest(scaled(x)), nearest(scaled(y)));
+        return min_nan_pair(max_nan_pair(pair, pack(low, low)), pack(high, high));
+    }
 };
 
 /// From products of a projection to codes, with the step folded into the scale of the products (as
@@ -90,24 +97,24 @@ struct alignas(16) ProjectionQuantizer {
     __device__ bool inside(float distance) const { return !(fabsf(distance) > reach); }
 };
 
-/// From products s of codes of q and k to probabilities: w = 2^(s * unit + term - shift(lse)). Forward and
-/// backward must agree to the bit, or their codes differ. With `grouped` scores are first made exponents, s *
-/// unit + term.
+/// From products s of codes of q and k to probabilities. An exponent is s * unit + term; a row's largest is
+/// `top`, and its probabilities in steps are w = 2^(exponent - top) * factor. Forward hands top and factor of
+/// each row to backward. Both must compute alike to the bit, or their codes differ. With `grouped` scores are
+/// first made exponents.
 template <bool grouped>
 struct Scores {
-    float unit, log2_step;
-    __device__ Scores(const AttentionArguments& s, const Step& q, const Step& k, const Step& probability)
-        : unit(s.scale * q.a * k.a * kLog2e), log2_step(log2f(probability.a)) {}
-    __device__ float shift(float lse) const { return fmaf(lse, kLog2e, log2_step); }
+    float unit;
+    __device__ Scores(const AttentionArguments& s, const Step& q, const Step& k)
+        : unit(s.scale * q.a * k.a * kLog2e) {}
     /// of a score in exponents
     __device__ float factor() const { return grouped ? 1.0f : unit; }
-    __device__ float weight(float s, float shift) const { return power_of_two(fmaf(s, factor(), -shift)); }
+    __device__ float exponential(float s, float top) const { return power_of_two(fmaf(s, factor(), -top)); }
 };
 
-/// dw / a_v of a probability through its quantizer; e = do . v codes.
+/// dw / a_v of a probability through its quantizer, from its exponential; e = do . v codes.
 template <bool quantized>
-__device__ float through_probability(float e, float w, float high) {
-    return !quantized || w <= high ? e : 0.0f;
+__device__ float through_probability(float e, float exponential, float limit) {
+    return !quantized || exponential <= limit ? e : 0.0f;
 }
 
 // --- M matrices (rows, D) of bf16 in shared memory, side by side: row r of all of them, then row r + 1.
@@ -160,6 +167,11 @@ struct Share {
     __device__ bool idle() const { return piece >= pieces; }
     __device__ int row(int turn, int u) const {  // turn is a multiple of steps
         return first + (turn / steps + u / steps) * warps * together * steps + u % steps * together;
+    }
+    /// First row of the warp's block with row(turn, 0).
+    __device__ int block(int turn) const {
+        return static_cast<int>(threadIdx.x) / 32 * together * steps +
+               turn / steps * warps * together * steps;
     }
     /// row % 8
     __device__ int turn(int u) const {
@@ -272,38 +284,55 @@ __device__ void fetch_products(const AttentionArguments& s, const Problems<group
     commit_copies();
 }
 
-/// Makes codes of the products that this thread fetched to matrix `to`; rows N..rows stay zeros.
-template <int D, int M>
-__device__ void make_codes(const AttentionArguments& s, int t, int head, int rows,
-                           const Matrices<D, M>& matrices, int to) {
-    constexpr int kBatch = 4;
+/// Biases of a projection in steps, of columns from `column` of a head.
+template <bool whole, int n>
+__device__ void load_offsets(const AttentionArguments& s, int t, int head, int column, float unit,
+                             float (&y)[n]) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) y[i] = 0.0f;
+    if (s.bias[t] == nullptr) return;
+    const float* const from = s.bias[t] + head * s.width + column;
+#pragma unroll
+    for (int i = 0; i < n; i += 4) {
+        if constexpr (whole) {
+            const float4 four = *reinterpret_cast<const float4*>(from + i);
+            y[i] = four.x * unit;
+            y[i + 1] = four.y * unit;
+            y[i + 2] = four.z * unit;
+            y[i + 3] = four.w * unit;
+        } else {
+#pragma unroll
+            for (int j = i; j < i + 4; ++j) y[j] = column + j < s.width ? from[j] * unit : 0.0f;
+        }
+    }
+}
+
+/// Makes codes of the products that this thread fetched to matrix `to`; rows behind the tokens stay zeros.
+template <int D, int M, bool whole>
+__device__ void make_codes(const AttentionArguments& s, int t, int head, const Matrices<D, M>& matrices,
+                           int to) {
+    constexpr int kBatch = Share<D>::steps > 1 ? 4 : 2;
     const Share<D> share(s.width);
     const ProjectionQuantizer projection(s, t);
     float offset[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        const int column = head * s.width + share.piece * 8 + i;
-        offset[i] = s.bias[t] != nullptr && i < share.count ? s.bias[t][column] * projection.unit : 0.0f;
-    }
-    for (int turn = 0; share.row(turn, 0) < rows; turn += kBatch) {
+    load_offsets<whole>(s, t, head, share.piece * 8, projection.unit, offset);
+    for (int turn = 0; share.block(turn) < s.tokens; turn += kBatch) {
         Words x[kBatch];
 #pragma unroll
         for (int u = 0; u < kBatch; ++u) {
             const int row = share.row(turn, u);
-            if (row < rows && !share.idle()) x[u] = matrices.piece(to, row, share.turn(u), share.piece);
+            if (row < s.tokens && !share.idle()) x[u] = matrices.piece(to, row, share.turn(u), share.piece);
         }
         __syncwarp();  // the lanes of a row exchange their places
 #pragma unroll
         for (int u = 0; u < kBatch; ++u) {
             const int row = share.row(turn, u);
-            if (row >= rows || share.idle()) break;
-            if (row < s.tokens) {
+            if (row >= s.tokens || share.idle()) continue;
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    const float low = projection.scaled(low_half(x[u].at[i]), offset[i * 2]);
-                    const float high = projection.scaled(high_half(x[u].at[i]), offset[i * 2 + 1]);
-                    x[u].at[i] = projection.codes(low, high);
-                }
+            for (int i = 0; i < 4; ++i) {
+                const float low = projection.scaled(low_half(x[u].at[i]), offset[i * 2]);
+                const float high = projection.scaled(high_half(x[u].at[i]), offset[i * 2 + 1]);
+                x[u].at[i] = projection.codes(low, high);
             }
             matrices.scatter(to, row, share.turn(u), share.piece, x[u]);
         }

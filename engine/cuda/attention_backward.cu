@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
     start_copies();
     const Quantizer probability(s.probability);
     const float a_q = s.step[0].load().a, a_k = s.step[1].load().a, a_v = s.step[2].load().a;
-    const Scores<grouped> scores(s, s.step[0].load(), s.step[1].load(), probability);
+    const Scores<grouped> scores(s, s.step[0].load(), s.step[1].load());
     for (int i = static_cast<int>(threadIdx.x); i < warps * 3 * D; i += static_cast<int>(blockDim.x)) {
         bias_sums[i] = 0.0f;
     }
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
                                               Reader<D, 4>::straight(matrices),
                                               Reader<D, 4>::crossed(matrices),
                                               scores,
-                                              probability.high,
+                                              pack(probability.high, probability.high),
                                               problems.terms(s, s.terms),
                                               problems.terms(s, s.terms_by_key),
                                               sums_scores ? score_sums : nullptr};
@@ -77,17 +77,19 @@ __global__ void __launch_bounds__(kWarps<D> * 32, 1)
     float sums[5] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
     for (;;) {
         for (int i = static_cast<int>(threadIdx.x); i < rows; i += static_cast<int>(blockDim.x)) {
-            const float* const lse =
-                b.lse + (static_cast<int64_t>(problems.problem) * s.heads + head) * s.tokens;
-            query[i].shift = i < s.tokens ? scores.shift(lse[i]) : 0.0f;
+            const int64_t first = (static_cast<int64_t>(problems.problem) * s.heads + head) * s.tokens;
+            const float2 own = i < s.tokens ? b.softmax[first + i] : float2{0.0f, 0.0f};
+            query[i].top = own.x;
+            query[i].factor = own.y;
+            query[i].limit = __fdividef(probability.high, own.y);
         }
         sums[4] += load_gradient<D, whole>(b, problems, s.step[2].load().inverse, rows, matrices, kD, query);
         await_copies<2>();
-        make_codes<D, 4>(s, kQ, head, rows, matrices, kQ);
+        make_codes<D, 4, whole>(s, kQ, head, matrices, kQ);
         await_copies<1>();
-        make_codes<D, 4>(s, kK, head, rows, matrices, kK);
+        make_codes<D, 4, whole>(s, kK, head, matrices, kK);
         await_copies<0>();
-        make_codes<D, 4>(s, kV, head, rows, matrices, kV);
+        make_codes<D, 4, whole>(s, kV, head, matrices, kV);
         __syncthreads();
 
         for (int number = warp; number < units; number += warps) {
@@ -204,11 +206,11 @@ bool has_attention_kernel(const Tensor& z, const AttentionProblem& problem) {
     return fits;
 }
 
-void attention_backward(Arg dy, Arg z, const AttentionProblem& problem, Arg o, Arg lse, Arg dz, Arg dbias,
+void attention_backward(Arg dy, Arg z, const AttentionProblem& problem, Arg o, Arg softmax, Arg dz, Arg dbias,
                         Arg dscales, Arg dscore_bias) {
     VVTQ_CHECK(!dscore_bias.defined() || problem.score_bias.defined(), "a gradient of no bias");
     if (!has_attention_kernel(z, problem)) {
-        composed::attention_backward(dy, z, problem, o, lse, dz, dbias, dscales, dscore_bias);
+        composed::attention_backward(dy, z, problem, o, softmax, dz, dbias, dscales, dscore_bias);
         return;
     }
     BackwardArguments b{};
@@ -219,7 +221,7 @@ void attention_backward(Arg dy, Arg z, const AttentionProblem& problem, Arg o, A
     const int64_t problems = problems_at_a_time(s, grouped), blocks = problems * s.heads;
     const int64_t scores = dscore_bias.defined() ? s.heads * s.tokens * s.tokens : 0;
     check_size(o, tokens * s.channels(), DType::bf16);
-    check_size(lse, tokens * s.heads, DType::f32);
+    check_size(softmax, tokens * s.heads * 2, DType::f32);
     if (scores > 0) check_size(dscore_bias, scores, DType::f32);
     check_size(dbias, columns, DType::f32);
     check_size(dscales, 5, DType::f32);
@@ -230,7 +232,7 @@ void attention_backward(Arg dy, Arg z, const AttentionProblem& problem, Arg o, A
         b.g[i] = quantizers[i]->defined() ? pointer<float>(quantizers[i]->grad_scale) : nullptr;
     b.dy = pointer<bf16>(dy);
     b.o = pointer<bf16>(o);
-    b.lse = pointer<float>(lse);
+    b.softmax = reinterpret_cast<const float2*>(pointer<float>(softmax));
     b.dz = pointer<bf16>(dz);
     s.vectors = s.vectors && aligned(16, dy, o, dz);
     s.paired = s.paired && aligned(4, dy, o, dz);

@@ -4,281 +4,332 @@
 #include "engine/cuda/families.h"
 
 namespace vvtq::engine::cuda {
-
-AttentionArguments attention_arguments(const Tensor& z, const AttentionProblem& problem) {
-    const AttentionSizes sizes(z, problem);
-    AttentionArguments s{};
-    s.z = pointer<bf16>(z);
-    s.input_scale = pointer<float>(problem.input_scale);
-    for (size_t t = 0; t < 3; ++t) {
-        s.weight_scale[t] = pointer<float>(problem.weight_scale[t]);
-        if (problem.bias[t].defined()) check_size(problem.bias[t], sizes.channels(), DType::f32);
-        s.bias[t] = pointer<float>(problem.bias[t]);
-        s.step[t] = argument_of(*problem.quantizers()[t]);
-    }
-    s.probability = argument_of(problem.probability);
-    s.output = argument_of(problem.output);
-    s.groups = static_cast<int>(problem.groups);
-    s.problems = static_cast<int>(sizes.batch);
-    s.tokens = static_cast<int>(sizes.tokens);
-    if (problem.order.defined()) check_size(problem.order, z.shape()[1], DType::i32);
-    s.order = pointer<int>(problem.order);
-    s.masked = problem.mask.defined();
-    s.heads = static_cast<int>(sizes.heads);
-    s.width = static_cast<int>(sizes.width);
-    s.scale = static_cast<float>(problem.scale);
-    const Tensor* const b = problem.bias;
-    s.vectors = s.width % 8 == 0 && aligned(16, z, b[0], b[1], b[2]);
-    s.paired = s.width % 2 == 0 && aligned(4, z);
-    return s;
-}
-
 namespace {
 
-/// One thread an element of `y` (groups, heads, R, R).
-__global__ void score_terms_kernel(const float* bias, const float* mask, int heads, int tokens, int rows,
-                                   int64_t count, bool by_key, float* y) {
-    const int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (e >= count) return;
-    const int key = static_cast<int>(e % rows), query = static_cast<int>(e / rows % rows);
-    const int64_t table = e / rows / rows, head = table % heads, group = table / heads;
-    float term = key < tokens ? 0.0f : -INFINITY;
-    if (key < tokens && query < tokens) {
-        const int place = query * tokens + key, size = tokens * tokens;
-        if (bias != nullptr) term += bias[head * size + place];
-        if (mask != nullptr) term += mask[group * size + place];
-    }
-    const int row = by_key ? key : query, column = by_key ? query : key;
-    const int piece = row / 16 * (rows / 16) + column / 16;
-    y[table * rows * rows + piece * 256 + place_in_piece(row % 16, column % 16)] = term * kLog2e;
-}
+enum : int { kK, kV };  // the matrices
 
-/// Tiles of 16 rows that a warp works on at a time.
-template <int D>
-inline constexpr int kForwardTiles = 1;
-template <int D>
-inline constexpr int kWarps = D <= 32   ? 24
-                              : D <= 64 ? 16
-                                        : 8;  // a multiprocessor has registers for
+/// A warp works on 16 queries and holds their scores with T x 16 keys in registers. How many warps a block
+/// has at most, and how many such blocks a multiprocessor has registers for.
+template <int D, int T>
+struct ForwardShape {
+    static constexpr bool whole_row = T > 4;  // T tiles hold all keys, and the first `full` have no others
+    static constexpr int full = T == 13 ? 7 : T == 7 ? 4 : 0;
+    static constexpr int warps = whole_row ? 4 : 8;
+    static constexpr int blocks = T > 7 ? 3 : T > 4 ? 4 : D > 64 ? 1 : 2;
+};
 
-/// Codes of query rows from row `row` as left factors, straight from the products.
-template <int D, bool whole, bool grouped>
-__device__ Left<D, 2, kForwardTiles<D>> load_queries(const AttentionArguments& s,
-                                                     const Problems<grouped>& problems, int row) {
+/// What the warps of a block share beside keys and values.
+template <int D, int warps>
+struct ForwardShared {
     using At = Columns<D>;
-    constexpr int lines = kForwardTiles<D> * 2, words = At::count / 2;
-    const int lane = static_cast<int>(threadIdx.x) % 32, ld = 3 * s.channels();
-    const int head = problems.head;
-    const bf16* const from = products_of(s, 0, problems.tokens.first, head);
-    Pack<uint32_t, words> z[lines][At::groups];
-#pragma unroll
-    for (int line = 0; line < lines; ++line) {
-        const int at = row + line * 8 + lane / 4;
-        const int64_t place = static_cast<int64_t>(problems.tokens.row(at)) * ld;
-#pragma unroll
-        for (int group = 0; group < At::groups; ++group) {
-            const int column = At::first(group), count = at < s.tokens ? s.width - column : 0;
-            z[line][group] = load_columns<whole, At::count>(from + place + column, count, s.paired);
+    using Piece = Pack<uint32_t, At::count / 2>;
+
+    ProjectionQuantizer query;
+    Quantizer output;
+    alignas(16) float offset[D];           // biases of queries in steps
+    Piece raw[warps][2 * At::groups][32];  // products of the 16 queries that a warp takes next, lane by lane
+
+    __device__ void load(const AttentionArguments& s, int head) {
+        const ProjectionQuantizer p(s, 0);
+        if (threadIdx.x == 0) {
+            query = p;
+            output = Quantizer(s.output);
+        }
+        for (int i = static_cast<int>(threadIdx.x); i < D; i += static_cast<int>(blockDim.x)) {
+            offset[i] = s.bias[0] != nullptr && i < s.width ? s.bias[0][head * s.width + i] * p.unit : 0.0f;
         }
     }
-    const ProjectionQuantizer projection(s, 0);
-    Left<D, 2, kForwardTiles<D>> y;
+
+    /// Starts to copy the products of the warp's queries from row `row`, where their rows are `whole`: its
+    /// own group of copies.
+    template <bool whole, bool grouped>
+    __device__ void fetch(const AttentionArguments& s, const Problems<grouped>& problems, int row) {
+        if constexpr (whole) {
+            const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+            const bf16* const from = products_of(s, 0, problems.tokens.first, problems.head);
 #pragma unroll
-    for (int group = 0; group < At::groups; ++group) {
+            for (int line = 0; line < 2; ++line) {
+                const int at = row + line * 8 + lane / 4;
+                if (at >= s.tokens) continue;
+                const int place = problems.tokens.row(at) * 3 * s.channels();
 #pragma unroll
-        for (int i = 0; i < words; ++i) {
-            const int column = At::first(group) + i * 2, tile = At::at(group, i * 2);
-            float offset[2] = {0.0f, 0.0f};
-#pragma unroll
-            for (int j = 0; j < 2; ++j) {
-                if (s.bias[0] != nullptr && (whole || column + j < s.width)) {
-                    offset[j] = s.bias[0][head * s.width + column + j] * projection.unit;
+                for (int group = 0; group < At::groups; ++group) {
+                    constexpr int bytes = sizeof(Piece);
+                    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
+                                     shared_address(&raw[warp][line * At::groups + group][lane])),
+                                 "l"(from + place + At::first(group)), "n"(bytes)
+                                 : "memory");
                 }
             }
+        }
+        commit_copies();
+    }
+    /// Codes of those queries as left factors, after their copies have arrived.
+    template <bool whole, bool grouped>
+    __device__ Left<D, 2, 1> queries(const AttentionArguments& s, const Problems<grouped>& problems,
+                                     int row) const {
+        const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+        Piece z[2][At::groups];
 #pragma unroll
-            for (int line = 0; line < lines; ++line) {
-                const uint32_t pair = z[line][group].at[i];
-                const float low = projection.scaled(low_half(pair), offset[0]);
-                const float high = projection.scaled(high_half(pair), offset[1]);
-                const bool real = row + line * 8 + lane / 4 < s.tokens;
-                y.piece[line / 2][tile / 2][tile % 2 * 2 + line % 2] =
-                    real ? projection.codes(low, high) : 0u;
+        for (int line = 0; line < 2; ++line) {
+            const int at = row + line * 8 + lane / 4;
+            const bf16* const from =
+                products_of(s, 0, problems.tokens.first, problems.head) +
+                (whole ? 0 : static_cast<int64_t>(problems.tokens.row(at)) * 3 * s.channels());
+#pragma unroll
+            for (int group = 0; group < At::groups; ++group) {
+                const int column = At::first(group);
+                if constexpr (whole) {
+                    z[line][group] = raw[warp][line * At::groups + group][lane];
+                } else {
+                    const int count = at < s.tokens ? s.width - column : 0;
+                    z[line][group] = load_columns<whole, At::count>(from + column, count, s.paired);
+                }
             }
         }
+        Left<D, 2, 1> y;
+#pragma unroll
+        for (int group = 0; group < At::groups; ++group) {
+#pragma unroll
+            for (int i = 0; i < At::count; i += 2) {
+                const int tile = At::at(group, i);
+                const float2 own = *reinterpret_cast<const float2*>(&offset[At::first(group) + i]);
+#pragma unroll
+                for (int line = 0; line < 2; ++line) {
+                    const uint32_t pair = z[line][group].at[i / 2];
+                    const uint32_t both = query.codes(query.scaled(low_half(pair), own.x),
+                                                      query.scaled(high_half(pair), own.y));
+                    y.piece[0][tile / 2][tile % 2 * 2 + line] =
+                        row + line * 8 + lane / 4 < s.tokens ? both : 0u;
+                }
+            }
+        }
+        return y;
     }
-    return y;
-}
+};
 
 /// Rows of the head of the output, from accumulators.
 template <int D, bool whole, bool grouped>
 __device__ void store_rows(const AttentionArguments& s, const Problems<grouped>& problems,
-                           const Accumulator (&y)[kForwardTiles<D>][D / 8], float factor, int row, bf16* o,
-                           bf16* codes) {
+                           const Quantizer& quantizer, const Accumulator (&y)[1][D / 8], float factor,
+                           int row, bf16* o, bf16* codes) {
     using At = Columns<D>;
-    const Quantizer quantizer(s.output);
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int64_t first = problems.tokens.first * s.channels() + problems.head * s.width;
 #pragma unroll
-    for (int r = 0; r < kForwardTiles<D> * 2; ++r) {
-        const int at = row + r * 8 + lane / 4;
+    for (int half = 0; half < 2; ++half) {
+        const int at = row + half * 8 + lane / 4;
         if (at >= s.tokens) continue;
-        const int64_t place = problems.tokens.first + problems.tokens.row(at);
+        const int place = problems.tokens.row(at) * s.channels();
 #pragma unroll
         for (int group = 0; group < At::groups; ++group) {
             const int column = At::first(group), count = s.width - column;
-            const int64_t to = place * s.channels() + problems.head * s.width + column;
             Pack<uint32_t, At::count / 2> x;
 #pragma unroll
             for (int i = 0; i < At::count; i += 2) {
-                const float* const pair = y[r / 2][At::at(group, i)] + r % 2 * 2;
+                const float* const pair = y[0][At::at(group, i)] + half * 2;
                 x.at[i / 2] = pack(pair[0] * factor, pair[1] * factor);
             }
-            store_columns<whole>(s, o + to, x, count);
+            store_columns<whole>(s, o + first + (place + column), x, count);
             if (codes == nullptr) continue;
             if (quantizer.on) {
 #pragma unroll
-                for (uint32_t& pair : x.at) {
-                    const float low = quantizer.code_of(quantizer.scaled(low_half(pair)));
-                    pair = pack(low, quantizer.code_of(quantizer.scaled(high_half(pair))));
-                }
+                for (uint32_t& pair : x.at) pair = quantizer.codes(low_half(pair), high_half(pair));
             }
-            store_columns<whole>(s, codes + to, x, count);
+            store_columns<whole>(s, codes + first + (place + column), x, count);
         }
     }
 }
 
-enum : int { kK, kV };  // the matrices
+/// -inf for columns of the tile at `key` that are no keys.
+__device__ inline void hide_keys(int tokens, int key, Accumulator (&y)[2]) {
+    asm volatile("");  // so that the tiles that need this branch to it, instead of all selecting
+    const int column = key + static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+        if (column + i / 4 * 8 + i % 2 >= tokens) y[i / 4][i % 4] = -INFINITY;
+    }
+}
 
-template <int D, bool quantized, bool whole, bool grouped>
-__global__ void __launch_bounds__(kWarps<D> * 32, 1)
-    attention_kernel(const AttentionArguments s, int key_rows, bf16* o, bf16* codes, float* lse) {
-    constexpr int tiles = kForwardTiles<D>;
+/// Scores of 16 queries with T x 16 keys from `key`, as exponents where `grouped`; -inf for keys that are
+/// none.
+template <int D, int T, bool grouped>
+__device__ void row_of_scores(const AttentionArguments& s, const Left<D, 2, 1>& queries,
+                              const Reader<D, 2>& crossed, const Scores<grouped>& scores, const float* terms,
+                              int row, int key, Accumulator (&y)[T][2]) {
+#pragma unroll
+    for (int t = 0; t < T; ++t) {
+        Accumulator tile[1][2];
+        queries.times(crossed, kK, key + t * 16, tile);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) y[t][i / 4][i % 4] = tile[0][i / 4][i % 4];
+    }
+#pragma unroll
+    for (int t = 0; t < T; ++t) {
+        const int first = key + t * 16;
+        if (grouped && terms != nullptr && first < s.rows()) {  // else no terms hide keys that are none
+            add_terms(terms, s.rows() / 16, row, first, scores.unit, y[t]);
+            continue;
+        }
+        if constexpr (grouped) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) y[t][i / 4][i % 4] = __fmul_rn(y[t][i / 4][i % 4], scores.unit);
+        }
+        if (t >= ForwardShape<D, T>::full && first + 16 > s.tokens) hide_keys(s.tokens, first, y[t]);
+    }
+}
+
+template <int D, int T, bool quantized, bool whole, bool grouped>
+__global__ void __launch_bounds__(ForwardShape<D, T>::warps * 32, ForwardShape<D, T>::blocks)
+    attention_kernel(const AttentionArguments s, int key_rows, bf16* o, bf16* codes, float2* softmax) {
     extern __shared__ __align__(128) unsigned char shared[];
     const Matrices<D, 2> matrices{reinterpret_cast<bf16*>(shared)};
     const Quantizer probability(s.probability);
     const Step step_v = s.step[2].load();
-    const Scores<grouped> scores(s, s.step[0].load(), s.step[1].load(), probability);
+    const Scores<grouped> scores(s, s.step[0].load(), s.step[1].load());
     const Reader<D, 2> straight = Reader<D, 2>::straight(matrices);
     const Reader<D, 2> crossed = Reader<D, 2>::crossed(matrices);
     const uint32_t high = pack(probability.high, probability.high);
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int rows = tiles * 16, stride = static_cast<int>(blockDim.x) / 32 * rows;
-    static_assert(tiles == 1, "rows of `terms` end with those of the tiles");
+    const int stride = static_cast<int>(blockDim.x) / 2;
+    constexpr bool one = ForwardShape<D, T>::whole_row;
 
-    Problems<grouped> problems(s, reinterpret_cast<int*>(matrices.base + key_rows * matrices.pitch));
+    using Shared = ForwardShared<D, ForwardShape<D, T>::warps>;
+    Shared& common = *reinterpret_cast<Shared*>(matrices.base + key_rows * matrices.pitch);
+    Problems<grouped> problems(s, reinterpret_cast<int*>(&common + 1));
+    common.load(s, problems.head);
     const float* const terms = problems.terms(s, s.terms);
     do {
         const int head = problems.head;
+        common.template fetch<whole>(s, problems, warp * 16);
         fetch_products<D, 2, whole>(s, problems, 1, key_rows, matrices, kK);
         fetch_products<D, 2, whole>(s, problems, 2, key_rows, matrices, kV);
         await_copies<1>();
-        make_codes<D, 2>(s, 1, head, key_rows, matrices, kK);
+        make_codes<D, 2, whole>(s, 1, head, matrices, kK);
         await_copies<0>();
-        make_codes<D, 2>(s, 2, head, key_rows, matrices, kV);
+        make_codes<D, 2, whole>(s, 2, head, matrices, kV);
         __syncthreads();
 
-        for (int row = warp * rows; row < s.tokens; row += stride) {
-            const Left<D, 2, tiles> queries = load_queries<D, whole>(s, problems, row);
-            // Every thread first takes the maximum and sum of what it sees itself of its rows.
-            float most[tiles][2], sum[tiles][2], shift[tiles][2];
+        for (int row = warp * 16; row < s.tokens; row += stride) {
+            await_copies<0>();
+            const Left<D, 2, 1> queries = common.template queries<whole>(s, problems, row);
+            common.template fetch<whole>(s, problems, row + stride);
+            Accumulator y[T][2];
+            float top[2] = {-1e30f, -1e30f}, sum[2] = {0.0f, 0.0f}, factor[2];
+            for (int key = 0; key < (one ? 1 : key_rows); key += T * 16) {
+                row_of_scores<D, T>(s, queries, crossed, scores, terms, row, key, y);
+                float most[2][4], part[2][4];
 #pragma unroll
-            for (int i = 0; i < tiles * 2; ++i) {
-                most[i / 2][i % 2] = -1e30f;
-                sum[i / 2][i % 2] = 0.0f;
-            }
-            for (int key = 0; key < key_rows; key += 16) {
-                Accumulator y[tiles][2];
-                queries.times(crossed, kK, key, y);
+                for (int i = 0; i < 8; ++i) most[i / 4][i % 4] = top[i / 4];
 #pragma unroll
-                for (int r = 0; r < tiles; ++r) to_exponents(s, scores, terms, row + r * 16, key, y[r]);
+                for (int i = 0; i < T * 8; ++i) {
+                    float& largest = most[i / 2 % 2][i / 4 % 2 * 2 + i % 2];
+                    largest = fmaxf(largest, y[i / 8][i / 4 % 2][i % 4]);
+                }
 #pragma unroll
-                for (int r = 0; r < tiles; ++r) {
+                for (int half = 0; half < 2; ++half) {
+                    const float* const m = most[half];
+                    const float largest =
+                        row_max(fmaxf(fmaxf(m[0], m[1]), fmaxf(m[2], m[3]))) * scores.factor();
+                    part[half][0] = sum[half] * power_of_two(top[half] - largest);
+                    part[half][1] = part[half][2] = part[half][3] = 0.0f;
+                    top[half] = largest;
+                }
 #pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        const float y0 = y[r][0][half * 2], y1 = y[r][0][half * 2 + 1];
-                        const float y2 = y[r][1][half * 2], y3 = y[r][1][half * 2 + 1];
-                        const float top = fmaxf(most[r][half], fmaxf(fmaxf(y0, y1), fmaxf(y2, y3)));
-                        const float offset = top * scores.factor();
-                        const float old =
-                            power_of_two((most[r][half] - top) * scores.factor());  // 1 at -1e30
-                        sum[r][half] =
-                            fmaf(sum[r][half], old, scores.weight(y0, offset) + scores.weight(y1, offset)) +
-                            (scores.weight(y2, offset) + scores.weight(y3, offset));
-                        most[r][half] = top;
-                    }
+                for (int i = 0; i < T * 8; ++i) {
+                    float& score = y[i / 8][i / 4 % 2][i % 4];
+                    score = scores.exponential(score, top[i / 2 % 2]);
+                    part[i / 2 % 2][i / 4 % 2 * 2 + i % 2] += score;
+                }
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    sum[half] = (part[half][0] + part[half][1]) + (part[half][2] + part[half][3]);
                 }
             }
 #pragma unroll
-            for (int r = 0; r < tiles; ++r) {
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const float top = row_max(most[r][half]);
-                    const float total =
-                        row_sum(sum[r][half] * power_of_two((most[r][half] - top) * scores.factor()));
-                    const float value = fmaf(top, scores.factor(), log2f(total)) * kLn2;
-                    shift[r][half] = scores.shift(value);
-                    const int at = row + r * 16 + half * 8 + lane / 4;
-                    if (lse != nullptr && lane % 4 == 0 && at < s.tokens) {
-                        lse[(static_cast<int64_t>(problems.problem) * s.heads + head) * s.tokens + at] =
-                            value;
-                    }
+            for (int half = 0; half < 2; ++half) {
+                factor[half] = 1.0f / (row_sum(sum[half]) * probability.a);
+                const int at = row + half * 8 + lane / 4;
+                if (softmax != nullptr && lane % 4 == 0 && at < s.tokens) {
+                    softmax[(static_cast<int64_t>(problems.problem) * s.heads + head) * s.tokens + at] = {
+                        top[half], factor[half]};
                 }
             }
 
-            Accumulator sums[tiles][D / 8];
+            Accumulator sums[1][D / 8];
             clear_all(sums);
-            for (int key = 0; key < key_rows; key += 16) {
-                Accumulator y[tiles][2];
-                queries.times(crossed, kK, key, y);
-                uint32_t p[tiles][4];
+            for (int key = one ? 0 : key_rows - T * 16; key >= 0; key -= T * 16) {
+                if (!one && key + T * 16 < key_rows) {
+                    row_of_scores<D, T>(s, queries, crossed, scores, terms, row, key, y);
 #pragma unroll
-                for (int r = 0; r < tiles; ++r) {
-                    if constexpr (grouped) to_exponents(s, scores, terms, row + r * 16, key, y[r]);
-#pragma unroll
-                    for (int i = 0; i < 8; ++i) {
-                        float& score = y[r][i / 4][i % 4];
-                        score = scores.weight(score, shift[r][i / 2 % 2]);
-                    }
-                    if constexpr (quantized) {
-                        to_codes(y[r], high, p[r]);
-                    } else {
-                        to_left(y[r], p[r]);
+                    for (int i = 0; i < T * 8; ++i) {
+                        float& score = y[i / 8][i / 4 % 2][i % 4];
+                        score = scores.exponential(score, top[i / 2 % 2]);
                     }
                 }
-                accumulate<D, 2, tiles>(p, straight, kV, key, sums);
+#pragma unroll
+                for (int t = 0; t < T; ++t) {
+                    uint32_t p[1][4];
+                    to_probabilities<quantized>(y[t], factor, high, p[0]);
+                    accumulate<D, 2, 1>(p, straight, kV, key + t * 16, sums);
+                }
             }
-            store_rows<D, whole>(s, problems, sums, probability.a * step_v.a, row, o, codes);
+            store_rows<D, whole>(s, problems, common.output, sums, probability.a * step_v.a, row, o, codes);
         }
     } while (problems.advance(s));
 }
 
-template <int D, bool whole>
-auto* kernel_for(const AttentionArguments& s, bool grouped) {
+using ForwardKernel = void (*)(AttentionArguments, int, bf16*, bf16*, float2*);
+
+/// How a forward kernel is launched.
+struct ForwardPlan {
+    ForwardKernel kernel;
+    int key_rows, warps;
+    size_t shared;
+};
+
+template <int D, int T, bool whole>
+ForwardPlan forward_plan(const AttentionArguments& s, bool grouped) {
+    const int units = s.rows() / 16, turns = static_cast<int>(ceil_div(units, ForwardShape<D, T>::warps));
+    const int key_rows =
+        (ForwardShape<D, T>::whole_row ? 1 : static_cast<int>(ceil_div(s.tokens, T * 16))) * T * 16;
+    const size_t row = Matrices<D, 2>::pitch * sizeof(bf16) + (grouped ? sizeof(int) : 0);
+    ForwardPlan plan{
+        nullptr, key_rows, static_cast<int>(ceil_div(units, turns)),
+        static_cast<size_t>(key_rows) * row + sizeof(ForwardShared<D, ForwardShape<D, T>::warps>)};
     if (s.probability.scale != nullptr) {
-        return grouped ? attention_kernel<D, true, whole, true> : attention_kernel<D, true, whole, false>;
+        plan.kernel =
+            grouped ? attention_kernel<D, T, true, whole, true> : attention_kernel<D, T, true, whole, false>;
+    } else {
+        plan.kernel = grouped ? attention_kernel<D, T, false, whole, true>
+                              : attention_kernel<D, T, false, whole, false>;
     }
-    return grouped ? attention_kernel<D, false, whole, true> : attention_kernel<D, false, whole, false>;
+    return plan;
+}
+
+/// That with the fewest rows of keys, and among equal ones with the most in registers.
+ForwardPlan forward_plan(const AttentionArguments& s, bool grouped) {
+    ForwardPlan best{};
+    const auto offer = [&](const ForwardPlan& plan) {
+        if (best.kernel == nullptr || (plan.key_rows >= s.tokens && plan.key_rows <= best.key_rows))
+            best = plan;
+    };
+    with_width(s.width, [&]<int D>() {
+        if (!s.vectors || s.width != D) return offer(forward_plan<D, 4, false>(s, grouped));
+        offer(forward_plan<D, 4, true>(s, grouped));
+        if constexpr (D == 32 || D == 64) {
+            offer(forward_plan<D, 7, true>(s, grouped));
+            offer(forward_plan<D, 13, true>(s, grouped));
+        }
+    });
+    return best;
 }
 
 }  // namespace
 
-Tensor score_terms(const AttentionProblem& problem, int64_t tokens, bool by_key) {
-    const Tensor &bias = problem.score_bias, &mask = problem.mask;
-    if (!bias.defined() && !mask.defined()) return {};
-    if (bias.defined()) check_size(bias, problem.heads * tokens * tokens, DType::f32);
-    if (mask.defined()) check_size(mask, problem.groups * tokens * tokens, DType::f32);
-    const int64_t rows = ceil_div(tokens, 16) * 16;
-    const Tensor terms({mask.defined() ? problem.groups : 1, problem.heads, rows, rows}, DType::f32,
-                       Device::cuda);
-    constexpr int kThreads = 256;
-    launch(score_terms_kernel, dim3(static_cast<unsigned>(ceil_div(terms.numel(), kThreads))), dim3(kThreads),
-           0, pointer<float>(bias), pointer<float>(mask), static_cast<int>(problem.heads),
-           static_cast<int>(tokens), static_cast<int>(rows), terms.numel(), by_key, pointer<float>(terms));
-    return terms;
-}
-
-void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse) {
+void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg softmax) {
     if (!has_attention_kernel(z, problem)) {
-        composed::attention(z, problem, o, codes, lse);
+        composed::attention(z, problem, o, codes, softmax);
         return;
     }
     AttentionArguments s = attention_arguments(z, problem);
@@ -286,7 +337,7 @@ void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse
     const int64_t tokens = z.shape()[0] * z.shape()[1];
     check_size(o, tokens * s.channels(), DType::bf16);
     if (codes.defined()) check_like(o, codes);
-    if (lse.defined()) check_size(lse, tokens * s.heads, DType::f32);
+    if (softmax.defined()) check_size(softmax, tokens * s.heads * 2, DType::f32);
 
     s.vectors = s.vectors && aligned(16, o, codes);
     s.paired = s.paired && aligned(4, o, codes);
@@ -294,18 +345,11 @@ void attention(Arg z, const AttentionProblem& problem, Arg o, Arg codes, Arg lse
     const Tensor terms = score_terms(problem, s.tokens, false);
     s.terms = pointer<float>(terms);
     const int64_t blocks = problems_at_a_time(s, grouped) * s.heads;
-    with_width(s.width, [&]<int D>() {
-        const int key_rows = s.rows();
-        const Plan plan = plan_for(ceil_div(s.tokens, kForwardTiles<D> * 16), kWarps<D>, [&](int) {
-            const size_t row = Matrices<D, 2>::pitch * sizeof(bf16) + (grouped ? sizeof(int) : 0);
-            return static_cast<size_t>(key_rows) * row;
-        });
-        auto* const kernel =
-            s.vectors && s.width == D ? kernel_for<D, true>(s, grouped) : kernel_for<D, false>(s, grouped);
-        allow_memory(kernel, plan.shared);
-        launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(plan.warps * 32)),
-               plan.shared, s, key_rows, pointer<bf16>(o), pointer<bf16>(codes), pointer<float>(lse));
-    });
+    const ForwardPlan plan = forward_plan(s, grouped);
+    allow_memory(plan.kernel, plan.shared);
+    launch(plan.kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(plan.warps * 32)),
+           plan.shared, s, plan.key_rows, pointer<bf16>(o), pointer<bf16>(codes),
+           reinterpret_cast<float2*>(pointer<float>(softmax)));
 }
 
 }  // namespace vvtq::engine::cuda

@@ -15,7 +15,7 @@ struct BackwardArguments {
     AttentionArguments forward;
     const float* g[5];  // q, k, v, probability, output; null without a step
     const bf16 *dy, *o;
-    const float* lse;
+    const float2* softmax;  // (P, H, n) top and factor of Scores
     bf16* dz;
     float* bias_parts;   // (P, 3C) of dbias, P problems at a time
     float* alpha_parts;  // (P H, 5) of dscales, before g
@@ -23,10 +23,11 @@ struct BackwardArguments {
     float* score_sums;   // (P, H, R, R)? scratch for them, where shared memory has no context
 };
 
-/// What a score's gradient needs of its query row.
-struct QueryRow {
-    float shift;  // of Scores
-    float delta;  // sum of P dP over keys, divided by a_v
+/// What scores' gradients need of their query row.
+struct alignas(16) QueryRow {
+    float top, factor;  // of Scores
+    float limit;        // exponentials up to here are not clipped by the quantizer
+    float delta;  // an estimate of the sum of P dP over keys, divided by a_v; then that sum, times `factor`
 };
 
 /// What the three projections of a head are, in shared memory.

@@ -30,7 +30,7 @@ struct BackwardContext {
     QueryRow* query;
     Reader<D, 4> straight, crossed;
     Scores<grouped> scores;
-    float high;                         // of the probability's codes
+    uint32_t high;                      // of the probability's codes, twice as bf16
     const float *terms, *terms_by_key;  // of the head and group, or null
     float* score_sums;  // sums of the gradients of scores, divided by a_p a_v, in pieces by key; or null
 };
@@ -38,6 +38,7 @@ struct BackwardContext {
 /// Gradient of a unit's query rows; completes their delta. `x` is divided by scale a_p a_v a_k. Returns the
 /// thread's part of sum w dPq in(w) / a_v. With f = w (dw - estimate) and E = sum_j w_j k_j, the exact
 /// gradient is sum_j f_j k_j - (delta - estimate) E: one pass over the keys gives delta and the gradient.
+/// The row's factor of w = 2^(exponent - top) * factor comes last.
 template <int D, bool quantized, bool grouped>
 __device__ float query_gradient(const AttentionArguments& s, const BackwardContext<D, grouped>& context,
                                 float step, const Unit<D>& unit, int keys,
@@ -45,12 +46,11 @@ __device__ float query_gradient(const AttentionArguments& s, const BackwardConte
     constexpr int tiles = kBackwardTiles<D>;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const Left<D, 4, tiles> q(context.straight, kQ, unit.row), d(context.straight, kD, unit.row);
-    float shift[tiles][2], estimate[tiles][2], delta[tiles][2];
+    QueryRow own[tiles][2];
+    float delta[tiles][2];
 #pragma unroll
     for (int i = 0; i < tiles * 2; ++i) {
-        const QueryRow own = context.query[unit.row[i / 2] + i % 2 * 8 + lane / 4];
-        shift[i / 2][i % 2] = own.shift;
-        estimate[i / 2][i % 2] = own.delta;
+        own[i / 2][i % 2] = context.query[unit.row[i / 2] + i % 2 * 8 + lane / 4];
         delta[i / 2][i % 2] = 0.0f;
     }
     Accumulator expected[tiles][D / 8];
@@ -69,13 +69,13 @@ __device__ float query_gradient(const AttentionArguments& s, const BackwardConte
         for (int r = 0; r < tiles; ++r) {
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
-                const int half = i / 2 % 2;
+                const QueryRow& row = own[r][i / 2 % 2];
                 float& weight = w[r][i / 4][i % 4];
                 float& gradient = e[r][i / 4][i % 4];
-                weight = context.scores.weight(weight, shift[r][half]);
-                const float through = through_probability<quantized>(gradient, weight, context.high);
-                if constexpr (quantized) delta[r][half] = fmaf(through, weight, delta[r][half]);
-                gradient = weight * (through - estimate[r][half]);
+                weight = context.scores.exponential(weight, row.top);
+                const float through = through_probability<quantized>(gradient, weight, row.limit);
+                if constexpr (quantized) delta[r][i / 2 % 2] = fmaf(through, weight, delta[r][i / 2 % 2]);
+                gradient = weight * (through - row.delta);
             }
             to_left(e[r], f[r]);
             if constexpr (quantized) to_left(w[r], p[r]);
@@ -98,21 +98,30 @@ __device__ float query_gradient(const AttentionArguments& s, const BackwardConte
         }
     }
     float passed = 0.0f;
-    if constexpr (quantized) {
-        __syncwarp();  // four lanes have read each row of `query`, one of them overwrites it
+    __syncwarp();  // four lanes have read each row of `query`, one of them overwrites it
 #pragma unroll
-        for (int i = 0; i < tiles * 2; ++i) {
-            const int r = i / 2, half = i % 2;
-            if (unit.end[r] > 0) passed += delta[r][half];
-            const float exact = row_sum(delta[r][half]) * step, rest = exact - estimate[r][half];
+    for (int i = 0; i < tiles * 2; ++i) {
+        const int r = i / 2, half = i % 2;
+        const QueryRow& row = own[r][half];
+        float exact = row.delta;
+        if constexpr (quantized) {
+            if (unit.end[r] > 0) passed = fmaf(delta[r][half], row.factor, passed);
+            exact = row_sum(delta[r][half]) * row.factor * step;
 #pragma unroll
             for (int c = 0; c < D / 8; ++c) {
-                x[r][c][half * 2] -= rest * expected[r][c][half * 2];
-                x[r][c][half * 2 + 1] -= rest * expected[r][c][half * 2 + 1];
+#pragma unroll
+                for (int j = half * 2; j < half * 2 + 2; ++j) {
+                    x[r][c][j] = fmaf(row.delta - exact, expected[r][c][j], x[r][c][j]);
+                }
             }
-            if (lane % 4 == 0 && unit.end[r] > 0) {
-                context.query[unit.row[r] + half * 8 + lane / 4].delta = exact;
-            }
+        }
+#pragma unroll
+        for (int c = 0; c < D / 8; ++c) {
+            x[r][c][half * 2] *= row.factor;
+            x[r][c][half * 2 + 1] *= row.factor;
+        }
+        if (lane % 4 == 0 && unit.end[r] > 0) {
+            context.query[unit.row[r] + half * 8 + lane / 4].delta = exact * row.factor;
         }
     }
     return passed;
@@ -139,17 +148,25 @@ __device__ void key_gradient(const AttentionArguments& s, const BackwardContext<
                 to_exponents_by_key(s, context.scores.unit, context.terms_by_key, unit.row[r], query, w[r]);
             }
         }
+        uint32_t a[tiles][4];  // P by key
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const float4 two =
-                *reinterpret_cast<const float4*>(context.query + query + half * 8 + lane % 4 * 2);
+            const QueryRow* const own = context.query + query + half * 8 + lane % 4 * 2;
+            const QueryRow two[2] = {own[0], own[1]};
 #pragma unroll
-            for (int i = 0; i < tiles * 4; ++i) {
-                float& weight = w[i / 4][half][i % 4];
-                float& gradient = e[i / 4][half][i % 4];
-                weight = context.scores.weight(weight, i % 2 == 0 ? two.x : two.z);
-                const float through = through_probability<quantized>(gradient, weight, context.high);
-                gradient = weight * (through - (i % 2 == 0 ? two.y : two.w));
+            for (int i = 0; i < tiles * 4; i += 2) {
+                float p[2];
+#pragma unroll
+                for (int j = 0; j < 2; ++j) {
+                    float& gradient = e[i / 4][half][i % 4 + j];
+                    const float x = context.scores.exponential(w[i / 4][half][i % 4 + j], two[j].top);
+                    p[j] = quantized ? nearest_product(x, two[j].factor) : x * two[j].factor;
+                    const float through = through_probability<quantized>(gradient, x, two[j].limit);
+                    gradient = x * fmaf(through, two[j].factor, -two[j].delta);
+                }
+                uint32_t& pair = a[i / 4][half * 2 + i % 4 / 2];
+                pair = pack(p[0], p[1]);
+                if constexpr (quantized) pair = min_nan_pair(pair, context.high);
             }
         }
         if (grouped && context.score_sums != nullptr) {
@@ -160,15 +177,6 @@ __device__ void key_gradient(const AttentionArguments& s, const BackwardContext<
                 float4& four = four_of_piece(context.score_sums, queries / 16, unit.row[i / 2], query, i % 2);
                 const float4 sum = four;
                 four = {sum.x + x[0], sum.y + x[1], sum.z + x[2], sum.w + x[3]};
-            }
-        }
-        uint32_t a[tiles][4];
-#pragma unroll
-        for (int r = 0; r < tiles; ++r) {
-            if constexpr (quantized) {
-                to_codes(w[r], pack(context.high, context.high), a[r]);
-            } else {
-                to_left(w[r], a[r]);
             }
         }
         accumulate<D, 4, tiles>(a, context.straight, kD, query, dv);

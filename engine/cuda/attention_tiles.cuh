@@ -38,11 +38,15 @@ class Reader {
 
   private:
     static constexpr int kRow = Matrices<D, M>::pitch * 2;  // bytes
+    static constexpr bool unrolled = M == 2;                // the forward kernel's
     __device__ Reader(const Matrices<D, M>& matrices, int row, int half)
         : first_(shared_address(matrices.base) + row * kRow + (half ^ (row & 7)) * 16) {}
     __device__ uint32_t address(int t, int row, int column) const {
         const int piece = t * (D / 8) + column * 2;
-        return ((first_ + row * kRow) ^ (piece % 8 * 16)) + piece / 8 * 128;
+        // the same, as kRow is a multiple of 128; the second form costs no instruction where rows are
+        // constants
+        if constexpr (!unrolled) return ((first_ + row * kRow) ^ (piece % 8 * 16)) + piece / 8 * 128;
+        return (first_ ^ (piece % 8 * 16)) + row * kRow + piece / 8 * 128;
     }
     uint32_t first_;
 };
@@ -61,12 +65,21 @@ __device__ inline void to_left(const Accumulator (&x)[2], uint32_t (&a)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) a[i] = pack(x[i / 2][i % 2 * 2], x[i / 2][i % 2 * 2 + 1]);
 }
-/// As codes: integers not above `high`, which is twice a bf16.
-__device__ inline void to_codes(const Accumulator (&x)[2], uint32_t high, uint32_t (&a)[4]) {
+/// Exponentials times the factors of their two rows as a left factor: as codes, which are integers not above
+/// `high` (twice a bf16), or as they are.
+template <bool quantized>
+__device__ inline void to_probabilities(const Accumulator (&x)[2], const float (&factor)[2], uint32_t high,
+                                        uint32_t (&a)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const float* const pair = x[i / 2] + i % 2 * 2;
-        a[i] = min_nan_pair(pack(nearest(pair[0]), nearest(pair[1])), high);
+        const float f = factor[i % 2];
+        if constexpr (quantized) {
+            const float low = __fmaf_rn(pair[0], f, kRounding), up = __fmaf_rn(pair[1], f, kRounding);
+            a[i] = min_nan_pair(pack(__fadd_rn(low, -kRounding), __fadd_rn(up, -kRounding)), high);
+        } else {
+            a[i] = pack(pair[0] * f, pair[1] * f);
+        }
     }
 }
 
