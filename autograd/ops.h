@@ -92,7 +92,8 @@ Variable binary(const Variable& x, const engine::Shape& scale_shape);
 /// The codes of one weight or of several below one another, and their layout for integer products, which
 /// may be undefined.
 struct WeightMatrix {
-    Tensor codes, packed;
+    Tensor codes;
+    Tensor packed = {};
 };
 struct WeightParameters {
     Variable w;  // (O, ...)
