@@ -214,7 +214,7 @@ AttentionParts attention_inputs(RowInputs& in, const AttentionOptions& options) 
 
 Variable attention_forward(const AttentionParts& parts, const AttentionOptions& options, const Args& in) {
     std::vector<Quantized> w;
-    engine::Tensor matrix;
+    autograd::WeightMatrix matrix;
     if (parts.w_alpha[0]) {
         std::vector<autograd::WeightParameters> weights;
         for (size_t t = 0; t < 3; ++t) {

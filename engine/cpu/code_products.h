@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 
 namespace vvtq::engine::cpu {
 
@@ -25,10 +24,10 @@ struct CodeLayout {
     }
 };
 
-/// packed = w, whose row n lies at row(n). packed is aligned to 64 bytes.
-void pack_rows(const std::function<const int8_t*(int64_t n)>& row, CodeLayout layout, int8_t* packed);
-/// packed = the transpose of v (K, N), whose row k lies at row(k).
-void pack_columns(const std::function<const int8_t*(int64_t k)>& row, CodeLayout layout, int8_t* packed);
+/// packed = w, whose row n lies at rows[n]. packed is aligned to 64 bytes.
+void pack_rows(const int8_t* const* rows, CodeLayout layout, int8_t* packed);
+/// packed = the transpose of v (K, N), whose row k lies at rows[k].
+void pack_columns(const int8_t* const* rows, CodeLayout layout, int8_t* packed);
 
 /// Codes (rows, K), u8 or i8, one row every `stride` bytes.
 struct CodeRows {
@@ -40,8 +39,5 @@ struct CodeRows {
 /// y (rows, 16 count) = x . w^T for the rows of `count` <= kPanels panels from `first` on.
 void code_product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int64_t first,
                   int64_t count, int32_t* y, int64_t stride);
-/// The same by plain loops, for machines without these instructions.
-void plain_code_product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int64_t first,
-                        int64_t count, int32_t* y, int64_t stride);
 
 }  // namespace vvtq::engine::cpu

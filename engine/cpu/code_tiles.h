@@ -6,7 +6,7 @@
 
 namespace vvtq::engine::cpu {
 
-inline constexpr int64_t kTileRows = 48;
+inline constexpr int64_t kTileRows = 24;
 inline constexpr int64_t kTileColumns = kPanel * kPanels;
 
 /// Calls f.operator()<Q>() with the C++ type of codes of this dtype.

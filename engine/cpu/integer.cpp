@@ -32,7 +32,9 @@ void pack_codes(Arg w, Arg packed) {
     const CodeLayout layout{w.shape().rows(), w.shape().cols()};
     check_size(packed, layout.bytes(), DType::i8);
     const int8_t* pw = w.data<int8_t>();
-    pack_rows([&](int64_t n) { return pw + n * layout.columns; }, layout, packed.data<int8_t>());
+    std::vector<const int8_t*> rows;
+    for (int64_t n = 0; n < layout.rows; ++n) rows.push_back(pw + n * layout.columns);
+    pack_rows(rows.data(), layout, packed.data<int8_t>());
 }
 
 void linear_codes(Arg x, Arg packed, Arg scale, Arg bias, bool gelu, const QuantParams& quantizer, Arg y) {

@@ -78,8 +78,14 @@ struct Heads {
     int64_t padded_width() const { return values.panels() * kPanel; }
 
     void pack(int64_t b, int64_t h, int8_t* packed_keys, int8_t* packed_values) const {
-        pack_rows([&](int64_t n) { return head(1, h, row(b, n)); }, keys, packed_keys);
-        pack_columns([&](int64_t n) { return head(2, h, row(b, n)); }, values, packed_values);
+        std::vector<const int8_t*> of_k, of_v;
+        for (int64_t n = 0; n < sizes.tokens; ++n) {
+            const int64_t at = row(b, n);
+            of_k.push_back(head(1, h, at));
+            of_v.push_back(head(2, h, at));
+        }
+        pack_rows(of_k.data(), keys, packed_keys);
+        pack_columns(of_v.data(), values, packed_values);
     }
     static void product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int32_t* y) {
         const int64_t panels = layout.panels();
@@ -88,11 +94,11 @@ struct Heads {
                          panels * kPanel);
         }
     }
-    /// p = softmax of a row of score sums, which it overwrites.
+    /// p = softmax of a row of score sums, 0 beyond the tokens: whole blocks of values take less time.
     void softmax(const int32_t* sums, int64_t b, int64_t h, int64_t line, float* p) const {
         const int64_t n = sizes.tokens;
-        affine_row(sums, of_scores, static_cast<const float*>(nullptr), n, p);
-        affine_row(p, factor, static_cast<const float*>(nullptr), n, p);
+        affine_row(sums, of_scores, static_cast<const float*>(nullptr), padded_tokens(), p);
+        affine_row(p, factor, static_cast<const float*>(nullptr), padded_tokens(), p);
         if (problem.score_bias.defined()) {
             affine_row(p, 1.0f, problem.score_bias.data<float>() + (h * n + line) * n, n, p);
         }
@@ -144,7 +150,7 @@ void attention_codes(Arg x, Arg packed, const AttentionProblem& problem, Arg y) 
                            heads.keys, sums.data());
             for (int64_t r = 0; r < rows; ++r) {
                 heads.softmax(sums.data() + r * across, b, h, first + r, p.data());
-                codes_row(p.data(), heads.step, tokens, codes.data() + r * across);
+                codes_row(p.data(), heads.step, across, codes.data() + r * across);
             }
             Heads::product({reinterpret_cast<const uint8_t*>(codes.data()), across, !unsigned_p}, rows,
                            packed_keys + heads.keys.bytes(), heads.values, sums.data());

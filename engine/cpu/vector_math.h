@@ -35,6 +35,24 @@ inline float exp_of(float x) {
 }
 inline double exp_of(double x) { return std::exp(x); }
 
+/// exp(x) of x <= 0, with the same error; 1.2e-38 below -87.3, NaN for NaN.
+inline float exp_of_negative(float x) {
+    constexpr float kLog2e = 1.44269504f;
+    constexpr float kLn2High = 0.693359375f;
+    constexpr float kLn2Low = -2.12194440e-4f;
+    const float clamped = x < -87.3f ? -87.3f : x;
+    const float n = std::nearbyint(clamped * kLog2e);
+    const float r = (clamped - n * kLn2High) - n * kLn2Low;
+    float p = 0.00137528517f;
+    p = p * r + 0.00836616883f;
+    p = p * r + 0.0416692128f;
+    p = p * r + 0.166665424f;
+    p = p * r + 0.49999991f;
+    p = p * r * r + r + 1.0f;
+    return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+}
+inline double exp_of_negative(double x) { return std::exp(x); }
+
 /// Normal distribution function Phi(x) and density phi(x).
 template <typename T>
 struct Normal {
@@ -45,7 +63,7 @@ struct Normal {
 /// Absolute error of the distribution function below 1e-7.
 inline Normal<float> normal_of(float x) {
     const float z = std::fabs(x) * 0.707106781f;
-    const float gauss = exp_of(-z * z);
+    const float gauss = exp_of_negative(-z * z);
     const float t = 1.0f / (1.0f + 0.4f * z);
     // erfc(z) e^(z^2) = t P(t), weighted least-squares fit for z in [0, 6], error 3e-9 of erfc
     float p = 0.0798577873f;

@@ -224,7 +224,7 @@ struct AttentionCase {
 
     std::vector<Result> fused(const Leaves& in) const {
         std::vector<Quantized> codes;
-        Tensor matrix;  // of all three, where the pass over weights laid them so
+        vvtq::autograd::WeightMatrix matrix;  // of all three, where the pass over weights laid them so
         if (weights) {
             std::vector<WeightParameters> all;
             for (const Step& step : w)
@@ -232,7 +232,7 @@ struct AttentionCase {
             const QuantizedWeights quantized = quantize_weights(all, DType::f64, false);
             codes = quantized.weights;
             matrix = quantized.matrices[0];
-            CHECK(matrix.shape() == Shape({36, 12}));
+            CHECK(matrix.codes.shape() == Shape({36, 12}));
         } else {
             for (const Step& step : w) codes.emplace_back(in.at(step.name));
         }

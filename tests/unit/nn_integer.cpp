@@ -87,6 +87,9 @@ TEST_CASE("integer inference gives the logits of f32, bit for bit") {
             CHECK(integer_logits(*model, pictures) == expected);
         }
         engine::set_threads(threads);
+        engine::use_code_instructions(false);
+        CHECK(integer_logits(*model, pictures) == expected);
+        engine::use_code_instructions(true);
         CHECK(logits(*model, pictures) == expected);  // nothing is left behind
     }
 }

@@ -112,7 +112,7 @@ TEST_CASE("queries, keys and values of a model lie in one matrix, whatever their
     const auto model = calibrated_model({4, 4});
     nn::WeightPass& pass = *model->weight_pass();
     pass.prepare(DType::f64, false);
-    const Tensor matrix = slot_at(*model, "blocks.0.attn.proj_q").matrix();
+    const Tensor matrix = slot_at(*model, "blocks.0.attn.proj_q").matrix().codes;
     const int64_t width = slot_at(*model, "blocks.0.attn.proj_q").weight().shape()[0];
     REQUIRE(matrix.shape() == engine::Shape({3 * width, width}));
     int64_t row = 0;
@@ -120,12 +120,12 @@ TEST_CASE("queries, keys and values of a model lie in one matrix, whatever their
         const nn::QuantizerSlot& slot = slot_at(*model, std::string("blocks.0.attn.") + name);
         CHECK(matrix.slice(row, row + width).raw() ==
               slot_at(*model, std::string("blocks.0.attn.") + name).quantized_weight().q.value().raw());
-        CHECK(slot.matrix().shape()[0] == 3 * width - row);
+        CHECK(slot.matrix().codes.shape()[0] == 3 * width - row);
         row += width;
     }
-    CHECK(slot_at(*model, "blocks.0.attn.proj").matrix().shape()[0] == width);
+    CHECK(slot_at(*model, "blocks.0.attn.proj").matrix().codes.shape()[0] == width);
     pass.release();
-    CHECK_FALSE(slot_at(*model, "blocks.0.attn.proj_q").matrix().defined());
+    CHECK_FALSE(slot_at(*model, "blocks.0.attn.proj_q").matrix().codes.defined());
 }
 
 TEST_CASE("steps that fell below 1e-4 are raised in their parameters before the pass") {
