@@ -38,6 +38,7 @@ Variable gather_tokens(const Variable& x, const TokenOrder& order) {
 
 Quantized gather_tokens(const Quantized& x, const TokenOrder& order) {
     Quantized y = x;
+    y.packed = {};  // of codes in another order
     y.q = gather_tokens(x.q, order);
     if (x.recompute) {
         y.recompute = [recompute = x.recompute, shape = x.q.shape(), index = order.index] {
@@ -49,6 +50,7 @@ Quantized gather_tokens(const Quantized& x, const TokenOrder& order) {
 
 Quantized reshape(const Quantized& x, const Shape& shape) {
     Quantized y = x;
+    y.packed = {};
     y.q = reshape(x.q, shape);
     if (x.recompute) y.recompute = [recompute = x.recompute, shape] { return recompute().reshape(shape); };
     return y;

@@ -52,6 +52,12 @@ TEST_CASE("bad usage is refused with the flag's name") {
     refused(scratch, "train --opt sgd", {"--opt", "adamw"});
     refused(scratch, "train --precision fp16", {"--precision", "bf16", "fp32"});
     refused(scratch, "train --device cpu --precision bf16", {"--precision", "bf16", "fp32"});
+    for (const std::string command : {"train", "pretrain", "bench step", "bench op",
+                                      "softlabel --teacher t "
+                                      "--softlabel_path l"}) {
+        refused(scratch, command + " --device cpu --precision int8", {"--precision", "int8", "fp32"});
+    }
+    refused(scratch, "bench step --evaluate --device cpu --precision int8", {"--precision", "quantized"});
     refused(scratch, "train --device cpu --gpu 0", {"--gpu", "--device cpu"});
     if (!engine::is_available(engine::Device::cuda)) {
         refused(scratch, "train --device cuda", {"--device", "cpu"});

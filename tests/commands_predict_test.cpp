@@ -141,6 +141,11 @@ TEST_CASE("predict computes what the checkpoint's model computes") {
         // a rounding tie of a quantizer may fall to the other side in f32
         CHECK(difference(files.logits(file, "--whole " + path), expected) < (file == files.q ? 0.1 : 1e-5));
     }
+    const auto in = [&](const std::string& precision) {
+        return files.logits(files.q, "--whole --precision " + precision + " " + path);
+    };
+    CHECK(in("int8") == in("fp32"));
+    CHECK(in("auto") == in("int8"));
     const std::string pth = files.scratch / "q.pth";
     files.done("convert " + files.q + " " + pth);
     CHECK(files.predict(pth, "--json --logits " + wide) == files.predict(files.q, "--json --logits " + wide));

@@ -169,6 +169,9 @@ TEST_CASE("train --evaluate measures what training measured, in either precision
     CHECK(last_accuracy(measured) == last_accuracy(trained));
     CHECK(last_accuracy(measured) != "none");
     w.done(evaluate + " --precision fp64");
+    for (const std::string precision : {"fp32", "int8"}) {
+        CHECK(last_accuracy(w.done(evaluate + " --precision " + precision)) == last_accuracy(trained));
+    }
     const Ended again = w.run("train --evaluate --dataset fashion-mnist --data " + w.data + " --finetune " +
                               w.checkpoint("q"));
     CHECK(again.status == 2);

@@ -1,15 +1,17 @@
 #include "engine/cpu/code_products.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #ifdef __AVX512VNNI__
 #include <immintrin.h>
 #endif
 
-namespace vvtq::engine::cpu {
-namespace {
+#include "engine/kernels.h"
 
-constexpr int32_t kShift = 128;  // makes an i8 code a u8 one
+namespace vvtq::engine {
+namespace cpu {
+namespace {
 
 /// Where row n begins.
 int8_t* place(int8_t* packed, CodeLayout layout, int64_t n) {
@@ -61,7 +63,9 @@ void pack_columns(const int8_t* const* rows, CodeLayout layout, int8_t* packed) 
             int8_t* to = place(packed, layout, first) + k * kPanel;
 #pragma omp simd
             for (int64_t n = 0; n < kPanel; ++n) {
-                const auto at = [&](int t) { return static_cast<uint32_t>(static_cast<uint8_t>(from[t][n])); };
+                const auto at = [&](int t) {
+                    return static_cast<uint32_t>(static_cast<uint8_t>(from[t][n]));
+                };
                 const uint32_t four = at(0) | at(1) << 8 | at(2) << 16 | at(3) << 24;
                 std::memcpy(to + 4 * n, &four, sizeof four);
                 sums[first + n] += from[0][n] + from[1][n] + from[2][n] + from[3][n];
@@ -70,8 +74,10 @@ void pack_columns(const int8_t* const* rows, CodeLayout layout, int8_t* packed) 
     }
 }
 
-void plain_code_product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int64_t first,
-                        int64_t count, int32_t* y, int64_t stride) {
+namespace {
+
+void plain_product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int64_t first,
+                   int64_t count, int32_t* y, int64_t stride) {
     const auto sums_of = [&]<typename X>(X) {
         for (int64_t r = 0; r < rows; ++r) {
             const auto* codes = reinterpret_cast<const X*>(x.data + r * x.stride);
@@ -93,7 +99,7 @@ void plain_code_product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayo
 
 #ifdef __AVX512VNNI__
 
-namespace {
+std::atomic<bool> instructions = true;
 
 /// `Rows` rows of x and `Panels` panels, whose sums stay in registers. A signed code c counts as c + 128;
 /// what that adds is taken off at the start.
@@ -101,7 +107,7 @@ template <int Rows, int Panels>
 void tile(const uint8_t* x, int64_t x_stride, bool is_signed, const int8_t* w, CodeLayout layout,
           const int32_t* w_sums, int32_t* y, int64_t y_stride) {
     const __m512i flip = is_signed ? _mm512_set1_epi8(-128) : _mm512_setzero_si512();
-    const __m512i shift = _mm512_set1_epi32(is_signed ? -kShift : 0);
+    const __m512i shift = _mm512_set1_epi32(is_signed ? -128 : 0);
     const int64_t panel = layout.panel_bytes(), whole = layout.columns / 4 * 4;
     __m512i sums[Rows][Panels];
 #pragma GCC unroll 8
@@ -146,25 +152,32 @@ constexpr Tile kTilesOf[kRows] = {tile<1, Panels>, tile<2, Panels>, tile<3, Pane
                                   tile<4, Panels>, tile<5, Panels>, tile<6, Panels>};
 constexpr const Tile* kTiles[kPanels] = {kTilesOf<1>, kTilesOf<2>, kTilesOf<3>, kTilesOf<4>};
 
+#endif
+
 }  // namespace
 
 void code_product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int64_t first,
                   int64_t count, int32_t* y, int64_t stride) {
-    for (int64_t r = 0; r < rows; r += kRows) {
-        const int64_t of_tile = std::min<int64_t>(kRows, rows - r);
-        kTiles[count - 1][of_tile - 1](x.data + r * x.stride, x.stride, x.is_signed,
-                                       layout.panel(packed, first), layout,
-                                       layout.sums(packed) + first * kPanel, y + r * stride, stride);
+#ifdef __AVX512VNNI__
+    if (instructions.load(std::memory_order_relaxed)) {
+        for (int64_t r = 0; r < rows; r += kRows) {
+            const int64_t of_tile = std::min<int64_t>(kRows, rows - r);
+            kTiles[count - 1][of_tile - 1](x.data + r * x.stride, x.stride, x.is_signed,
+                                           layout.panel(packed, first), layout,
+                                           layout.sums(packed) + first * kPanel, y + r * stride, stride);
+        }
+        return;
     }
-}
-
-#else
-
-void code_product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int64_t first,
-                  int64_t count, int32_t* y, int64_t stride) {
-    plain_code_product(x, rows, packed, layout, first, count, y, stride);
-}
-
 #endif
+    plain_product(x, rows, packed, layout, first, count, y, stride);
+}
 
-}  // namespace vvtq::engine::cpu
+}  // namespace cpu
+
+void use_code_instructions([[maybe_unused]] bool on) {
+#ifdef __AVX512VNNI__
+    cpu::instructions = on;
+#endif
+}
+
+}  // namespace vvtq::engine

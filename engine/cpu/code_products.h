@@ -39,8 +39,5 @@ struct CodeRows {
 /// y (rows, 16 count) = x . w^T for the rows of `count` <= kPanels panels from `first` on.
 void code_product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int64_t first,
                   int64_t count, int32_t* y, int64_t stride);
-/// The same by plain loops, for machines without these instructions.
-void plain_code_product(CodeRows x, int64_t rows, const int8_t* packed, CodeLayout layout, int64_t first,
-                        int64_t count, int32_t* y, int64_t stride);
 
 }  // namespace vvtq::engine::cpu

@@ -94,11 +94,11 @@ struct Heads {
                          panels * kPanel);
         }
     }
-    /// p = softmax of a row of score sums, which it overwrites.
+    /// p = softmax of a row of score sums, 0 beyond the tokens: whole blocks of values take less time.
     void softmax(const int32_t* sums, int64_t b, int64_t h, int64_t line, float* p) const {
         const int64_t n = sizes.tokens;
-        affine_row(sums, of_scores, static_cast<const float*>(nullptr), n, p);
-        affine_row(p, factor, static_cast<const float*>(nullptr), n, p);
+        affine_row(sums, of_scores, static_cast<const float*>(nullptr), padded_tokens(), p);
+        affine_row(p, factor, static_cast<const float*>(nullptr), padded_tokens(), p);
         if (problem.score_bias.defined()) {
             affine_row(p, 1.0f, problem.score_bias.data<float>() + (h * n + line) * n, n, p);
         }
@@ -150,7 +150,7 @@ void attention_codes(Arg x, Arg packed, const AttentionProblem& problem, Arg y) 
                            heads.keys, sums.data());
             for (int64_t r = 0; r < rows; ++r) {
                 heads.softmax(sums.data() + r * across, b, h, first + r, p.data());
-                codes_row(p.data(), heads.step, tokens, codes.data() + r * across);
+                codes_row(p.data(), heads.step, across, codes.data() + r * across);
             }
             Heads::product({reinterpret_cast<const uint8_t*>(codes.data()), across, !unsigned_p}, rows,
                            packed_keys + heads.keys.bytes(), heads.values, sums.data());

@@ -166,6 +166,7 @@ TEST_CASE("which device and precision there are is settled behind the flags") {
     CHECK(picked("auto") == engine::DType::f32);
     CHECK(picked("fp32") == engine::DType::f32);
     CHECK(picked("fp64") == engine::DType::f64);
+    CHECK(picked("int8") == engine::DType::f32);
     const auto automatic = parsed({"--precision", "fp64"});
     CHECK(apps::pick_compute(automatic->run).device == engine::Device::cpu);  // a GPU has no fp64 here
     CHECK(automatic->run.device == "cpu");

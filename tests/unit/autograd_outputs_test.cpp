@@ -216,8 +216,8 @@ TEST_CASE("autograd: fused ops refuse shapes that do not fit", "[autograd]") {
 
     const Projection plain{zeros({4, 4}), {}, none};
     const auto with_matrix = [&](const vvtq::engine::Shape& shape) {
-        return attention(zeros({2, 3, 4}), {plain, plain, plain, Tensor::zeros(shape, DType::f64)}, none,
-                         none, 2, 0.5);
+        return attention(zeros({2, 3, 4}), {plain, plain, plain, {Tensor::zeros(shape, DType::f64), {}}},
+                         none, none, 2, 0.5);
     };
     CHECK_NOTHROW(with_matrix({12, 4}));
     CHECK_THROWS_AS(with_matrix({8, 4}), Error);

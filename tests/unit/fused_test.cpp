@@ -224,7 +224,7 @@ struct AttentionCase {
 
     std::vector<Result> fused(const Leaves& in) const {
         std::vector<Quantized> codes;
-        autograd::WeightMatrix matrix;  // of all three, where the pass over weights laid them so
+        vvtq::autograd::WeightMatrix matrix;  // of all three, where the pass over weights laid them so
         if (weights) {
             std::vector<WeightParameters> all;
             for (const Step& step : w)

@@ -1,7 +1,6 @@
 // Integer products against plain loops: every sign, odd sizes, and the largest sums.
 #include <numeric>
 
-#include "engine/cpu/code_products.h"
 #include "engine/kernels.h"
 #include "engine/random.h"
 #include "tests/catch.h"
@@ -11,7 +10,6 @@ namespace {
 
 using engine::DType;
 using engine::Tensor;
-using engine::cpu::CodeLayout;
 
 /// Codes in [low, high], or all `low` and `high` in turn.
 std::vector<int> codes(int64_t n, int low, int high, bool extreme, uint64_t seed) {
@@ -66,23 +64,19 @@ TEST_CASE("integer products are exact, by instructions and by plain loops") {
         {{1, 1, 1}, {7, 17, 3}, {13, 64, 64}, {5, 230, 461}, {3, 70, 3072}, {50, 130, 921}}));
     INFO(m << " x " << n << " x " << k << (is_signed ? " of i8" : " of u8") << (extreme ? ", extreme" : ""));
     const Operands of(m, n, k, is_signed, extreme);
-    const CodeLayout layout{n, k};
-    const engine::cpu::CodeRows x{static_cast<const uint8_t*>(of.tx.raw()), k, is_signed};
-    for (const auto product : {engine::cpu::code_product, engine::cpu::plain_code_product}) {
+    for (const bool instructions : {true, false}) {
+        engine::use_code_instructions(instructions);
+        const Tensor y({m, n}, DType::f32);
+        engine::kernels(engine::Device::cpu).linear_codes(of.tx, of.packed, {}, {}, false, {}, y);
         int64_t wrong = 0;
-        for (int64_t p = 0; p < layout.panels(); ++p) {
-            std::vector<int32_t> y(static_cast<size_t>(m * engine::cpu::kPanel));
-            product(x, m, of.packed.data<int8_t>(), layout, p, 1, y.data(), engine::cpu::kPanel);
-            for (int64_t r = 0; r < m; ++r) {
-                for (int64_t i = 0; i < engine::cpu::kPanel; ++i) {
-                    const int64_t column = p * engine::cpu::kPanel + i;
-                    const int64_t expected = column < n ? of.sum(r, column) : 0;
-                    wrong += y[static_cast<size_t>(r * engine::cpu::kPanel + i)] != expected ? 1 : 0;
-                }
+        for (int64_t r = 0; r < m; ++r) {
+            for (int64_t c = 0; c < n; ++c) {
+                wrong += y.data<float>()[r * n + c] != static_cast<float>(of.sum(r, c)) ? 1 : 0;
             }
         }
         CHECK(wrong == 0);
     }
+    engine::use_code_instructions(true);
 }
 
 TEST_CASE("linear_codes: scale, bias, GELU and quantizer are those of the kernels one by one") {
