@@ -40,6 +40,9 @@ struct QuantParams {
 
 /// Bytes of a weight (rows, columns) of i8 codes in the layout of products (kernel pack_codes).
 int64_t packed_bytes(int64_t rows, int64_t columns);
+/// Whether this processor's instructions for products of codes are used where the build has them (the
+/// default), or plain loops, which give the same sums.
+void use_code_instructions(bool on);
 
 /// {Qn, Qp} as QuantParams::range has them.
 inline Tensor range_tensor(CodeRange range, Device device) {
