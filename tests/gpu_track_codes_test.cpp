@@ -105,6 +105,6 @@ TEST_CASE("gpu kernels: track_codes gives the CPU's bits, more weights than a la
             CHECK(gradient.to_vector() == host.to_vector());
         }
         CHECK((frozen > 1000) == freezes);
-        CHECK(up > 1000);
+        CHECK(up > (freezes ? 100 : 1000));  // with freezing, 151: most weights are frozen by then
     }
 }
