@@ -269,7 +269,7 @@ TEST_CASE("inspect refuses what it cannot do, in one line") {
                   {"--metrics", "bad.jsonl", "line 1"});
 }
 
-TEST_CASE("--bits: widths by name survive training, evaluation, resuming and export") {
+TEST_CASE("widths by name (--bits) survive training, evaluation, resuming and export") {
     const InspectFiles files;
     const std::string lines =
         "\"blocks.*\" = 4\n\"blocks.*.proj_q\" = 3\n\"*.quant_attn\" = 5\nhead = 6\n\"*.fc1\" = 32\n";
@@ -311,7 +311,7 @@ TEST_CASE("--bits: widths by name survive training, evaluation, resuming and exp
                   {"--keep-steps", "widths by name"});
 }
 
-TEST_CASE("--bits: a file that names nothing, or no width, is refused") {
+TEST_CASE("widths by name: a file that names nothing, or no width, is refused") {
     const InspectFiles files;
     const auto refused = [&](const std::string& lines, const std::vector<std::string>& words) {
         write_lines(files.scratch / "bits.toml", lines);

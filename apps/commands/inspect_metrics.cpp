@@ -26,7 +26,8 @@ ordered_json quantizers_of(const ordered_json& oscillation) {
         return layer.contains(name) ? layer[name] : ordered_json();
     };
     for (const char* group : {"layers", "activations"}) {
-        for (const auto& [path, layer] : field(oscillation, group).items()) {
+        const ordered_json layers = field(oscillation, group);
+        for (const auto& [path, layer] : layers.items()) {
             const ordered_json steps = field(layer, "step");
             all[path] = {{"step", steps.is_array() && !steps.empty() ? steps[0] : ordered_json()},
                          {"osc", field(layer, "share")},
