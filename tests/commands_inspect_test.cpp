@@ -269,6 +269,26 @@ TEST_CASE("inspect refuses what it cannot do, in one line") {
                   {"--metrics", "bad.jsonl", "line 1"});
 }
 
+TEST_CASE("inspect reads what --track-osc logged and kept") {
+    const InspectFiles files;
+    files.done("train --wbits 2 --abits 2 --track-osc --finetune " + files.fp + files.run("tracked"));
+    const ordered_json json = files.inspected(files.scratch / "tracked/checkpoint.safetensors",
+                                              " --metrics " + files.scratch / "tracked/metrics.jsonl");
+    const ordered_json& epoch = json["training"]["runs"][0]["epochs"].back();
+    CHECK(epoch["osc"]["share"].is_number());
+    for (const ordered_json& entry : json["quantizers"]) {
+        INFO(entry["name"]);
+        const ordered_json& logged = epoch["quantizers"][entry["name"].get<std::string>()];
+        CHECK(logged["step"].get<double>() == Approx(entry["steps"][0].get<double>()));
+        if (entry["role"] != "weight") continue;
+        for (size_t code = 0; code < entry["occupancy"].size(); ++code) {
+            const double share = entry["occupancy"][code].get<double>();
+            CHECK(logged["occupancy"][code].get<double>() == Approx(share).margin(1e-9));
+        }
+        CHECK(entry["oscillation"]["share"].get<double>() == Approx(logged["osc"].get<double>()));
+    }
+}
+
 TEST_CASE("widths by name (--bits) survive training, evaluation, resuming and export") {
     const InspectFiles files;
     const std::string lines =

@@ -188,6 +188,7 @@ def everything(page, path, inspection, names, what, figures=FIGURES):
     page.screen(1200, 900)
     page.media(prefers_color_scheme='light', prefers_reduced_motion='reduce')
     page.open(path)
+    choose(page, names[0])  # a weight: of activations no codes are logged
     drawn(page, figures)
     if 'codes-curve-0' in figures:
         check('areas are filled', page.evaluate("getComputedStyle(document.querySelector('.area')).fill") != 'none')
