@@ -4,11 +4,13 @@
 
 #include "apps/commands/inspection.h"
 #include "apps/commands/model_setup.h"
+#include "apps/training/value_text.h"
 #include "engine/random.h"
 #include "quant/attach.h"
 #include "quant/export/bit_codes.h"
 #include "quant/inspect/figures.h"
 #include "quant/lsq.h"
+#include "quant/oscillation.h"
 
 namespace vvtq::apps {
 namespace {
@@ -189,6 +191,28 @@ void add_sizes(Inspected& inspected) {
     inspected.json["average_bits"] = {{"weight", weight_bits / weights}, {"activation", value_bits / values}};
 }
 
+/// "oscillation" and "frozen" of the weights, where the checkpoint has what --track-osc keeps.
+void add_oscillation(Inspected& inspected, const Checkpoint& checkpoint) {
+    if (!checkpoint.info() || checkpoint.info()->recipe.count("track-osc") == 0) return;
+    const std::map<std::string, std::string>& recipe = checkpoint.info()->recipe;
+    double threshold = 0;
+    const auto freezing = recipe.find("freeze-osc");
+    const bool known = freezing != recipe.end() && parse_text(freezing->second, threshold);
+    if (recipe.at("track-osc") != "true" || !known) return;
+    quant::OscillationTracker tracker(*inspected.model, threshold > 0);
+    for (const auto& [name, tensor] : tracker.state()) {
+        if (!checkpoint.file().contains(std::string(data::kOptimizerPrefix) + name)) return;  // a packed file
+    }
+    checkpoint.load_oscillation(tracker);
+    for (const auto& [path, found] : tracker.layers()) {
+        for (ordered_json& entry : inspected.json["quantizers"]) {
+            if (entry["name"] != path) continue;
+            entry["oscillation"] = {{"share", found.share}, {"mean", found.mean}};
+            entry["frozen"] = found.frozen;
+        }
+    }
+}
+
 }  // namespace
 
 void add_elements(ordered_json& entry, const quant::Inspection* inspection) {
@@ -278,6 +302,7 @@ Inspected inspect_checkpoint(Options& options, const Checkpoint& checkpoint, con
     for (const auto& [path, slot] : found.slots) {
         found.json["quantizers"].push_back(entry_of(path, *slot, found.cost));
     }
+    add_oscillation(found, checkpoint);
     for (const char* later : {"attention", "tokens", "training", "other"}) found.json[later] = nullptr;
     return found;
 }
