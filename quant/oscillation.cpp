@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "quant/attach.h"
+#include "quant/inspect/figures.h"
 #include "quant/lsq.h"
 
 namespace vvtq::quant {
@@ -46,42 +47,12 @@ Tensor bytes_of(const engine::Shape& shape, CodeMark value, engine::Device devic
 WeightBins weight_bins(const nn::QuantizerSlot& slot) {
     const auto params = code_params(slot);
     if (!params) return {};
-    const Tensor& w = slot.weight().value();
-    const engine::CodeRange range = slot.get()->describe().range;
-    std::vector<double> v = w.to_vector(), codes(v.size());
-    WeightBins bins;
-    if (params->defined()) {
-        const Tensor q(w.shape(), DType::i32, w.device());
-        kernels(w.device()).lsq_codes(w, *params, q);
-        codes = q.to_vector();
-        bins.steps = params->scale.to_vector();
-        const auto inner = static_cast<size_t>(params->inner);
-        for (size_t i = 0; i < v.size(); ++i) {
-            v[i] /= std::max(engine::kLeastStep, bins.steps[i / inner % bins.steps.size()]);
-        }
-    } else {
-        double magnitude = 0;
-        for (const double x : v) magnitude += std::abs(x);
-        const double scale = magnitude / static_cast<double>(v.size());
-        for (size_t i = 0; i < v.size(); ++i) {
-            codes[i] = (v[i] > 0) - (v[i] < 0);
-            if (scale > 0) v[i] /= scale;
-        }
+    const Inspection inspection = inspect(*slot.get(), slot.weight().value());
+    WeightBins bins{{}, {}, variance_in_bins(inspection)};
+    if (params->defined()) bins.steps = params->scale.to_vector();
+    for (const int64_t count : inspection.occupancy) {
+        bins.occupancy.push_back(static_cast<double>(count) / static_cast<double>(inspection.codes.size()));
     }
-    const auto count = static_cast<size_t>(range.count());
-    const auto bin = [&](size_t i) {
-        return static_cast<size_t>(std::clamp(static_cast<int>(codes[i]) - range.low, 0, range.count() - 1));
-    };
-    std::vector<double> sums(count);
-    bins.occupancy.assign(count, 0.0);
-    for (size_t i = 0; i < v.size(); ++i) {
-        bins.occupancy[bin(i)] += 1;
-        sums[bin(i)] += v[i];
-    }
-    for (size_t k = 0; k < count; ++k) sums[k] /= std::max(1.0, bins.occupancy[k]);
-    for (size_t i = 0; i < v.size(); ++i) bins.variance += std::pow(v[i] - sums[bin(i)], 2);
-    bins.variance /= static_cast<double>(v.size());
-    for (double& share : bins.occupancy) share /= static_cast<double>(v.size());
     return bins;
 }
 
