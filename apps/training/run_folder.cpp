@@ -65,7 +65,7 @@ std::string path_in(const std::string& dir, const std::string& file) {
 
 bool RunFolder::exists() const { return data::is_directory(dir_); }
 
-void RunFolder::take() {
+bool RunFolder::take() {
     if (!exists()) {
         std::error_code error;
         fs::create_directories(dir_, error);
@@ -76,9 +76,13 @@ void RunFolder::take() {
         data::flush_directory(fs::path(dir_).parent_path().string());
     }
     const std::string path = path_in(dir_, kLock);
-    if (lock_ != nullptr && lock_->is_at(path)) return;
+    if (lock_ != nullptr && lock_->is_at(path)) return false;
+    // That the folder is there proves nothing: the log makes it, too, when it is opened again.
+    std::error_code ignored;
+    const bool had_gone = lock_ != nullptr && !fs::exists(path_in(dir_, kCheckpoint), ignored);
     lock_ = std::make_unique<data::FileLock>(path, "the run folder " + dir_);
     remove_half_written(dir_);
+    return had_gone;
 }
 
 void RunFolder::try_out(size_t bytes) {
@@ -94,8 +98,7 @@ void RunFolder::try_out(size_t bytes) {
 
 bool RunFolder::save(const std::string& file, const CheckpointInfo& info, const nn::Model& model,
                      const nn::Adamw& optimizer, const quant::OscillationTracker* oscillation, bool afresh) {
-    const bool gone = lock_ != nullptr && !exists();
-    take();
+    const bool had_gone = take();
     save_checkpoint(path_in(dir_, file), info, model, optimizer, oscillation);
     if (afresh) {  // what an earlier run left stays until the new one has left something
         std::error_code ignored;
@@ -103,7 +106,7 @@ bool RunFolder::save(const std::string& file, const CheckpointInfo& info, const 
         remove_numbered(-1, 0);
     }
     if (file == kCheckpoint && keep_ > 1) number(info.step);
-    return gone;
+    return had_gone;
 }
 
 void RunFolder::number(int64_t step) {

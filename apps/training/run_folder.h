@@ -29,8 +29,9 @@ class RunFolder {
     const std::string& dir() const { return dir_; }
     bool exists() const;
     /// Makes the folder where it is missing, keeps other runs out of it, and removes what runs that died left
-    /// half written. Throws Error(Fault::input) where that cannot be done, or another run is in it.
-    void take();
+    /// half written. Returns whether the folder that this run had taken before had gone with all in it. Throws
+    /// Error(Fault::input) where it cannot be done, or another run is in it.
+    bool take();
     /// `take`, then tries whether both files can be written with `bytes` each, and throws Error(Fault::input)
     /// where they cannot.
     void try_out(size_t bytes);

@@ -28,3 +28,21 @@ TEST_CASE("a run whose lock file was removed takes the folder again, or is refus
     third.take();
     CHECK(refuses(taken, [&] { second.take(); }));
 }
+
+TEST_CASE("a run notices that its folder had gone, also where somebody has made it again") {
+    const Scratch scratch;
+    const std::string dir = scratch / "run", checkpoint = dir + "/checkpoint.safetensors";
+    apps::RunFolder run(dir, 1);
+    CHECK_FALSE(run.take());
+    write_bytes(checkpoint, {1});
+    CHECK_FALSE(run.take());
+    fs::remove(dir + "/.lock");
+    CHECK_FALSE(run.take());  // the lock alone
+    fs::rename(dir, scratch / "away");
+    CHECK(run.take());
+    write_bytes(checkpoint, {1});
+    CHECK_FALSE(run.take());
+    fs::rename(dir, scratch / "away too");
+    fs::create_directory(dir);  // as a log that is opened again does
+    CHECK(run.take());
+}
