@@ -189,23 +189,24 @@ const StateFile::Entry& StateFile::entry(const std::string& name) const {
 
 template <typename To>
 std::vector<To> StateFile::read(const std::string& name) const {
-    const auto& [dtype, shape, stored, computed] = entry(name);
-    if (computed) {
-        const std::vector<float> values = computed();
+    const Entry& found = entry(name);
+    if (found.computed) {
+        const std::vector<float> values = found.computed();
         return {values.begin(), values.end()};
     }
-    return safetensors_ != nullptr ? safetensors_->read<To>(stored) : torch_->arrays.at(stored).read<To>();
+    return safetensors_ != nullptr ? safetensors_->read<To>(found.stored)
+                                   : torch_->arrays.at(found.stored).read<To>();
 }
 
 Bytes StateFile::bytes(const std::string& name) const {
-    const auto& [dtype, shape, stored, computed] = entry(name);
-    if (computed) {
-        const std::vector<float> values = computed();
+    const Entry& found = entry(name);
+    if (found.computed) {
+        const std::vector<float> values = found.computed();
         const auto* begin = reinterpret_cast<const uint8_t*>(values.data());
         return {begin, begin + values.size() * sizeof(float)};
     }
-    if (torch_ != nullptr) return torch_->arrays.at(stored).contiguous();
-    const auto bytes = safetensors_->bytes(stored);
+    if (torch_ != nullptr) return torch_->arrays.at(found.stored).contiguous();
+    const auto bytes = safetensors_->bytes(found.stored);
     return {bytes.begin(), bytes.end()};
 }
 

@@ -23,6 +23,8 @@ class StateFile {
         std::vector<int64_t> shape;
         std::string stored;                                 ///< the name in the file
         std::function<std::vector<float>()> computed = {};  ///< where set: makes the elements, of F32
+        int bits = 0;                                       ///< of `codes`
+        std::function<std::vector<int8_t>()> codes = {};    ///< where set: `computed` is these times steps
     };
 
     /// In a file of torch.save the tensors are those of the dict itself, or of the first of "model",

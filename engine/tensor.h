@@ -40,6 +40,8 @@ class Tensor {
     Tensor slice(int64_t begin, int64_t end) const;
     /// Equal for tensors that share memory, also for those that were made under ShapesOnly and have none.
     const void* memory_id() const { return storage_.get(); }
+    /// False where it was made under ShapesOnly.
+    bool has_memory() const { return storage_ != nullptr && storage_->data() != nullptr; }
     /// True where no other Tensor handle shares the memory.
     bool sole_owner() const { return storage_.use_count() == 1; }
 

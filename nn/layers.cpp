@@ -5,7 +5,7 @@
 namespace vvtq::nn {
 
 Linear::Linear(const engine::Shape& weight_shape, engine::DType dtype, Bits bits, bool biased)
-    : weight_(add_parameter("weight", Tensor::zeros(weight_shape, dtype))),
+    : weight_(add_parameter("weight", Tensor(weight_shape, dtype))),
       bias_(biased ? add_parameter("bias", Tensor::zeros({weight_shape[0]}, dtype)) : Variable()),
       quant_weight_(weight_, bits) {
     VVTQ_CHECK(weight_shape.rank() >= 2 && weight_shape.numel() > 0, "weight ", weight_shape.str());

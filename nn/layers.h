@@ -7,7 +7,8 @@ namespace vvtq::nn {
 
 /// y (..., O) = x (..., K) W^T + bias, with a weight quantizer slot. `weight_shape` is the shape in state
 /// files: (O, K), or (O, C, P, P) for a convolution whose patches do not overlap, K = C P P. Parameters
-/// weight, bias (O) where it has one, and the quantizer's under the layer's own path ("<layer>.alpha").
+/// weight, bias (O) where it has one, and the quantizer's under the layer's own path ("<layer>.alpha"). The
+/// weight has no start value: make_model draws it, or a file gives it.
 class Linear : public Module {
   public:
     Linear(const engine::Shape& weight_shape, engine::DType dtype, Bits bits = Bits::configured,

@@ -112,10 +112,14 @@ std::unique_ptr<Model> make_shapes(const ModelConfig& config, engine::DType dtyp
                         " classes give more than 2^30 parameters: use a smaller model");
 }
 
-std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype, uint64_t seed) {
+std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype) {
     VVTQ_CHECK(dtype == engine::DType::f32 || dtype == engine::DType::f64, "dtype ", name_of(dtype));
     make_shapes(config, dtype);
-    std::unique_ptr<Model> model = family_of(config).build(config, dtype);
+    return family_of(config).build(config, dtype);
+}
+
+std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype, uint64_t seed) {
+    std::unique_ptr<Model> model = make_model(config, dtype);
     draw_start_weights(*model, dtype, seed);
     return model;
 }

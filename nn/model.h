@@ -76,5 +76,7 @@ std::unique_ptr<Model> make_shapes(const ModelConfig& config, engine::DType dtyp
 /// parameter's values depend on seed, name and size alone. Throws as make_shapes does, before anything is
 /// allocated. dtype f32 or f64.
 std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype, uint64_t seed);
+/// The same without start weights, whose values are undefined until a file gives them.
+std::unique_ptr<Model> make_model(const ModelConfig& config, engine::DType dtype);
 
 }  // namespace vvtq::nn

@@ -7,18 +7,12 @@
 
 namespace vvtq::quant {
 
-namespace {
-
-WeightPass* pass_of(const nn::Model& model) { return dynamic_cast<WeightPass*>(model.weight_pass()); }
-
-}  // namespace
-
 void regularize(nn::Model& model, bool on) {
-    if (WeightPass* pass = pass_of(model)) pass->regularize(on);
+    if (WeightPass* pass = weight_pass_of(model)) pass->regularize(on);
 }
 
 BinRegularizer bin_regularizer(const nn::Model& model) {
-    const WeightPass* pass = pass_of(model);
+    const WeightPass* pass = weight_pass_of(model);
     if (pass == nullptr || pass->has_no_weights()) {
         const nn::Tensor& first = model.parameters().front().parameter.value();
         return {nn::Variable(nn::Tensor::zeros(engine::Shape{1}, first.dtype(), first.device())), {}};

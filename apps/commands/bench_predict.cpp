@@ -111,7 +111,7 @@ class Bench {
         std::unique_ptr<nn::Model> model;
         if (checkpoint_ && subject.quantized == quantized_) {
             std::vector<std::string> notes;
-            model = load_model(*options_, *checkpoint_, 0, kCompute, notes);
+            model = load_model(*options_, *checkpoint_, 0, kCompute, notes, subject.integer());
         } else {
             model = make_model(config, kCompute, options_->run.seed);
         }
@@ -131,11 +131,13 @@ class Bench {
     }
 
     /// The sizes of the model's files. After `load`.
-    ordered_json files() const {
+    ordered_json files() {
         ordered_json line = {{"bench", "predict"}, {"what", "files"}, {"model", config.name}};
         line["float_bytes"] = 4 * parameter_count(*subjects.back().model);
         if (random_ == nullptr && checkpoint_) line["file_bytes"] = fs::file_size(path_);
-        nn::Model& model = *subjects.front().model;
+        // codes are packed from floats, which a subject of integer products does not have
+        const auto with_floats = subjects.front().integer() ? make({"fp32", true, nullptr, {}}) : nullptr;
+        nn::Model& model = with_floats != nullptr ? *with_floats : *subjects.front().model;
         const auto slots = quant::slots(model);
         if (std::any_of(slots.begin(), slots.end(), [](const auto& slot) {
                 return slot.second->get() != nullptr && slot.second->values() == nn::Values::weight;

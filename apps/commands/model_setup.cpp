@@ -231,8 +231,9 @@ nn::ModelConfig loaded_config(const Options& options, const Checkpoint& checkpoi
 }
 
 std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkpoint, int64_t classes,
-                                      const Compute& compute, std::vector<std::string>& notes) {
-    auto model = make_model(loaded_config(options, checkpoint, classes), compute, options.run.seed);
+                                      const Compute& compute, std::vector<std::string>& notes, bool codes) {
+    auto model = nn::make_model(loaded_config(options, checkpoint, classes), compute.parameters);
+    model->to(compute.device);
     if (checkpoint.quantized(*model)) {
         if (checkpoint.info()) {
             if (gives_bits(options)) {
@@ -248,7 +249,7 @@ std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkp
         engine::input_error("--wbits, --abits, --bits: have no effect on ", checkpoint.path(),
                             ", which holds a full-precision model; leave them out");
     }
-    const LoadReport report = checkpoint.load_parameters(*model, {.other_size = true});
+    const LoadReport report = checkpoint.load_parameters(*model, {.other_size = true, .codes = codes});
     require_finite(*model, checkpoint.path());
     if (!report.exact()) {
         for (std::string& line : report.table(checkpoint.path(), model->config().name)) {
@@ -294,7 +295,7 @@ int64_t parameter_count(const nn::Model& model) {
     int64_t count = 0;
     std::set<const void*> counted;  // a block of SReT has two names
     for (const nn::NamedParameter& p : model.parameters()) {
-        if (counted.insert(p.parameter.value().raw()).second) count += p.parameter.shape().numel();
+        if (counted.insert(p.parameter.value().memory_id()).second) count += p.parameter.shape().numel();
     }
     return count;
 }

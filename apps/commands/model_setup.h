@@ -51,9 +51,11 @@ nn::ModelConfig loaded_config(const Options& options, const Checkpoint& checkpoi
 /// The model of a checkpoint in evaluation mode, with its quantizers. Sizes and bit widths that the file does
 /// not record come from the flags. `classes` is the data set's class count, 0 without one: then a file of
 /// another program decides. What was converted is added to `notes`. Throws Error(Fault::input) where the file
-/// does not fit.
+/// does not fit. With `codes` the weights of a packed file stay integer codes where all products can be
+/// integer (LoadRules::codes).
 std::unique_ptr<nn::Model> load_model(Options& options, const Checkpoint& checkpoint, int64_t classes,
-                                      const Compute& compute, std::vector<std::string>& notes);
+                                      const Compute& compute, std::vector<std::string>& notes,
+                                      bool codes = false);
 
 inline constexpr const char* kCentralCrop = "0.875";  // 224 of 256
 

@@ -143,7 +143,7 @@ int command_predict(Options& options) {
     const auto pictures = data::open_pictures(flags.images);
     const Checkpoint checkpoint(flags.checkpoint, "CKPT");
     std::vector<std::string> notes;
-    const auto model = load_model(options, checkpoint, 0, compute, notes);
+    const auto model = load_model(options, checkpoint, 0, compute, notes, compute.integer != Integer::never);
     for (const std::string& note : notes) std::cerr << note << std::endl;
     settle_integer(options.run, *model, compute);
     const int64_t classes = model->config().num_classes, image_size = model->config().img_size;

@@ -7,6 +7,7 @@
 #include "data/elements.h"
 #include "engine/check.h"
 #include "quant/attach.h"
+#include "quant/weight_pass.h"
 
 namespace vvtq::apps {
 namespace {
@@ -76,6 +77,29 @@ std::string Checkpoint::misfits(const nn::ModelConfig& config) const {
     return StateLoad(file_, path_, *model, {.steps = false}).report().misfits();
 }
 
+namespace {
+
+/// A weight's codes in a file, and whose they are.
+struct StoredCodes {
+    nn::QuantizerSlot* slot;
+    std::function<std::vector<int8_t>()> codes;
+};
+
+/// By the memory of the weights; empty where the file lacks those of one.
+std::map<const void*, StoredCodes> stored_codes(const StateLoad& load, nn::Model& model) {
+    std::map<const void*, StoredCodes> found;
+    for (const auto& [path, slot] : quant::slots(model)) {
+        if (slot->values() != nn::Values::weight || slot->idle()) continue;
+        if (slot->get() == nullptr) return {};
+        const auto codes = load.codes(path + ".weight", slot->get()->describe().bits);
+        if (!codes) return {};
+        found[slot->weight().value().memory_id()] = {slot, codes};
+    }
+    return found;
+}
+
+}  // namespace
+
 LoadReport Checkpoint::load_parameters(nn::Model& model, const LoadRules& rules) const {
     const StateLoad load(file_, path_, model, rules);
     const LoadReport& report = load.report();
@@ -88,10 +112,16 @@ LoadReport Checkpoint::load_parameters(nn::Model& model, const LoadRules& rules)
         engine::input_error(flag_, ": ", path_, " has nothing of ", model.config().name,
                             "; name a checkpoint of this model");
     }
-    for (nn::NamedParameter& p : model.parameters()) {
+    const auto fill = [&load](nn::NamedParameter& p) {
         const nn::Tensor& value = p.parameter.value();
         const auto stored = load.tensor(p.name, value.shape(), value.dtype());
         if (stored) p.parameter.set_value(stored->to(value.device()));
+    };
+    std::map<const void*, StoredCodes> codes;  // by the weights' memory
+    if (rules.codes) codes = stored_codes(load, model);
+    std::vector<nn::NamedParameter> weights;  // of these
+    for (nn::NamedParameter& p : model.parameters()) {
+        codes.count(p.parameter.value().memory_id()) != 0 ? weights.push_back(p) : fill(p);
     }
     for (const auto& [name, buffer] : model.buffers()) {
         const auto stored = load.tensor(name, buffer.shape(), buffer.dtype());
@@ -99,6 +129,12 @@ LoadReport Checkpoint::load_parameters(nn::Model& model, const LoadRules& rules)
     }
     for (const auto& [path, slot] : quant::slots(model)) {
         if (slot->get() != nullptr && load.complete(path)) slot->get()->state_loaded();
+    }
+    quant::WeightPass* pass = quant::weight_pass_of(model);
+    if (pass != nullptr && quant::has_integer_products(model)) {
+        for (const auto& [memory, stored] : codes) pass->keep_codes(*stored.slot, stored.codes());
+    } else {
+        for (nn::NamedParameter& p : weights) fill(p);
     }
     return report;
 }

@@ -13,7 +13,8 @@ bool is_finite(const nn::Tensor& x) {
 
 std::string parameter_not_finite(const nn::Model& model) {
     for (const nn::NamedParameter& p : model.parameters()) {
-        if (!is_finite(p.parameter.value())) return p.name;
+        const nn::Tensor& value = p.parameter.value();
+        if (value.has_memory() && !is_finite(value)) return p.name;
     }
     return "";
 }

@@ -107,10 +107,11 @@ class Reader {
 
     std::map<std::string, data::StateFile::Entry> entries() {
         std::map<std::string, data::StateFile::Entry> all;
-        const auto add = [&](const Line& line, std::function<std::vector<float>()> computed) {
-            const bool added = all.emplace(line.name, data::StateFile::Entry{"F32", line.shape, line.name,
-                                                                             std::move(computed)})
-                                   .second;
+        const auto add = [&](const Line& line, std::function<std::vector<float>()> computed,
+                             std::function<std::vector<int8_t>()> codes = {}) {
+            const data::StateFile::Entry entry{"F32",     line.shape,      line.name, std::move(computed),
+                                               line.bits, std::move(codes)};
+            const bool added = all.emplace(line.name, entry).second;
             if (!added) fail("its table names '", data::printable(line.name), "' twice");
         };
         for (const char* tensor : kFloats) {
@@ -122,7 +123,7 @@ class Reader {
             if (all.count(steps) == 0) no_parameters.insert(steps = beside(line.name, "scale"));
             const auto found = all.find(steps);
             if (found == all.end()) fail("it has no steps for '", data::printable(line.name), "'");
-            add(line, weight(line, found->second.computed));
+            add(line, weight(line, found->second.computed), codes(line));
         }
         for (const std::string& name : no_parameters) all.erase(name);
         return all;
@@ -147,11 +148,17 @@ class Reader {
         };
     }
 
+    std::function<std::vector<int8_t>()> codes(const Line& line) const {
+        return [stored = stored_, line] {
+            const auto bytes = stored->bytes(kCodes).subspan(line.begin, line.end - line.begin);
+            return quant::unpack_codes(bytes, line.count, line.bits);
+        };
+    }
+
     std::function<std::vector<float>()> weight(const Line& line,
                                                std::function<std::vector<float>()> steps) const {
-        return [stored = stored_, line, steps = std::move(steps)] {
-            const auto bytes = stored->bytes(kCodes).subspan(line.begin, line.end - line.begin);
-            const std::vector<int8_t> codes = quant::unpack_codes(bytes, line.count, line.bits);
+        return [codes_of = codes(line), line, steps = std::move(steps)] {
+            const std::vector<int8_t> codes = codes_of();
             const std::vector<float> a = steps();
             std::vector<float> values(codes.size());
             for (size_t i = 0; i < values.size(); ++i) {

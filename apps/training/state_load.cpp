@@ -272,6 +272,14 @@ std::optional<nn::Tensor> StateLoad::tensor(const std::string& name, const engin
     return tensor;
 }
 
+std::function<std::vector<int8_t>()> StateLoad::codes(const std::string& name, int bits) const {
+    const auto found = sources_.find(name);
+    if (found == sources_.end()) return {};
+    const data::StateFile::Entry& entry = file_.entry(found->second.place.name);
+    const bool whole = found->second.place.parts == 1 && !found->second.grid;
+    return whole && entry.bits == bits ? entry.codes : nullptr;
+}
+
 bool StateLoad::complete(const std::string& quantizer) const {
     return std::all_of(quantizers_.begin(), quantizers_.end(), [&](const auto& state) {
         return state.second.path != quantizer || sources_.count(state.first) != 0;

@@ -25,6 +25,8 @@ struct LoadRules {
     bool other_classes = false;  // a classifier of other classes starts anew
     bool other_size = false;     // position grids of other sizes are interpolated
     bool partial = false;        // what is missing or misfits starts anew, the unexpected is left out
+    bool codes = false;  // weights stay integer codes where the file has those of all, and all products of
+                         // the model can be integer: for nn::IntegerInference alone
 };
 
 /// A tensor and what is to say of it.
@@ -60,6 +62,8 @@ class StateLoad {
     /// The values for the model's tensor `name`; nothing where it keeps its start value.
     std::optional<nn::Tensor> tensor(const std::string& name, const engine::Shape& shape,
                                      engine::DType dtype) const;
+    /// The integer codes of the weight `name`, where the file has them with so many bits; else nothing.
+    std::function<std::vector<int8_t>()> codes(const std::string& name, int bits) const;
     /// Whether every tensor below the path `quantizer` has a value.
     bool complete(const std::string& quantizer) const;
 
