@@ -38,7 +38,7 @@ std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots(nn::Module& model)
 std::vector<std::pair<std::string, nn::QuantizerSlot*>> slots_by_path(nn::Module& model);
 
 /// Whether every slot that the model uses has a quantizer of integer codes with one step, so that its
-/// products can be integer (nn::IntegerInference).
+/// products can be integer (nn::Products::integers).
 bool has_integer_products(nn::Module& model);
 
 /// The full names under which state files may hold the quantizers of `model`, whether or not it has them: of

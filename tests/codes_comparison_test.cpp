@@ -10,7 +10,7 @@
 #include "apps/commands/training_setup.h"
 #include "autograd/trace.h"
 #include "data/dataset.h"
-#include "nn/integer_inference.h"
+#include "nn/inference.h"
 #include "tests/catch.h"
 
 using namespace vvtq;
@@ -65,7 +65,7 @@ class Comparison {
   public:
     void add(nn::Model& model, const Tensor& pictures) {
         const Outputs floats = outputs_of(model, pictures);
-        const nn::IntegerInference integer(model);
+        const nn::Inference inference(model, engine::DType::f32, nn::Products::integers);
         const Outputs codes = outputs_of(model, pictures);
         for (const std::string& name : codes.names) {
             const auto other = floats.of.find(name);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -141,7 +142,16 @@ bool Running::wait_until(const std::function<bool()>& holds) {
     return false;
 }
 
-void Running::signal(int number) const { kill(pid_, number); }
+void Running::signal(int number) const {
+    if (!done_) kill(pid_, number);
+}
+
+void Running::stop() const {
+    signal(SIGSTOP);
+    siginfo_t info{};
+    while (waitid(P_PID, static_cast<id_t>(pid_), &info, WSTOPPED | WEXITED | WNOWAIT) != 0 && errno == EINTR) {
+    }
+}
 
 Ended Running::wait() {
     if (!done_) {

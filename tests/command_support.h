@@ -31,6 +31,8 @@ class Running {
     /// The same of any condition.
     bool wait_until(const std::function<bool()>& holds);
     void signal(int number) const;
+    /// Stops it until SIGCONT; returns when it stands still or has ended.
+    void stop() const;
     pid_t pid() const { return pid_; }
     std::string err() const;
     bool ended();

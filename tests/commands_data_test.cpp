@@ -63,12 +63,12 @@ TEST_CASE("folders of pictures: pretrain, softlabel, and train at two bits with 
     const Cifar cifar;
     // The recipe's augmentations, as strong as these few pictures bear.
     cifar.done(
-        "pretrain --lr 3e-3 --epochs 120 --aa rand-m3-mstd0.5-inc1 --reprob 0.1 --mixup 0.2 --cutmix 0.2 "
+        "pretrain --lr 3e-3 --epochs 240 --aa rand-m3-mstd0.5-inc1 --reprob 0.1 --mixup 0.2 --cutmix 0.2 "
         "--mixup-prob 0.3 --repeated-aug --train-interpolation random --scale 0.8 1.0 --hflip 0" +
         std::string(kModel) + "--save_checkpoint_path " + cifar.scratch / "fp");
     const std::string measured = cifar.done("train --evaluate --resume " + cifar.checkpoint("fp"));
     INFO(measured);
-    CHECK(last_accuracy(measured) > 60.0);  // of ten classes; most of the time all are right
+    CHECK(last_accuracy(measured) > 60.0);  // of ten classes; seeds 0 to 7: 92.5 to 100
     cifar.done(cifar.softlabel("labels", "--form tree --hflip 0"));
     const std::string trained =
         cifar.done("train --wbits 2 --abits 2 --reg --num_crops 2 --lr 1e-3 --epochs 16 --finetune " +

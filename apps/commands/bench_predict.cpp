@@ -15,7 +15,7 @@
 #include "engine/check.h"
 #include "engine/random.h"
 #include "engine/threads.h"
-#include "nn/integer_inference.h"
+#include "nn/inference.h"
 #include "quant/attach.h"
 
 namespace vvtq::apps {
@@ -57,18 +57,7 @@ struct Subject {
     std::map<int64_t, double> peak_mib;  // by batch size
 
     bool integer() const { return precision == "int8"; }
-};
-
-/// While it lives, the subject's forward passes compute as its precision says, off the tape.
-class Computing {
-  public:
-    explicit Computing(const Subject& subject) {
-        if (subject.integer()) integer_.emplace(*subject.model);
-    }
-
-  private:
-    autograd::NoGrad off_tape_;
-    std::optional<nn::IntegerInference> integer_;
+    nn::Products products() const { return integer() ? nn::Products::integers : nn::Products::floats; }
 };
 
 /// What is measured of a subject at one number of threads and one batch size.
@@ -281,7 +270,7 @@ void measure_memory(Bench& bench, const std::vector<int64_t>& batches, uint64_t 
         for (const int64_t batch : batches) {
             const auto peak = peak_mib([&] {
                 subject.model = bench.make(subject);
-                const Computing computing(subject);
+                const nn::Inference inference(*subject.model, kCompute.dtype, subject.products());
                 Pass{&subject, random_batch(kCompute, bench.config, batch, seed)}.forward();
             });
             if (peak) subject.peak_mib[batch] = *peak;
@@ -341,7 +330,8 @@ int command_bench_predict(Options& options) {
     for (int turn = 0; turn < options.bench.turns && !interrupted(); ++turn) {
         for (size_t i = 0; i < all.size(); ++i) {
             const size_t p = i % passes.size();
-            const Computing computing(*passes[p].subject);
+            const Subject& subject = *passes[p].subject;
+            const nn::Inference inference(*subject.model, kCompute.dtype, subject.products());
             engine::set_threads(static_cast<int>(all[i].threads));
             take_turn([&] { passes[p].forward(); }, all[i].ms);
             take_turn([&] { products[p].run(); }, all[i].products_ms);

@@ -10,7 +10,7 @@
 #include "apps/training/memory_fit.h"
 #include "engine/device.h"
 #include "engine/threads.h"
-#include "nn/integer_inference.h"
+#include "nn/inference.h"
 
 namespace vvtq::apps {
 namespace {
@@ -87,7 +87,6 @@ Times measure(const Options& options, BenchModel& bench, const Processes& proces
     const auto work = [&] {
         processes.progress(false);
         if (options.run.evaluate) {
-            const autograd::NoGrad off_tape;
             bench.model->forward(bench.place->pictures(bench.compute.dtype));
         } else {
             step.submit(bench.rates);
@@ -101,8 +100,10 @@ Times measure(const Options& options, BenchModel& bench, const Processes& proces
     };
     const auto settle = [&] { take_until(0); };
     bench.model->train(!options.run.evaluate);
-    std::optional<nn::IntegerInference> integer;
-    if (options.run.evaluate && bench.compute.integer == Integer::always) integer.emplace(*bench.model);
+    std::optional<nn::Inference> inference;
+    if (options.run.evaluate) {
+        inference.emplace(*bench.model, bench.compute.dtype, bench.compute.products());
+    }
     engine::Pool& pool = engine::pool(bench.compute.device);
     pool.trim();
     pool.reset_peak();

@@ -17,7 +17,7 @@
 #include "apps/training/log.h"
 #include "data/bytes.h"
 #include "engine/check.h"
-#include "nn/integer_inference.h"
+#include "nn/inference.h"
 
 namespace vvtq::apps {
 namespace {
@@ -152,9 +152,7 @@ int command_predict(Options& options) {
     data::Loader loader(*pictures, picture_loader(options, checkpoint, image_size));
     const int64_t most = std::min<int64_t>(options.data.batch_size, pictures->size());
     DeviceBatch place(compute.device, most, image_size, classes, false);
-    const autograd::NoGrad off_tape;
-    std::optional<nn::IntegerInference> integer;
-    if (compute.integer == Integer::always) integer.emplace(*model);
+    const nn::Inference inference(*model, compute.dtype, compute.products());
     Bar bar;
     loader.start(0);
     data::Batch batch;

@@ -11,7 +11,7 @@
 #include "apps/training/readback.h"
 #include "autograd/ops.h"
 #include "nn/evaluation_mode.h"
-#include "nn/integer_inference.h"
+#include "nn/inference.h"
 #include "nn/losses.h"
 #include "quant/bin_regularizer.h"
 
@@ -68,9 +68,7 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
     Meter time("Time", "%6.3f"), losses("Loss", "%.4e"), top1("Acc@1", "%6.2f"), top5("Acc@5", "%6.2f");
     const nn::EvaluationMode evaluation(model);
     quant::regularize(model, false);
-    const autograd::NoGrad off_tape;
-    std::optional<nn::IntegerInference> integer;
-    if (compute.integer == Integer::always) integer.emplace(model);
+    const nn::Inference inference(model, compute.dtype, compute.products());
     loader.start(0);
     Stopwatch watch;
     data::Batch batch;

@@ -26,7 +26,7 @@ struct LoadRules {
     bool other_size = false;     // position grids of other sizes are interpolated
     bool partial = false;        // what is missing or misfits starts anew, the unexpected is left out
     bool codes = false;  // weights stay integer codes where the file has those of all, and all products of
-                         // the model can be integer: for nn::IntegerInference alone
+                         // the model can be integer: for nn::Products::integers
 };
 
 /// A tensor and what is to say of it.

@@ -1,7 +1,7 @@
 // A packed file whose weights stay integer codes gives the logits of the model it was made of.
 #include "apps/training/checkpoint.h"
 #include "apps/training/packed_file.h"
-#include "nn/integer_inference.h"
+#include "nn/inference.h"
 #include "quant/weight_pass.h"
 #include "tests/catch.h"
 #include "tests/unit/data_support.h"
@@ -55,7 +55,7 @@ TEST_CASE("weights of a packed file stay codes for integer inference") {
     const Tensor pictures = noise({3, 3, 32, 32}, 7);
     const std::vector<double> expected = logits(*original, pictures);
     for (int i = 0; i < 2; ++i) {
-        const nn::IntegerInference integer(*model);
+        const nn::Inference inference(*model, engine::DType::f32, nn::Products::integers);
         CHECK(logits(*model, pictures) == expected);
         CHECK(logits(*model, pictures) == expected);
     }
@@ -87,7 +87,7 @@ TEST_CASE("codes of another width than the model's are read as floats") {
     CHECK(float_weights(*model) > 0);
     const Tensor pictures = noise({2, 3, 32, 32}, 7);
     const std::vector<double> expected = logits(*model, pictures);
-    const nn::IntegerInference integer(*model);
+    const nn::Inference inference(*model, engine::DType::f32, nn::Products::integers);
     CHECK(logits(*model, pictures) == expected);
 }
 

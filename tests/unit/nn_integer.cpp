@@ -1,5 +1,5 @@
 // Integer inference gives the logits of the f32 forward pass.
-#include "nn/integer_inference.h"
+#include "nn/inference.h"
 
 #include "engine/threads.h"
 #include "tests/catch.h"
@@ -9,7 +9,7 @@ namespace vvtq::tests {
 namespace {
 
 std::vector<double> integer_logits(nn::Model& model, const Tensor& pictures) {
-    const nn::IntegerInference integer(model);
+    const nn::Inference inference(model, engine::DType::f32, nn::Products::integers);
     model.forward(pictures);  // the second pass takes the same weights
     return model.forward(pictures).value().to_vector();
 }
