@@ -3,8 +3,10 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "data/jpeg.h"
 #include "data/memory_share.h"
@@ -18,8 +20,13 @@ class PictureReader {
     /// Reads a file and its header. Errors: input_error naming the file where it cannot be read, is damaged,
     /// or is of an unknown type; of such a file only the first bytes are read.
     void open_file(const std::string& path);
+    /// The same of a part of a file: `read` fills its `size` bytes. `name` appears in messages.
+    void open_with(const std::string& name, uint64_t size,
+                   const std::function<void(std::span<uint8_t>)>& read);
     /// The same of a file in memory that lasts until the next open; `name` appears in messages.
     void open_bytes(std::span<const uint8_t> bytes, const std::string& name);
+    /// Hands over the bytes of the file that open_file opened; nothing is open then.
+    Bytes take_file() { return std::exchange(file_, {}); }
     /// A picture that is decoded already; `image` must last until the next open or show.
     void show(const Image& image);
     /// The same of pixels (height, width, channels), channels 3 or 1 (gray); they are copied.

@@ -29,6 +29,12 @@ int command_inspect(Options& options);
 /// `vvtq convert`: writes a checkpoint in another container, or with another program's names.
 int command_convert(Options& options);
 
+/// `vvtq pack`: writes the pictures of a folder into tar shards with an index.
+int command_pack(Options& options);
+
+/// `vvtq unpack`: writes the pictures of shards into a folder.
+int command_unpack(Options& options);
+
 /// `vvtq export`: writes a model as a packed file or as ONNX.
 int command_export(Options& options);
 

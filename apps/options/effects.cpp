@@ -161,6 +161,7 @@ void check_effects(const Options& o) {
     if (o.command == "softlabel") check_labelling(given, o);
     if (o.command == "convert") check_conversion(given, o);
     if (o.command == "export") check_export(given, o);
+    if (o.command == "pack" && o.pack.resize == 0) given.useless({"--quality"}, "without --resize");
     if (o.command == "inspect") check_inspection(given, o);
     if (!o.run.evaluate) check_pictures(given, o);
     check_oscillation(given, o);

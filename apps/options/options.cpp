@@ -130,6 +130,9 @@ void check_ranges(const Options& o) {
     require(o.run.keep >= 0 && o.run.keep <= 1000000, "--keep", "0..1000000");
     require(one_of(o.run.on_nan, {"stop", "skip"}), "--on-nan", "stop or skip");
     require(o.run.print_freq >= 1, "--print-freq", "at least 1");
+    require(o.pack.resize == 0 || in_range(o.pack.resize, 16, 65500), "--resize", "0 or 16..65500");
+    require(in_range(o.pack.quality, 1, 100), "--quality", "1..100");
+    require(in_range(static_cast<double>(o.pack.shard_size), 1, 1e6), "--shard-size", "1..1000000 (MB)");
     require(one_of(o.exporting.input, {"float", "pixels"}), "--input", "float or pixels");
     require(one_of(o.exporting.style, {"uint8", "int8-clip", "native"}), "--style",
             "uint8, int8-clip or native");

@@ -127,6 +127,13 @@ struct ParallelFlags {
     std::string reduce_precision = "fp32";
 };
 
+struct PackFlags {
+    std::string dir, out;
+    int resize = 0;  // 0: pictures stay as they are
+    int quality = 95;
+    int64_t shard_size = 1000;  // MB
+};
+
 struct ConvertFlags {
     std::string input, output;
     bool drop_optimizer = false;
@@ -184,6 +191,7 @@ struct Options {
     LaunchFlags launch;
     ParallelFlags parallel;
     BenchFlags bench;
+    PackFlags pack;
     ConvertFlags convert;
     ExportFlags exporting;
     PredictFlags predict;
