@@ -100,11 +100,18 @@ void Loader::stop() {
     stopping_ = false;
 }
 
+bool Loader::all_begun() {
+    const std::lock_guard lock(mutex_);
+    return claimed_ == batches_;
+}
+
 void Loader::start(uint64_t epoch, int64_t first) {
+    if (untouched_ && epoch_ == epoch && first_ == first) return;
     stop();
     VVTQ_CHECK(first >= 0 && first <= batches_, "batch ", first, " of ", batches_);
-    started_ = true;
+    started_ = untouched_ = true;
     epoch_ = epoch;
+    first_ = first;
     consumed_ = claimed_ = first;
     skipped_ = 0;
     const bool shuffled = options_.mode == LoaderMode::training || options_.mode == LoaderMode::labelled;
@@ -125,6 +132,7 @@ void Loader::start(uint64_t epoch, int64_t first) {
             threads_.emplace_back([this] { work(); });
         } catch (const std::system_error& error) {
             stop();
+            untouched_ = false;
             engine::run_error("cannot start ", options_.workers, " loading threads, the system gave ", i,
                               " (", error.code().message(),
                               "): lower `workers`, or raise the limit of threads");
@@ -184,6 +192,7 @@ bool Loader::take(Batch& batch) {
 
 bool Loader::next(Batch& batch) {
     VVTQ_CHECK(started_, "call start() first");
+    untouched_ = false;
     while (consumed_ < batches_) {
         if (!take(batch)) return false;
         if (skipped_ == 0 && !batch.skipped.empty()) first_skipped_ = batch.skipped.front();

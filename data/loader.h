@@ -110,10 +110,16 @@ class Loader {
     Loader& operator=(const Loader&) = delete;
     ~Loader();
 
+    const Dataset& dataset() const { return dataset_; }
+    const LoaderOptions& options() const { return options_; }
     /// Batches of this process in an epoch.
     int64_t batches() const { return batches_; }
-    /// Begins `epoch`; its order and crops depend on (seed, epoch) alone. Begins at batch `first`.
+    /// Begins `epoch`; its order and crops depend on (seed, epoch) alone. Begins at batch `first`. Workers
+    /// begin at once, so this may be called long before the first next(); a second call with the same
+    /// arguments before it does nothing.
     void start(uint64_t epoch, int64_t first = 0);
+    /// Whether workers have begun all batches of the epoch, so that some have nothing more to do in it.
+    bool all_begun();
     /// The next batch with a crop in it, false at the end of the epoch, or where it was interrupted. Memory
     /// of `batch` is used again. Rethrows what a worker threw.
     bool next(Batch& batch);
@@ -179,10 +185,12 @@ class Loader {
     std::vector<int64_t> places_;  // of a batch, those that this process makes; training, labelled
 
     bool started_ = false;
+    bool untouched_ = false;  // since start(), no batch was asked for
     uint64_t epoch_ = 0;
     std::vector<int64_t> order_;  // of pictures, where shuffled
-    int64_t consumed_ = 0;        // batches handed out; guarded by mutex_ while threads run
-    int64_t claimed_ = 0;         // batches taken by workers; guarded by mutex_
+    int64_t first_ = 0;
+    int64_t consumed_ = 0;  // batches handed out; guarded by mutex_ while threads run
+    int64_t claimed_ = 0;   // batches taken by workers; guarded by mutex_
     std::atomic<bool> stopping_{false};
     std::mutex mutex_;
     std::condition_variable room_;   // a slot became free, or stopping

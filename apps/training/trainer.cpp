@@ -6,7 +6,6 @@
 #include <optional>
 #include <utility>
 
-#include "apps/training/evaluate.h"
 #include "apps/training/explain.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/memory_fit.h"
@@ -269,6 +268,7 @@ Outcome Trainer::run_pass(const Pass& pass) {
         meters.data.update(meters.waiting.lap());
         place_->load(batch);
         step_->submit(rates_of(pass, info_.step));
+        if (evaluation_ == nullptr && batches.all_begun()) start_evaluation();
         ++info_.batch;
         ++info_.step;
         while (step_->pending() > ahead) account(pass, meters);
@@ -281,12 +281,41 @@ Outcome Trainer::run_pass(const Pass& pass) {
             processes_.exchange("");  // the others wait here, however long it takes
         }
     }
+    start_next_pass();
     account_all(pass, meters);
     if (stopping()) return stop(pass, meters);  // while waiting for a batch, too
     check_state_finite(model_, optimizer_);
     optimizer_.clear_grad();
-    step_.reset();  // what its graph holds serves the evaluation
     return end_pass(pass);
+}
+
+void Trainer::start_evaluation() {
+    evaluation_ = std::make_unique<data::Loader>(*data_.evaluation, options_.evaluation);
+    evaluation_->start(0);
+}
+
+void Trainer::start_next_pass() {
+    if (stopping() || at_step_limit() || next_pass_ + 1 >= passes_.size()) return;
+    const Pass& next = passes_[next_pass_ + 1];
+    loader(next.crops).start(static_cast<uint64_t>(next.epoch));
+}
+
+std::optional<Accuracy> Trainer::measure() {
+    if (evaluation_ == nullptr) start_evaluation();
+    const auto evaluated = [&] {
+        return evaluate(model_, *evaluation_, compute_, log_, options_.print_freq, processes_);
+    };
+    std::optional<Accuracy> accuracy;
+    try {
+        accuracy = evaluated();
+    } catch (const engine::OutOfMemory&) {
+        step_.reset();  // what its graph holds serves the evaluation
+        accuracy = evaluated();
+    }
+    evaluation_.reset();
+    const std::vector<std::string> kept = processes_.exchange(step_ != nullptr ? "kept" : "");
+    if (std::count(kept.begin(), kept.end(), "") > 0) step_.reset();  // all record a step, or none
+    return accuracy;
 }
 
 Outcome Trainer::end_pass(const Pass& pass) {
@@ -298,8 +327,7 @@ Outcome Trainer::end_pass(const Pass& pass) {
     std::optional<Accuracy> accuracy;
     try {
         share_buffers(model_, processes_);
-        accuracy = evaluate(model_, *data_.evaluation, options_.evaluation, compute_, log_,
-                            options_.print_freq, processes_);
+        accuracy = measure();
     } catch (const engine::Error& error) {
         if (error.fault() == engine::Fault::input) save(kCheckpoint);
         stop_at(error);

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "apps/training/checkpoint.h"
+#include "apps/training/evaluate.h"
 #include "apps/training/guards.h"
 #include "apps/training/log.h"
 #include "apps/training/meters.h"
@@ -74,6 +76,11 @@ class Trainer {
     /// Rethrows `error` with the place of the state that was saved before.
     [[noreturn]] void stop_at(const engine::Error& error);
     data::Loader& loader(int crops);
+    /// Lets the workers of the next evaluation or pass begin, before it does.
+    void start_evaluation();
+    void start_next_pass();
+    /// Evaluates; where memory is short, without the recorded step.
+    std::optional<Accuracy> measure();
 
     const TrainingOptions& options_;
     const TrainingData& data_;
@@ -97,6 +104,7 @@ class Trainer {
     std::string last_checkpoint_;  // empty before the first
     std::string not_saved_;        // why the latest state is not in checkpoint.safetensors
     std::unique_ptr<data::Loader> single_, several_;  // made when first needed
+    std::unique_ptr<data::Loader> evaluation_;        // from the end of a pass to that of its evaluation
 };
 
 }  // namespace vvtq::apps
