@@ -44,7 +44,8 @@ const std::map<std::string, int (*)(Options&)> kCommands = {{"pretrain", shared<
                                                             {"unpack", alone<command_unpack>},
                                                             {"bench op", alone<command_bench_op>},
                                                             {"bench predict", alone<command_bench_predict>},
-                                                            {"bench loader", alone<command_bench_loader>}};
+                                                            {"bench loader", alone<command_bench_loader>},
+                                                            {"bench train", alone<command_bench_train>}};
 
 int run(Options& options) {
     if (options.command.empty()) std::cout << options.help;

@@ -274,6 +274,7 @@ void Loader::make(int64_t index, Batch& batch, Worker& worker) {
     using Clock = std::chrono::steady_clock;
     const auto began = Clock::now();
     const auto jpeg_before = worker.reader.jpeg_time();
+    const auto resample_before = worker.resample_time;
     const bool whole_batches = places_.empty();  // shared out batch by batch
     const int64_t number = whole_batches ? index * options_.processes + options_.process : index;
     list_items(number, worker.items);
@@ -285,6 +286,9 @@ void Loader::make(int64_t index, Batch& batch, Worker& worker) {
     batch.size = 0;
     batch.image_size = options_.image_size;
     batch.classes = dataset_.classes();
+    if (batch.pixels.get_allocator().device() != options_.device) {
+        batch.pixels = Batch::Pixels(engine::HostAllocator<uint8_t>(options_.device));
+    }
     batch.pixels.resize(size * 3 * side * side);
     batch.pictures.resize(size);
     batch.places = places_;
@@ -311,6 +315,7 @@ void Loader::make(int64_t index, Batch& batch, Worker& worker) {
     }
     if (mixed) mix(number, batch);
     busy_time_ += std::chrono::nanoseconds(Clock::now() - began).count();
+    resample_time_ += std::chrono::nanoseconds(worker.resample_time - resample_before).count();
     jpeg_time_ += std::chrono::nanoseconds(worker.reader.jpeg_time() - jpeg_before).count();
 }
 

@@ -94,7 +94,7 @@ void PictureReader::show(int height, int width, int channels, const uint8_t* pix
     show(decoded_);
 }
 
-const Canvas& PictureReader::decode(const Box& needed, uint64_t scratch) {
+const Canvas& PictureReader::decode(const Box& needed, uint64_t scratch, int reduce) {
     Box box{std::clamp(needed.top, 0, height_ - 1), std::clamp(needed.left, 0, width_ - 1), 0, 0};
     box.height = std::clamp(needed.top + needed.height, box.top + 1, height_) - box.top;
     box.width = std::clamp(needed.left + needed.width, box.left + 1, width_) - box.left;
@@ -104,9 +104,9 @@ const Canvas& PictureReader::decode(const Box& needed, uint64_t scratch) {
             paint(*shown_, box, canvas_);
             break;
         case Type::jpeg: {
-            take(jpeg_.memory(box));
+            take(jpeg_.memory(box, reduce));
             const auto began = Clock::now();
-            jpeg_.decode(box, canvas_);
+            jpeg_.decode(box, canvas_, reduce);
             jpeg_time_ += Clock::now() - began;
             break;
         }

@@ -36,10 +36,11 @@ class PictureReader {
     int width() const { return width_; }
 
     /// The pixels of at least `needed`, which is cut to what lies inside of the picture (of a box outside of
-    /// it, any pixel). To be called once a picture. Waits while other threads decode pictures that are large
-    /// for their files, until close(); `scratch` is the memory that the caller takes until then. Errors:
-    /// input_error where the pixels are damaged, or take too much memory (data/memory_share.h).
-    const Canvas& decode(const Box& needed, uint64_t scratch = 0);
+    /// it, any pixel). To be called once a picture. reduce 2, 4 or 8: of a JPEG, and of it alone, as
+    /// JpegReader::decode makes them; the canvas says whether. Waits while other threads decode pictures that
+    /// are large for their files, until close(); `scratch` is the memory that the caller takes until then.
+    /// Errors: input_error where the pixels are damaged, or take too much memory (data/memory_share.h).
+    const Canvas& decode(const Box& needed, uint64_t scratch = 0, int reduce = 1);
     /// All pixels. To be called once a picture, instead of decode().
     Image whole();
     /// Ends the use of a picture, and frees the memory of one that others may wait for. open calls it too.

@@ -48,6 +48,9 @@ int command_bench_op(Options& options);
 /// of threads and batch size.
 int command_bench_predict(Options& options);
 
+/// `vvtq bench train`: prints one line of JSON for each number of workers.
+int command_bench_train(Options& options);
+
 /// `vvtq bench loader`: prints one line of JSON.
 int command_bench_loader(Options& options);
 

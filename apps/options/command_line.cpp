@@ -246,9 +246,27 @@ void define_bench_loader(FlagTable& flags, Options& o) {
     flags.add("--img-size", o.bench.img_size, "side of a crop");
     flags.add("-b,--batch-size", o.data.batch_size, "crops in a batch");
     flags.add("-j,--workers", o.data.workers, "loading threads");
+    add_decode(flags, o.data);
     flags.group("Run");
     flags.add("--seconds", o.bench.seconds, "length of the measurement");
     flags.add("--seed", o.run.seed, "decides which crops are drawn");
+}
+
+void define_bench_train(FlagTable& flags, Options& o) {
+    o.model.name = "deit_tiny_patch16_224_quant";
+    flags.group("Data");
+    flags.add("dir,--data", o.bench.dir, "folder with train/<class>/, or packed");
+    flags.add("--dataset", o.data.dataset, "folder, fashion-mnist or cifar10");
+    flags.add("--crops", o.bench.crops, "crops of each picture");
+    flags.add("-b,--batch-size", o.data.batch_size, "crops in a batch");
+    flags.add("-j,--workers", o.bench.workers, "loading threads; each number is measured");
+    add_decode(flags, o.data);
+    add_model(flags, o.model, false);
+    flags.add("--num_classes", o.model.num_classes, "0: as many as the data set has");
+    add_quantizer(flags, o.quantizer);
+    flags.group("Run");
+    flags.add("--seconds", o.bench.seconds, "length of each measurement");
+    add_run(flags, o.run);
 }
 
 /// Where --config gave the flag that `message` begins with; empty where the command line did.
@@ -295,6 +313,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         {bench, "op", define_bench_op, "time the kernels of a step one by one, beside the device's ceilings"},
         {bench, "predict", define_bench_predict,
          "time predictions on the CPU beside a model in floats; sizes of files, memory"},
+        {bench, "train", define_bench_train, "time training end to end, beside the step alone"},
         {bench, "loader", define_bench_loader, "count the crops a second that pictures in folders give"},
     };
     // Defaults depend on the command, so only the named one gets its flags.
@@ -314,7 +333,7 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         engine::input_error("unknown command ", arguments[0],
                             "; commands are pretrain, softlabel, train, predict, inspect, pack, unpack, "
                             "convert, export, bench "
-                            "step, bench op, bench predict, bench loader");
+                            "step, bench op, bench predict, bench loader, bench train");
     }
     std::vector<std::string> words = table != nullptr ? table->in_own_spelling(arguments) : arguments;
     std::reverse(words.begin(), words.end());  // as CLI11 takes them

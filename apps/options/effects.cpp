@@ -59,6 +59,9 @@ void check_augmentation(const Given& given, const Options& o) {
 }
 
 void check_pictures(const Given& given, const Options& o) {
+    if (o.data.dataset == "fashion-mnist" && o.data.decode == "fast") {
+        given.useless({"--decode"}, "with --dataset fashion-mnist, which holds no JPEGs");
+    }
     if (o.data.dataset == "fashion-mnist" && o.data.on_bad_image == "skip") {
         given.useless({"--on-bad-image"}, "with --dataset fashion-mnist, whose files are read whole");
     }

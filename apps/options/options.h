@@ -31,6 +31,7 @@ struct DataFlags {
     double hflip = 0.5;
     bool no_aug = false;
     std::string on_bad_image = "error";
+    std::string decode = "exact";
     std::string train_interpolation = "bilinear";
     std::string auto_augment = "none";
     double color_jitter = 0.0;
@@ -116,6 +117,7 @@ struct BenchFlags {
     int crops = 4;
     double seconds = 15;
     std::vector<int64_t> batches{1, 32}, threads{1, 0};  // each with each
+    std::vector<int64_t> workers{2};
     int turns = 5;
     bool no_memory = false;
 };

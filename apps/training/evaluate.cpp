@@ -103,7 +103,11 @@ std::optional<Accuracy> evaluate(nn::Model& model, data::Loader& loader, const C
         }
         ++read;
     };
-    while (!interrupted() && loader.next(batch)) {
+    const auto next = [&] {
+        place.wait();  // the loader takes the batch's memory back
+        return !interrupted() && loader.next(batch);
+    };
+    while (next()) {
         processes.progress(false);
         place.load(batch);
         const nn::Variable logits = model.forward(place.pictures(compute.dtype));

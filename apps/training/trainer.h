@@ -13,6 +13,7 @@
 #include "apps/training/passes.h"
 #include "apps/training/processes.h"
 #include "apps/training/run_folder.h"
+#include "apps/training/run_loaders.h"
 #include "apps/training/training_data.h"
 #include "apps/training/training_options.h"
 #include "apps/training/training_step.h"
@@ -75,9 +76,7 @@ class Trainer {
     bool save(const std::string& file);
     /// Rethrows `error` with the place of the state that was saved before.
     [[noreturn]] void stop_at(const engine::Error& error);
-    data::Loader& loader(int crops);
-    /// Lets the workers of the next evaluation or pass begin, before it does.
-    void start_evaluation();
+    /// Lets the workers of the next pass begin, where there will be one.
     void start_next_pass();
     /// Evaluates; where memory is short, without the recorded step.
     std::optional<Accuracy> measure();
@@ -90,6 +89,7 @@ class Trainer {
     RunLog& log_;
     Guards guards_;
     Compute compute_;
+    RunLoaders loaders_;
     nn::Adamw optimizer_;
     std::unique_ptr<quant::OscillationTracker> oscillation_;  // null where it is not tracked
     std::unique_ptr<DeviceBatch> place_;
@@ -103,8 +103,6 @@ class Trainer {
     bool moved_ = false;           // the loader stands elsewhere, for a step that was repeated
     std::string last_checkpoint_;  // empty before the first
     std::string not_saved_;        // why the latest state is not in checkpoint.safetensors
-    std::unique_ptr<data::Loader> single_, several_;  // made when first needed
-    std::unique_ptr<data::Loader> evaluation_;        // from the end of a pass to that of its evaluation
 };
 
 }  // namespace vvtq::apps
