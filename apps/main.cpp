@@ -32,13 +32,20 @@ int shared(Options& options) {
     return run_job(options, command);
 }
 
-const std::map<std::string, int (*)(Options&)> kCommands = {
-    {"pretrain", shared<command_train>},          {"train", shared<command_train>},
-    {"softlabel", alone<command_softlabel>},      {"predict", alone<command_predict>},
-    {"inspect", alone<command_inspect>},          {"convert", alone<command_convert>},
-    {"bench step", shared<command_bench_step>},   {"export", alone<command_export>},
-    {"bench op", alone<command_bench_op>},        {"bench predict", alone<command_bench_predict>},
-    {"bench loader", alone<command_bench_loader>}};
+const std::map<std::string, int (*)(Options&)> kCommands = {{"pretrain", shared<command_train>},
+                                                            {"train", shared<command_train>},
+                                                            {"softlabel", alone<command_softlabel>},
+                                                            {"predict", alone<command_predict>},
+                                                            {"inspect", alone<command_inspect>},
+                                                            {"convert", alone<command_convert>},
+                                                            {"bench step", shared<command_bench_step>},
+                                                            {"export", alone<command_export>},
+                                                            {"pack", alone<command_pack>},
+                                                            {"unpack", alone<command_unpack>},
+                                                            {"bench op", alone<command_bench_op>},
+                                                            {"bench predict", alone<command_bench_predict>},
+                                                            {"bench loader", alone<command_bench_loader>},
+                                                            {"bench train", alone<command_bench_train>}};
 
 int run(Options& options) {
     if (options.command.empty()) std::cout << options.help;

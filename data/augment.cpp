@@ -4,8 +4,10 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <numbers>
 #include <utility>
+#include <vector>
 
 #include "engine/check.h"
 
@@ -88,9 +90,14 @@ inline uint8_t blend(int from, int to, double factor) {
 }
 
 void enhance_color(double factor, Image& image) {
-    for (size_t i = 0; i < image.rgb.size(); i += 3) {
-        const int gray = luma(&image.rgb[i]);
-        for (size_t c = 0; c < 3; ++c) image.rgb[i + c] = blend(gray, image.rgb[i + c], factor);
+    const auto width = static_cast<size_t>(image.width);
+    std::vector<int> grays(3 * width);  // of a row, each three times
+    for (size_t y = 0; y < static_cast<size_t>(image.height); ++y) {
+        uint8_t* row = image.rgb.data() + y * width * 3;
+        for (size_t x = 0; x < width; ++x) {
+            grays[3 * x] = grays[3 * x + 1] = grays[3 * x + 2] = luma(row + 3 * x);
+        }
+        for (size_t i = 0; i < 3 * width; ++i) row[i] = blend(grays[i], row[i], factor);
     }
 }
 
@@ -108,14 +115,17 @@ int mean_gray(const Image& image) {
 
 // Blends with the picture smoothed by (1 1 1, 1 5 1, 1 1 1) / 13, whose edges are the picture's.
 void enhance_sharpness(double factor, Image& image) {
-    const Bytes in = image.rgb;
+    const Bytes before = image.rgb;
     const size_t row = static_cast<size_t>(image.width) * 3;
     for (size_t y = 1; y + 1 < static_cast<size_t>(image.height); ++y) {
-        for (size_t i = y * row + 3; i < (y + 1) * row - 3; ++i) {
-            const int sum = in[i - row - 3] + in[i - row] + in[i - row + 3] + in[i - 3] + 5 * in[i] +
-                            in[i + 3] + in[i + row - 3] + in[i + row] + in[i + row + 3];
+        const uint8_t* in = before.data() + y * row;
+        const uint8_t *above = in - row, *below = in + row;
+        uint8_t* __restrict out = image.rgb.data() + y * row;  // `before` is another vector
+        for (size_t i = 3; i < row - 3; ++i) {
+            const int sum = above[i - 3] + above[i] + above[i + 3] + in[i - 3] + 5 * in[i] + in[i + 3] +
+                            below[i - 3] + below[i] + below[i + 3];
             const int smooth = static_cast<int>(static_cast<float>(sum) / 13.0F + 0.5F);
-            image.rgb[i] = blend(smooth, in[i], factor);
+            out[i] = blend(smooth, in[i], factor);
         }
     }
 }
@@ -157,32 +167,77 @@ void mirror(Image& image) {
     }
 }
 
+namespace {
+
+// Eight pixels side by side.
+constexpr int kSide = 8;
+using Doubles = double __attribute__((vector_size(kSide * sizeof(double))));
+using Ints = int32_t __attribute__((vector_size(kSide * sizeof(int32_t))));
+
+// The largest whole numbers that are not above `values`.
+inline Ints floor_of(Doubles values) {
+    const Ints cut = __builtin_convertvector(values, Ints);
+    return cut + __builtin_convertvector(__builtin_convertvector(cut, Doubles) > values, Ints);  // true is -1
+}
+
+inline Ints clamped(Ints values, int highest) {
+    values = values > 0 ? values : Ints{};
+    return values < highest ? values : Ints{} + highest;
+}
+
+// The pixels at `places`, each in the lower three bytes.
+inline Ints load(const uint8_t* in, Ints places) {
+    Ints pixels;
+    for (int i = 0; i < kSide; ++i) {
+        int32_t pixel;
+        std::memcpy(&pixel, in + 3 * places[i], sizeof pixel);
+        pixels[i] = pixel;
+    }
+    return pixels;
+}
+
+inline Doubles channel(Ints pixels, int c) {
+    return __builtin_convertvector((pixels >> (8 * c)) & 0xFF, Doubles);
+}
+
+}  // namespace
+
 void transform(const Affine& map, Image& image) {
-    const Bytes in = image.rgb;
+    Bytes before = image.rgb;
+    before.push_back(0);  // is read with the last pixel
+    const uint8_t* in = before.data();
     const int width = image.width, height = image.height;
+    const Ints fill = Ints{} + (kFill[0] | kFill[1] << 8 | kFill[2] << 16);
     uint8_t* out = image.rgb.data();
     for (int y = 0; y < height; ++y) {
-        for (int x = 0; x < width; ++x, out += 3) {
-            const double from_x = map.a * (x + 0.5) + map.b * (y + 0.5) + map.c;
-            const double from_y = map.d * (x + 0.5) + map.e * (y + 0.5) + map.f;
-            if (!(from_x >= 0 && from_x < width && from_y >= 0 && from_y < height)) {
-                std::copy(kFill, kFill + 3, out);
-                continue;
-            }
-            const double left = std::floor(from_x - 0.5), top = std::floor(from_y - 0.5);
-            const double dx = from_x - 0.5 - left, dy = from_y - 0.5 - top;
-            const auto column = [&](double at) { return 3 * std::clamp(static_cast<int>(at), 0, width - 1); };
-            const auto row = [&](double at) {
-                return in.data() + size_t{3} * static_cast<size_t>(width) *
-                                       static_cast<size_t>(std::clamp(static_cast<int>(at), 0, height - 1));
-            };
-            const uint8_t* upper = row(top);
-            const uint8_t* lower = row(top + 1);
-            const int x0 = column(left), x1 = column(left + 1);
+        for (int x = 0; x < width; x += kSide) {
+            const Doubles at_x = Doubles{0, 1, 2, 3, 4, 5, 6, 7} + x + 0.5;
+            const double at_y = y + 0.5;
+            const Doubles from_x = map.a * at_x + map.b * at_y + map.c;
+            const Doubles from_y = map.d * at_x + map.e * at_y + map.f;
+            const auto inside = (from_x >= 0.0) & (from_x < Doubles{} + width) & (from_y >= 0.0) &
+                                (from_y < Doubles{} + height);
+            // Outside any place inside does, and is not looked at.
+            const Doubles left = (inside ? from_x : Doubles{}) - 0.5,
+                          top = (inside ? from_y : Doubles{}) - 0.5;
+            const Ints column = floor_of(left), row = floor_of(top);
+            const Doubles dx = left - __builtin_convertvector(column, Doubles);
+            const Doubles dy = top - __builtin_convertvector(row, Doubles);
+            const Ints x0 = clamped(column, width - 1), x1 = clamped(column + 1, width - 1);
+            const Ints y0 = clamped(row, height - 1) * width, y1 = clamped(row + 1, height - 1) * width;
+            const Ints upper0 = load(in, y0 + x0), upper1 = load(in, y0 + x1);
+            const Ints lower0 = load(in, y1 + x0), lower1 = load(in, y1 + x1);
+            Ints pixels = {};
             for (int c = 0; c < 3; ++c) {
-                const double above = upper[x0 + c] + (upper[x1 + c] - upper[x0 + c]) * dx;
-                const double below = lower[x0 + c] + (lower[x1 + c] - lower[x0 + c]) * dx;
-                out[c] = static_cast<uint8_t>(above + (below - above) * dy);
+                const Doubles u = channel(upper0, c), l = channel(lower0, c);
+                const Doubles above = u + (channel(upper1, c) - u) * dx;
+                const Doubles below = l + (channel(lower1, c) - l) * dx;
+                pixels |= __builtin_convertvector(above + (below - above) * dy, Ints) << (8 * c);
+            }
+            pixels = __builtin_convertvector(inside, Ints) != 0 ? pixels : fill;
+            for (int i = 0; i < std::min(kSide, width - x); ++i, out += 3) {
+                const int32_t pixel = pixels[i];
+                std::memcpy(out, &pixel, 3);
             }
         }
     }

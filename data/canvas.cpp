@@ -7,9 +7,10 @@
 
 namespace vvtq::data {
 
-void Canvas::reset(const Box& new_box) {
+void Canvas::reset(const Box& new_box, int new_reduce) {
     VVTQ_CHECK(new_box.height > 0 && new_box.width > 0, new_box.height, " x ", new_box.width);
     box = new_box;
+    reduce = new_reduce;
     if (memory(box) > quads.capacity()) quads = {};  // before more is taken
     quads.resize(memory(box));
 }

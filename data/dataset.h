@@ -34,6 +34,9 @@ class Dataset {
     /// FNV-1a over kind, count, class names, ids, labels, and the pixels in memory or the sizes of the
     /// picture files: the same for the same data in any directory.
     virtual uint64_t fingerprint() const = 0;
+    /// The fingerprint of the pictures that these were made from, by which labels know them: crops are
+    /// relative, so labels of pictures fit the same ones brought to another size.
+    virtual uint64_t origin_fingerprint() const { return fingerprint(); }
 
   protected:
     Dataset(std::string name, std::vector<std::string> class_names, std::vector<int> labels);
@@ -49,7 +52,8 @@ class Dataset {
 ///   "folder"        train/<class>/<picture>; val/ or test/ likewise for evaluation (val/ where both exist).
 ///                   Found as by torchvision's ImageFolder: classes sorted by name, pictures at any depth
 ///                   below, links followed, .jpg, .jpeg, .png, .bmp, .ppm and .pgm in any case. .tif and
-///                   .webp, which torchvision takes too, are an error here
+///                   .webp, which torchvision takes too, are an error here. Or train/, val/ and test/ hold
+///                   shards of pack_folder
 ///   "cifar10"       the binary batches, there or in cifar-10-batches-bin/, else as "folder", with exactly
 ///   ten
 ///                   classes
@@ -65,8 +69,8 @@ std::unique_ptr<Dataset> make_memory_dataset(std::string name, std::string split
                                              std::vector<std::string> class_names, std::vector<int> labels,
                                              Bytes pixels, int height, int width, int channels);
 
-/// Pictures in the order given, a folder's sorted and at any depth; they have no classes, so every label is
-/// 0. Errors: input_error where a path is missing, or a folder has no picture.
+/// Pictures in the order given, a folder's sorted and at any depth, or those of its shards; they have no
+/// classes, so every label is 0. Errors: input_error where a path is missing, or a folder has no picture.
 std::unique_ptr<Dataset> open_pictures(const std::vector<std::string>& paths);
 
 /// Whether a file is a picture by the end of its name: .jpg, .jpeg, .png, .bmp, .ppm or .pgm in any case.

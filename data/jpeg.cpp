@@ -43,8 +43,10 @@ class JpegDecoder {
         jpeg_read_header(&info_, TRUE);
         return true;
     }
-    bool start(J_COLOR_SPACE colors) {
+    bool start(J_COLOR_SPACE colors, unsigned reduce) {
         if (setjmp(jump_) != 0) return false;
+        info_.scale_num = 1;
+        info_.scale_denom = reduce;
         info_.out_color_space = colors;
         jpeg_start_decompress(&info_);
         return true;
@@ -214,10 +216,10 @@ void JpegReader::open(std::span<const uint8_t> bytes, const std::string& name) {
     in_part_ = components != 4 && !decoder_->several_scans() && decoder_->usual_sampling() && has_end();
 }
 
-uint64_t JpegReader::memory(const Box& needed) const {
+uint64_t JpegReader::memory(const Box& needed, int reduce) const {
     const uint64_t rows = 64 * static_cast<uint64_t>(width_);
-    return Canvas::memory(in_part_ ? needed : Box{0, 0, height_, width_}) + decoder_->coefficient_bytes() +
-           rows;
+    return Canvas::memory(reduced(in_part_ ? needed : Box{0, 0, height_, width_}, reduce)) +
+           decoder_->coefficient_bytes() + rows;
 }
 
 // A file that is cut off has no end marker after its first scan's header.
@@ -229,21 +231,23 @@ bool JpegReader::has_end() const {
     return false;
 }
 
-void JpegReader::decode(const Box& needed, Canvas& canvas) {
-    VVTQ_CHECK(decoder_ != nullptr && needed.top >= 0 && needed.left >= 0 &&
-                   needed.height <= height_ - needed.top && needed.width <= width_ - needed.left,
-               needed.height, " x ", needed.width, " at ", needed.top, ", ", needed.left, " of ", height_,
-               " x ", width_);
+void JpegReader::decode(const Box& whole_needed, Canvas& canvas, int reduce) {
+    const Box needed = reduced(whole_needed, reduce), all = reduced({0, 0, height_, width_}, reduce);
+    const bool known = reduce == 1 || reduce == 2 || reduce == 4 || reduce == 8;
+    VVTQ_CHECK(known && decoder_ != nullptr && needed.top >= 0 && needed.left >= 0 &&
+                   needed.height <= all.height - needed.top && needed.width <= all.width - needed.left,
+               needed.height, " x ", needed.width, " at ", needed.top, ", ", needed.left, " of ", all.height,
+               " x ", all.width);
     JpegDecoder& decoder = *decoder_;
     const bool cmyk = decoder.components() == 4;
-    require(decoder.start(cmyk ? JCS_CMYK : JCS_EXT_RGBX));
-    Box box{0, 0, height_, width_};
+    require(decoder.start(cmyk ? JCS_CMYK : JCS_EXT_RGBX, static_cast<unsigned>(reduce)));
+    Box box = all;
     // Smooth upsampling looks at the neighbours, so a unit more is decoded on either side.
-    const int unit = decoder.unit_width();
+    const int unit = decoder.unit_width() / reduce;
     const int left = std::max(0, (needed.left / unit - 1) * unit);
-    const int right = std::min(width_, (needed.left + needed.width + 2 * unit - 1) / unit * unit);
+    const int right = std::min(all.width, (needed.left + needed.width + 2 * unit - 1) / unit * unit);
     int shift = 0;  // from the first decoded column to the first kept one
-    if (in_part_ && right - left < width_) {
+    if (in_part_ && right - left < all.width) {
         auto first = static_cast<unsigned>(left);
         auto columns = static_cast<unsigned>(right - left);
         require(decoder.narrow(first, columns));
@@ -256,7 +260,7 @@ void JpegReader::decode(const Box& needed, Canvas& canvas) {
         box = needed;
         require(decoder.skip(static_cast<unsigned>(box.top)));
     }
-    canvas.reset(box);
+    canvas.reset(box, reduce);
     rows_.resize(stride * 4);
     for (int y = 0; y < box.height; y += 4) {
         const int count = std::min(4, box.height - y);

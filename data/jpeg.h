@@ -29,12 +29,14 @@ class JpegReader {
     int width() const { return width_; }
 
     /// Bytes that decode() takes, the canvas included.
-    uint64_t memory(const Box& needed) const;
+    uint64_t memory(const Box& needed, int reduce = 1) const;
     /// Decodes at least `needed`, a box inside of the picture; to be called once. Rows above and columns
     /// beside the box skip the inverse DCT, rows below it all work; what is decoded has the pixels that
     /// decoding the whole gives. Progressive and CMYK pictures and unusual chroma samplings are decoded
-    /// whole. Errors: input_error where the file ends too early or is damaged within what is decoded.
-    void decode(const Box& needed, Canvas& canvas);
+    /// whole. reduce 2, 4 or 8: decodes a picture of 1/reduce the size by the inverse DCT of as many points
+    /// less, whose pixels are about the means of reduce x reduce pixels. Errors: input_error where the file
+    /// ends too early or is damaged within what is decoded.
+    void decode(const Box& needed, Canvas& canvas, int reduce = 1);
 
   private:
     void require(bool good) const;

@@ -1,17 +1,15 @@
 #include "data/label_repack.h"
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "data/fkd_labels.h"
 #include "data/label_tree.h"
 #include "data/packed_labels.h"
+#include "data/shard_index.h"
 #include "engine/check.h"
 
 namespace vvtq::data {
 namespace {
-
-namespace fs = std::filesystem;
 
 // The label files of a tree, by number.
 class TreeReader {
@@ -50,16 +48,6 @@ class TreeReader {
     std::unique_ptr<FkdLabels> matched_;
     std::vector<std::string> names_;
 };
-
-// A path that leads to one file below the root, and that no other text leads to.
-bool is_plain_name(const std::string& name) {
-    if (name.empty() || name.find('\0') != std::string::npos) return false;
-    const fs::path path(name);
-    for (const fs::path& part : path) {
-        if (part.empty() || part == "." || part == "..") return false;
-    }
-    return path.is_relative() && path.lexically_normal().string() == name;
-}
 
 }  // namespace
 

@@ -100,11 +100,18 @@ void Loader::stop() {
     stopping_ = false;
 }
 
+bool Loader::all_begun() {
+    const std::lock_guard lock(mutex_);
+    return claimed_ == batches_;
+}
+
 void Loader::start(uint64_t epoch, int64_t first) {
+    if (untouched_ && epoch_ == epoch && first_ == first) return;
     stop();
     VVTQ_CHECK(first >= 0 && first <= batches_, "batch ", first, " of ", batches_);
-    started_ = true;
+    started_ = untouched_ = true;
     epoch_ = epoch;
+    first_ = first;
     consumed_ = claimed_ = first;
     skipped_ = 0;
     const bool shuffled = options_.mode == LoaderMode::training || options_.mode == LoaderMode::labelled;
@@ -125,6 +132,7 @@ void Loader::start(uint64_t epoch, int64_t first) {
             threads_.emplace_back([this] { work(); });
         } catch (const std::system_error& error) {
             stop();
+            untouched_ = false;
             engine::run_error("cannot start ", options_.workers, " loading threads, the system gave ", i,
                               " (", error.code().message(),
                               "): lower `workers`, or raise the limit of threads");
@@ -184,6 +192,7 @@ bool Loader::take(Batch& batch) {
 
 bool Loader::next(Batch& batch) {
     VVTQ_CHECK(started_, "call start() first");
+    untouched_ = false;
     while (consumed_ < batches_) {
         if (!take(batch)) return false;
         if (skipped_ == 0 && !batch.skipped.empty()) first_skipped_ = batch.skipped.front();
@@ -265,6 +274,7 @@ void Loader::make(int64_t index, Batch& batch, Worker& worker) {
     using Clock = std::chrono::steady_clock;
     const auto began = Clock::now();
     const auto jpeg_before = worker.reader.jpeg_time();
+    const auto resample_before = worker.resample_time;
     const bool whole_batches = places_.empty();  // shared out batch by batch
     const int64_t number = whole_batches ? index * options_.processes + options_.process : index;
     list_items(number, worker.items);
@@ -276,6 +286,9 @@ void Loader::make(int64_t index, Batch& batch, Worker& worker) {
     batch.size = 0;
     batch.image_size = options_.image_size;
     batch.classes = dataset_.classes();
+    if (batch.pixels.get_allocator().device() != options_.device) {
+        batch.pixels = Batch::Pixels(engine::HostAllocator<uint8_t>(options_.device));
+    }
     batch.pixels.resize(size * 3 * side * side);
     batch.pictures.resize(size);
     batch.places = places_;
@@ -302,6 +315,7 @@ void Loader::make(int64_t index, Batch& batch, Worker& worker) {
     }
     if (mixed) mix(number, batch);
     busy_time_ += std::chrono::nanoseconds(Clock::now() - began).count();
+    resample_time_ += std::chrono::nanoseconds(worker.resample_time - resample_before).count();
     jpeg_time_ += std::chrono::nanoseconds(worker.reader.jpeg_time() - jpeg_before).count();
 }
 

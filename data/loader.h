@@ -21,6 +21,7 @@
 #include "data/normalization.h"
 #include "data/resample.h"
 #include "data/soft_labels.h"
+#include "engine/host_memory.h"
 
 namespace vvtq::data {
 
@@ -50,8 +51,12 @@ struct LoaderOptions {
     LoaderMode mode = LoaderMode::evaluation;
     int batch_size = 1;  ///< crops in a batch
     int image_size = 224;
+    /// training, labelled: decodes a JPEG at 1/2, 1/4 or 1/8 where all its crops are shrunk by as much: less
+    /// work, other pixels.
+    bool reduced_decoding = false;
     Filter filter = Filter::bilinear;
-    int workers = 0;  ///< threads; 0 prepares each batch in the caller's
+    engine::Device device = engine::Device::cpu;  ///< that pixels are copied to: page-locked for a GPU
+    int workers = 0;                              ///< threads; 0 prepares each batch in the caller's
     uint64_t seed = 0;
     /// evaluation: the shorter side before the central crop; 0 squeezes the whole picture to image_size,
     /// negative means evaluation_side(image_size).
@@ -85,10 +90,12 @@ struct LoaderOptions {
 
 /// Crops of one picture are neighbours.
 struct Batch {
+    using Pixels = std::vector<uint8_t, engine::HostAllocator<uint8_t>>;
+
     int64_t size = 0;               ///< B
     int image_size = 0;             ///< S
     int classes = 0;                ///< C
-    Bytes pixels;                   ///< (B, 3, S, S), 8 bits
+    Pixels pixels;                  ///< (B, 3, S, S), 8 bits
     std::vector<int64_t> pictures;  ///< (B) index in the data set
     std::vector<int64_t> places;  ///< (B) training, labelled: place in the batch of all processes; else empty
     std::vector<int> targets;     ///< (B) the picture's class; labelled: the class of largest probability
@@ -110,17 +117,24 @@ class Loader {
     Loader& operator=(const Loader&) = delete;
     ~Loader();
 
+    const Dataset& dataset() const { return dataset_; }
+    const LoaderOptions& options() const { return options_; }
     /// Batches of this process in an epoch.
     int64_t batches() const { return batches_; }
-    /// Begins `epoch`; its order and crops depend on (seed, epoch) alone. Begins at batch `first`.
+    /// Begins `epoch`; its order and crops depend on (seed, epoch) alone. Begins at batch `first`. Workers
+    /// begin at once, so this may be called long before the first next(); a second call with the same
+    /// arguments before it does nothing.
     void start(uint64_t epoch, int64_t first = 0);
+    /// Whether workers have begun all batches of the epoch, so that some have nothing more to do in it.
+    bool all_begun();
     /// The next batch with a crop in it, false at the end of the epoch, or where it was interrupted. Memory
     /// of `batch` is used again. Rethrows what a worker threw.
     bool next(Batch& batch);
 
-    /// Nanoseconds that workers spent making batches so far, and in decoding JPEGs of these.
+    /// Nanoseconds that workers spent making batches so far, and of these in decoding JPEGs and resampling.
     int64_t busy_time() const { return busy_time_; }
     int64_t jpeg_time() const { return jpeg_time_; }
+    int64_t resample_time() const { return resample_time_; }
 
   private:
     // A batch in the making: slot b % slots of the ring belongs to batch b.
@@ -150,6 +164,7 @@ class Loader {
         std::vector<int> draw;
         std::vector<Item> items;
         std::vector<Cut> cuts;
+        std::chrono::nanoseconds resample_time{0};
     };
 
     void count_batches();
@@ -164,6 +179,7 @@ class Loader {
     template <typename Action>
     bool good(Batch& batch, Action action) const;
     Box plan(std::span<const Item> items, int64_t picture, Worker& worker) const;
+    int reduction(const Worker& worker) const;
     const Canvas& decode(const Box& needed, int64_t picture, Worker& worker) const;
     void plan_random(std::span<const Item> items, int64_t picture, Worker& worker) const;
     void plan_labelled(std::span<const Item> items, int64_t picture, Worker& worker) const;
@@ -179,10 +195,12 @@ class Loader {
     std::vector<int64_t> places_;  // of a batch, those that this process makes; training, labelled
 
     bool started_ = false;
+    bool untouched_ = false;  // since start(), no batch was asked for
     uint64_t epoch_ = 0;
     std::vector<int64_t> order_;  // of pictures, where shuffled
-    int64_t consumed_ = 0;        // batches handed out; guarded by mutex_ while threads run
-    int64_t claimed_ = 0;         // batches taken by workers; guarded by mutex_
+    int64_t first_ = 0;
+    int64_t consumed_ = 0;  // batches handed out; guarded by mutex_ while threads run
+    int64_t claimed_ = 0;   // batches taken by workers; guarded by mutex_
     std::atomic<bool> stopping_{false};
     std::mutex mutex_;
     std::condition_variable room_;   // a slot became free, or stopping
@@ -192,7 +210,7 @@ class Loader {
     Worker own_;  // the caller's, where there are no workers
     int64_t skipped_ = 0;
     std::string first_skipped_;
-    std::atomic<int64_t> busy_time_{0}, jpeg_time_{0};  // nanoseconds
+    std::atomic<int64_t> busy_time_{0}, jpeg_time_{0}, resample_time_{0};  // nanoseconds
 };
 
 }  // namespace vvtq::data

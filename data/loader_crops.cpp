@@ -124,6 +124,19 @@ void Loader::add_crops(std::span<const Item> items, Batch& batch, Worker& worker
     }
 }
 
+// By how much the open picture may be smaller for its crops, which are still shrunk or kept then.
+int Loader::reduction(const Worker& worker) const {
+    const bool trains = options_.mode == LoaderMode::training || options_.mode == LoaderMode::labelled;
+    if (!options_.reduced_decoding || !trains) return 1;
+    constexpr int kMost = 8;
+    const int size = options_.image_size;
+    int reduce = kMost;
+    for (const Cut& cut : worker.cuts) {
+        while (reduce > 1 && std::min(cut.box.height, cut.box.width) / reduce < size) reduce /= 2;
+    }
+    return reduce;
+}
+
 const Canvas& Loader::decode(const Box& needed, int64_t picture, Worker& worker) const {
     const int height = worker.reader.height(), width = worker.reader.width(), size = options_.image_size;
     uint64_t scratch = 0;
@@ -139,13 +152,13 @@ const Canvas& Loader::decode(const Box& needed, int64_t picture, Worker& worker)
         const Box all{0, 0, height, width};
         for (const Cut& cut : worker.cuts) scratch = std::max(scratch, Resampler::memory(cut.box, size, all));
     }
-    return worker.reader.decode(needed, scratch);
+    return worker.reader.decode(needed, scratch, reduction(worker));
 }
 
 void Loader::add_cut(const Item& item, int64_t picture, const Cut& cut, const Canvas& canvas, Batch& batch,
                      Worker& worker) const {
     const int size = options_.image_size;
-    const Resize resize{cut.box, size, size, {0, 0, size, size}, cut.filter};
+    const Resize resize = reduced({cut.box, size, size, {0, 0, size, size}, cut.filter}, canvas.reduce);
     const auto at = static_cast<size_t>(batch.size++);
     const size_t plane_bytes = size_t{3} * static_cast<size_t>(size) * static_cast<size_t>(size);
     uint8_t* planes = batch.pixels.data() + at * plane_bytes;
@@ -153,10 +166,15 @@ void Loader::add_cut(const Item& item, int64_t picture, const Cut& cut, const Ca
     batch.targets[at] = dataset_.label(picture);
     const Augmentation& augmentation = options_.augmentation;
     const bool training = options_.mode == LoaderMode::training;
+    const auto resampled = [&](auto&&... to) {
+        const auto began = std::chrono::steady_clock::now();
+        worker.resampler.resize(canvas, resize, to...);
+        worker.resample_time += std::chrono::steady_clock::now() - began;
+    };
     if (training && (augmentation.rand_augment.layers > 0 || augmentation.color_jitter > 0)) {
         engine::Random random = draws(kAugment, picture, item.crop);
         worker.image.height = worker.image.width = size;
-        worker.resampler.resize(canvas, resize, worker.image.rgb);
+        resampled(worker.image.rgb);
         if (cut.flip) mirror(worker.image);
         if (augmentation.rand_augment.layers > 0) {
             apply(augmentation.rand_augment, random, worker.image);
@@ -165,7 +183,7 @@ void Loader::add_cut(const Item& item, int64_t picture, const Cut& cut, const Ca
         }
         to_planes(worker.image.rgb, size, false, planes);
     } else {
-        worker.resampler.resize(canvas, resize, cut.flip, planes);
+        resampled(cut.flip, planes);
     }
     if (training && augmentation.erasing.probability > 0) {
         engine::Random random = draws(kErase, picture, item.crop);

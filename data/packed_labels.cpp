@@ -84,7 +84,8 @@ PackedLabels PackedLabels::open(const std::string& path) {
 PackedNames PackedLabels::names() const { return {file_, raw_, layout_.size, path()}; }
 
 void PackedLabels::match(const Dataset& dataset) {
-    const bool same_data = header_.fingerprint == dataset.fingerprint();
+    const bool same_data =
+        header_.fingerprint == dataset.fingerprint() || header_.fingerprint == dataset.origin_fingerprint();
     const bool same_classes = header_.classes == 0 || header_.classes == dataset.classes();
     const bool fits = same_classes && header_.pictures <= dataset.size() && same_data;
     if (!fits && !(header_.fingerprint == 0 && same_classes)) {

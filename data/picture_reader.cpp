@@ -9,6 +9,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr uint64_t kLarge = uint64_t{64} << 20;  // bytes of a file of which one is held at a time
+
 }  // namespace
 
 void PictureReader::close() {
@@ -24,7 +26,7 @@ void PictureReader::open_file(const std::string& path) {
     close();
     read_file(path, "restore the picture, or remove it from its folder", file_,
               [&](std::span<const uint8_t> first, uint64_t size) {
-                  constexpr uint64_t kLarge = uint64_t{64} << 20, kMost = uint64_t{1} << 30;
+                  constexpr uint64_t kMost = uint64_t{1} << 30;
                   check_picture_type(first, path);
                   if (size > kMost) {
                       engine::input_error("picture '", printable(path), "' has ", size,
@@ -33,6 +35,15 @@ void PictureReader::open_file(const std::string& path) {
                   if (size > kLarge) share_.take_all();
               });
     open_bytes(file_, path);
+}
+
+void PictureReader::open_with(const std::string& name, uint64_t size,
+                              const std::function<void(std::span<uint8_t>)>& read) {
+    close();
+    if (size > kLarge) share_.take_all();
+    file_.resize(size);
+    read(file_);
+    open_bytes(file_, name);
 }
 
 void PictureReader::open_bytes(std::span<const uint8_t> bytes, const std::string& name) {
@@ -83,7 +94,7 @@ void PictureReader::show(int height, int width, int channels, const uint8_t* pix
     show(decoded_);
 }
 
-const Canvas& PictureReader::decode(const Box& needed, uint64_t scratch) {
+const Canvas& PictureReader::decode(const Box& needed, uint64_t scratch, int reduce) {
     Box box{std::clamp(needed.top, 0, height_ - 1), std::clamp(needed.left, 0, width_ - 1), 0, 0};
     box.height = std::clamp(needed.top + needed.height, box.top + 1, height_) - box.top;
     box.width = std::clamp(needed.left + needed.width, box.left + 1, width_) - box.left;
@@ -93,9 +104,9 @@ const Canvas& PictureReader::decode(const Box& needed, uint64_t scratch) {
             paint(*shown_, box, canvas_);
             break;
         case Type::jpeg: {
-            take(jpeg_.memory(box));
+            take(jpeg_.memory(box, reduce));
             const auto began = Clock::now();
-            jpeg_.decode(box, canvas_);
+            jpeg_.decode(box, canvas_, reduce);
             jpeg_time_ += Clock::now() - began;
             break;
         }

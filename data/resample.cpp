@@ -32,18 +32,34 @@ size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 }  // namespace
 
-void Resampler::weigh(Axis& axis, int input, int output, int begin, int count, Filter filter) {
-    const bool known = axis.input == input && axis.output == output && axis.begin == begin &&
-                       axis.count == count && axis.filter == filter;
+Resize reduced(const Resize& resize, int reduce) {
+    if (reduce == 1) return resize;
+    const Box& whole = resize.box;
+    const auto part = [&](int begin, int size, int from) {
+        return Resize::Part{static_cast<double>(begin) / reduce - from, static_cast<double>(size) / reduce};
+    };
+    Resize small = resize;
+    small.box = reduced(whole, reduce);
+    small.rows = part(whole.top, whole.height, small.box.top);
+    small.columns = part(whole.left, whole.width, small.box.left);
+    return small;
+}
+
+void Resampler::weigh(Axis& axis, int input, Resize::Part part, int output, int begin, int count,
+                      Filter filter) {
+    if (part.size == 0) part = {0.0, static_cast<double>(input)};
+    const bool known = axis.input == input && axis.part == part && axis.output == output &&
+                       axis.begin == begin && axis.count == count && axis.filter == filter;
     if (known) return;
     axis.input = input;
+    axis.part = part;
     axis.output = output;
     axis.begin = begin;
     axis.count = count;
     axis.filter = filter;
     axis.first.resize(static_cast<size_t>(count));
     axis.taps.resize(static_cast<size_t>(count));
-    const double scale = static_cast<double>(input) / output;
+    const double scale = part.size / output;
     const double filter_scale = std::max(scale, 1.0);
     const double support = (filter == Filter::bilinear ? 1.0 : 2.0) * filter_scale;
     const double inverse = 1.0 / filter_scale;
@@ -51,7 +67,7 @@ void Resampler::weigh(Axis& axis, int input, int output, int begin, int count, F
     axis.weights.resize(static_cast<size_t>(count) * axis.stride);
     axis.row.resize(axis.stride);
     for (int i = 0; i < count; ++i) {
-        const double center = (begin + i + 0.5) * scale;
+        const double center = part.begin + (begin + i + 0.5) * scale;
         const int first = std::max(0, static_cast<int>(center - support + 0.5));
         const int taps = std::min(input, static_cast<int>(center + support + 0.5)) - first;
         double total = 0.0;
@@ -142,8 +158,8 @@ void Resampler::rows(const Canvas& canvas, const Resize& resize, Row row) {
         padded_.box = box;
         from = &padded_;
     }
-    weigh(x_, box.width, resize.width, window.left, window.width, resize.filter);
-    weigh(y_, box.height, resize.height, window.top, window.height, resize.filter);
+    weigh(x_, box.width, resize.columns, resize.width, window.left, window.width, resize.filter);
+    weigh(y_, box.height, resize.rows, resize.height, window.top, window.height, resize.filter);
     const int begin = y_.first.front();
     const int end = y_.first.back() + y_.taps.back();
     horizontal(*from, box, begin, end - begin, window.width);

@@ -22,7 +22,15 @@ struct Resize {
     int width = 0;
     Box window;
     Filter filter = Filter::bilinear;
+    /// Less than the box, in pixels of it and fractions of them, as Pillow's resize(box=...); size 0: all.
+    struct Part {
+        double begin = 0, size = 0;
+        bool operator==(const Part&) const = default;
+    } rows = {}, columns = {};
 };
+
+/// The same resize of a picture that was brought to 1/reduce its height and width.
+Resize reduced(const Resize& resize, int reduce);
 
 /// Holds the scratch memory of repeated calls; one per thread.
 class Resampler {
@@ -52,10 +60,12 @@ class Resampler {
         std::vector<double> row;
         // What they were made for.
         int input = 0, output = 0, begin = 0, count = 0;
+        Resize::Part part;
         Filter filter = Filter::bilinear;
     };
 
-    static void weigh(Axis& axis, int input, int output, int begin, int count, Filter filter);
+    static void weigh(Axis& axis, int input, Resize::Part part, int output, int begin, int count,
+                      Filter filter);
     template <typename Row>
     void rows(const Canvas& canvas, const Resize& resize, Row row);
     void horizontal(const Canvas& canvas, const Box& box, int row_begin, int rows, int width);

@@ -32,6 +32,11 @@ class Upload {
     virtual void* host() = 0;
     /// Enqueues the copy: kernels enqueued later see the new bytes, earlier ones the old.
     virtual void send() = 0;
+    /// The same of the first `bytes` bytes, out of memory of `allocate_host` that stays as it is until `wait`
+    /// has returned.
+    virtual void send_from(const void* host, size_t bytes) = 0;
+    /// The host waits until what send_from was given has been read.
+    virtual void wait() = 0;
 };
 
 /// Work recorded once, and enqueued as a whole.
@@ -57,7 +62,7 @@ class Runtime {
     virtual void download(const void* device, void* host, size_t bytes) = 0;
     /// Enqueues a copy to memory of `allocate_host`, to be read behind an event.
     virtual void enqueue_download(const void* device, void* host, size_t bytes) = 0;
-    /// Host memory for copies that do not wait.
+    /// Host memory for copies that do not wait. May be called by any thread.
     virtual void* allocate_host(size_t bytes) = 0;
     virtual void release_host(void* memory, size_t bytes) noexcept = 0;
 

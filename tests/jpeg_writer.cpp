@@ -1,40 +1,13 @@
 #include "tests/jpeg_writer.h"
 
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-// jpeglib.h needs <cstdio> before it.
-#include <jpeglib.h>
-
+#include "data/jpeg_encode.h"
 #include "engine/random.h"
 #include "tests/unit/data_support.h"
 
 namespace vvtq::tests {
 
 void write_jpeg(const std::string& path, const data::Image& image) {
-    jpeg_compress_struct info{};
-    jpeg_error_mgr errors{};
-    info.err = jpeg_std_error(&errors);
-    jpeg_create_compress(&info);
-    unsigned char* bytes = nullptr;
-    unsigned long size = 0;
-    jpeg_mem_dest(&info, &bytes, &size);
-    info.image_width = static_cast<JDIMENSION>(image.width);
-    info.image_height = static_cast<JDIMENSION>(image.height);
-    info.input_components = 3;
-    info.in_color_space = JCS_RGB;
-    jpeg_set_defaults(&info);
-    jpeg_set_quality(&info, 90, TRUE);
-    jpeg_start_compress(&info, TRUE);
-    while (info.next_scanline < info.image_height) {
-        JSAMPROW row =
-            const_cast<uint8_t*>(image.rgb.data()) + size_t{3} * info.next_scanline * info.image_width;
-        jpeg_write_scanlines(&info, &row, 1);
-    }
-    jpeg_finish_compress(&info);
-    jpeg_destroy_compress(&info);
-    write_bytes(path, data::Bytes(bytes, bytes + size));
-    std::free(bytes);
+    write_bytes(path, data::encode_jpeg(image, 90));
 }
 
 void write_cifar_like(const std::string& dir, int train, int test) {

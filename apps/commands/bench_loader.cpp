@@ -4,64 +4,15 @@
 #include <exception>
 #include <iostream>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <thread>
 
+#include "apps/commands/bench_pictures.h"
 #include "apps/commands/commands.h"
 #include "apps/training/log.h"
 #include "data/loader.h"
-#include "engine/random.h"
 
 namespace vvtq::apps {
 namespace {
-
-constexpr int kCrops = 500;  // a picture, as in the published label set
-
-/// The same crops for every picture: sides of 0.3 to 0.95 of the picture's, anywhere, half of them mirrored.
-class BenchLabels : public data::SoftLabels {
-  public:
-    explicit BenchLabels(const data::Dataset& dataset)
-        : SoftLabels("bench", {data::LabelType::hard, dataset.size(), kCrops, dataset.classes(), 0, 0, 0}) {
-        engine::Random random(1);
-        constexpr double kLeast = 0.3, kMost = 0.95;
-        for (int m = 0; m < kCrops; ++m) {
-            const double h = random.uniform(kLeast, kMost), w = random.uniform(kLeast, kMost);
-            for (double value : {(1 - h) * random.uniform(), (1 - w) * random.uniform(), h, w}) {
-                coords_.push_back(static_cast<float>(value));
-            }
-            flips_.push_back(static_cast<uint8_t>(random.below(2)));
-            index_.push_back(0);
-        }
-    }
-    void read(int64_t, data::PictureLabels& labels) const override {
-        labels.coords = coords_;
-        labels.flips = flips_;
-        labels.index = index_;
-    }
-    std::string place(int64_t picture) const override { return "picture " + std::to_string(picture); }
-    uint64_t content_hash() const override { return 0; }
-
-  private:
-    std::vector<float> coords_;
-    data::Bytes flips_;
-    std::vector<int32_t> index_;
-};
-
-/// Every picture many times over, so that an epoch outlasts the measurement.
-class Repeated : public data::Dataset {
-  public:
-    Repeated(const data::Dataset& once, int64_t size)
-        : Dataset(once.name(), once.class_names(), std::vector<int>(static_cast<size_t>(size), 0)),
-          once_(once) {}
-    std::string id(int64_t index) const override { return once_.id(index % once_.size()); }
-    void open(int64_t index, data::PictureReader& reader) const override {
-        once_.open(index % once_.size(), reader);
-    }
-    uint64_t fingerprint() const override { return once_.fingerprint(); }
-
-  private:
-    const data::Dataset& once_;
-};
 
 /// Pictures a second that `workers` threads decode whole, with nothing else to do. Throws what a thread
 /// threw.
@@ -102,6 +53,7 @@ int command_bench_loader(Options& options) {
     loader_options.batch_size = static_cast<int>(options.data.batch_size);
     loader_options.image_size = static_cast<int>(options.bench.img_size);
     loader_options.workers = workers;
+    loader_options.reduced_decoding = options.data.decode == "fast";
     loader_options.seed = options.run.seed;
     loader_options.num_crops = options.bench.crops;
     const int64_t per_batch = (options.data.batch_size + options.bench.crops - 1) / options.bench.crops;
@@ -134,6 +86,7 @@ int command_bench_loader(Options& options) {
         {"pictures", dataset->size()},
         {"crops", options.bench.crops},
         {"img_size", options.bench.img_size},
+        {"decode", options.data.decode},
         {"workers", workers},
         {"seconds", seconds},
         {"crops_s", crops_s},

@@ -29,6 +29,12 @@ int command_inspect(Options& options);
 /// `vvtq convert`: writes a checkpoint in another container, or with another program's names.
 int command_convert(Options& options);
 
+/// `vvtq pack`: writes the pictures of a folder into tar shards with an index.
+int command_pack(Options& options);
+
+/// `vvtq unpack`: writes the pictures of shards into a folder.
+int command_unpack(Options& options);
+
 /// `vvtq export`: writes a model as a packed file or as ONNX.
 int command_export(Options& options);
 
@@ -41,6 +47,9 @@ int command_bench_op(Options& options);
 /// `vvtq bench predict`: prints one line of JSON for the model's files, then one for each precision, number
 /// of threads and batch size.
 int command_bench_predict(Options& options);
+
+/// `vvtq bench train`: prints one line of JSON for each number of workers.
+int command_bench_train(Options& options);
 
 /// `vvtq bench loader`: prints one line of JSON.
 int command_bench_loader(Options& options);

@@ -192,8 +192,10 @@ int measure(const Options& options, const TrainingData& data, const Compute& com
     if (!options.run.log.empty() && processes.first()) log.open(options.run.log);
     for (const std::string& note : notes) log.line(note);
     const TrainingOptions training = training_options(options, data, model.config().img_size, processes);
-    const auto accuracy =
-        evaluate(model, *data.evaluation, training.evaluation, compute, log, training.print_freq, processes);
+    data::LoaderOptions loading = training.evaluation;
+    loading.device = compute.device;
+    data::Loader loader(*data.evaluation, loading);
+    const auto accuracy = evaluate(model, loader, compute, log, training.print_freq, processes);
     if (!accuracy && processes.first()) {
         std::cerr << "vvtq train: stopped by " << interrupt_name() << " before all pictures were measured"
                   << std::endl;

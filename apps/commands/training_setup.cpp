@@ -42,6 +42,7 @@ data::LoaderOptions training_loader(const Options& options, const TrainingData& 
     loader.image_size = static_cast<int>(image_size);
     loader.workers = options.data.workers;
     loader.seed = options.run.seed;
+    loader.reduced_decoding = options.data.decode == "fast";
     loader.augment = !options.data.no_aug;
     loader.rule = {options.data.scale[0], options.data.scale[1], options.data.ratio[0],
                    options.data.ratio[1]};

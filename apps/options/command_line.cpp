@@ -78,6 +78,26 @@ void define_softlabel(FlagTable& flags, Options& o) {
     add_run(flags, o.run);
 }
 
+void define_pack(FlagTable& flags, Options& o) {
+    flags.group("Files");
+    flags.add("dir,--data", o.pack.dir, "folder with train/<class>/, and val/<class>/ or test/<class>/");
+    flags.add("out,--output", o.pack.out, "new folder for the shards");
+    flags.add("--shard-size", o.pack.shard_size, "MB (10^6 bytes) in a shard, at most");
+    flags.group("Pictures");
+    flags.add("--resize", o.pack.resize,
+              "bring pictures whose shorter side is longer to this one, and write them as JPEG; 0: every "
+              "picture keeps its bytes");
+    flags.add("--quality", o.pack.quality, "of these JPEGs");
+    flags.group("Run");
+    flags.add("--threads", o.run.threads, "threads that decode and encode; 0: all cores");
+}
+
+void define_unpack(FlagTable& flags, Options& o) {
+    flags.group("Files");
+    flags.add("dir,--data", o.pack.dir, "folder that `vvtq pack` wrote");
+    flags.add("out,--output", o.pack.out, "new folder for the pictures");
+}
+
 void define_convert(FlagTable& flags, Options& o) {
     flags.group("Files");
     flags.add("in,--input", o.convert.input, "checkpoint to read: .safetensors, or .pth of torch.save");
@@ -226,9 +246,27 @@ void define_bench_loader(FlagTable& flags, Options& o) {
     flags.add("--img-size", o.bench.img_size, "side of a crop");
     flags.add("-b,--batch-size", o.data.batch_size, "crops in a batch");
     flags.add("-j,--workers", o.data.workers, "loading threads");
+    add_decode(flags, o.data);
     flags.group("Run");
     flags.add("--seconds", o.bench.seconds, "length of the measurement");
     flags.add("--seed", o.run.seed, "decides which crops are drawn");
+}
+
+void define_bench_train(FlagTable& flags, Options& o) {
+    o.model.name = "deit_tiny_patch16_224_quant";
+    flags.group("Data");
+    flags.add("dir,--data", o.bench.dir, "folder with train/<class>/, or packed");
+    flags.add("--dataset", o.data.dataset, "folder, fashion-mnist or cifar10");
+    flags.add("--crops", o.bench.crops, "crops of each picture");
+    flags.add("-b,--batch-size", o.data.batch_size, "crops in a batch");
+    flags.add("-j,--workers", o.bench.workers, "loading threads; each number is measured");
+    add_decode(flags, o.data);
+    add_model(flags, o.model, false);
+    flags.add("--num_classes", o.model.num_classes, "0: as many as the data set has");
+    add_quantizer(flags, o.quantizer);
+    flags.group("Run");
+    flags.add("--seconds", o.bench.seconds, "length of each measurement");
+    add_run(flags, o.run);
 }
 
 /// Where --config gave the flag that `message` begins with; empty where the command line did.
@@ -267,12 +305,15 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         {&app, "train", define_train, "quantization-aware training; --evaluate only measures"},
         {&app, "predict", define_predict, "tell the classes of pictures"},
         {&app, "inspect", define_inspect, "tell what the quantizers of a checkpoint do"},
+        {&app, "pack", define_pack, "put pictures into tar shards, which --data takes"},
+        {&app, "unpack", define_unpack, "write the pictures of shards into folders again"},
         {&app, "convert", define_convert, "write a checkpoint as .safetensors or .pth"},
         {&app, "export", define_export, "write a trained model packed, or as ONNX"},
         {bench, "step", define_bench_step, "time a training step beside its matrix products"},
         {bench, "op", define_bench_op, "time the kernels of a step one by one, beside the device's ceilings"},
         {bench, "predict", define_bench_predict,
          "time predictions on the CPU beside a model in floats; sizes of files, memory"},
+        {bench, "train", define_bench_train, "time training end to end, beside the step alone"},
         {bench, "loader", define_bench_loader, "count the crops a second that pictures in folders give"},
     };
     // Defaults depend on the command, so only the named one gets its flags.
@@ -289,10 +330,10 @@ std::unique_ptr<Options> parse_options(const std::vector<std::string>& arguments
         }
     }
     if (table == nullptr && !arguments.empty() && !arguments[0].starts_with("-") && !named(0, "bench")) {
-        engine::input_error(
-            "unknown command ", arguments[0],
-            "; commands are pretrain, softlabel, train, predict, inspect, convert, export, bench "
-            "step, bench op, bench predict, bench loader");
+        engine::input_error("unknown command ", arguments[0],
+                            "; commands are pretrain, softlabel, train, predict, inspect, pack, unpack, "
+                            "convert, export, bench "
+                            "step, bench op, bench predict, bench loader, bench train");
     }
     std::vector<std::string> words = table != nullptr ? table->in_own_spelling(arguments) : arguments;
     std::reverse(words.begin(), words.end());  // as CLI11 takes them

@@ -59,6 +59,9 @@ void check_augmentation(const Given& given, const Options& o) {
 }
 
 void check_pictures(const Given& given, const Options& o) {
+    if (o.data.dataset == "fashion-mnist" && o.data.decode == "fast") {
+        given.useless({"--decode"}, "with --dataset fashion-mnist, which holds no JPEGs");
+    }
     if (o.data.dataset == "fashion-mnist" && o.data.on_bad_image == "skip") {
         given.useless({"--on-bad-image"}, "with --dataset fashion-mnist, whose files are read whole");
     }
@@ -161,6 +164,7 @@ void check_effects(const Options& o) {
     if (o.command == "softlabel") check_labelling(given, o);
     if (o.command == "convert") check_conversion(given, o);
     if (o.command == "export") check_export(given, o);
+    if (o.command == "pack" && o.pack.resize == 0) given.useless({"--quality"}, "without --resize");
     if (o.command == "inspect") check_inspection(given, o);
     if (!o.run.evaluate) check_pictures(given, o);
     check_oscillation(given, o);

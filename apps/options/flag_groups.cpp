@@ -56,6 +56,14 @@ void add_foreign_model(FlagTable& flags, Options& o) {
     flags.add("--bits", o.quantizer.bits, "with them: file of `name = bits` lines for some quantizers");
 }
 
+void add_decode(FlagTable& flags, DataFlags& data) {
+    flags.add(
+        "--decode", data.decode,
+        "exact: Pillow's pixels; fast: training pictures whose crops are shrunk by 2 or more are decoded "
+        "from JPEG at a lower resolution",
+        true);
+}
+
 void add_data(FlagTable& flags, DataFlags& data, bool augments) {
     flags.group("Data");
     flags.add("--data", data.dir,
@@ -67,6 +75,7 @@ void add_data(FlagTable& flags, DataFlags& data, bool augments) {
     flags.add("--on-bad-image", data.on_bad_image,
               "error, or skip: pictures that cannot be decoded are left out and counted", true);
     if (augments) {
+        add_decode(flags, data);
         flags.add_pair("--scale", data.scale, "random crops: range of the area share");
         flags.add_pair("--ratio", data.ratio, "random crops: range of width / height");
         flags.add("--hflip", data.hflip, "random crops: probability of a horizontal flip", true);

@@ -16,6 +16,8 @@ inline constexpr const char* kPrecisionHelp =
 void add_model(FlagTable& flags, ModelFlags& model, bool trains);
 /// The model in a file that may not say what it holds: --model, sizes, classes and bit widths.
 void add_foreign_model(FlagTable& flags, Options& o);
+/// How JPEGs are decoded.
+void add_decode(FlagTable& flags, DataFlags& data);
 void add_data(FlagTable& flags, DataFlags& data, bool augments);
 /// The DeiT recipe; all of it is off by default.
 void add_augmentation(FlagTable& flags, DataFlags& data);

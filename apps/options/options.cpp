@@ -78,6 +78,7 @@ void check_ranges(const Options& o) {
     require(in_range(o.data.hflip, 0, 1), "--hflip", "0..1");
     require(o.data.crop_pct == 0 || in_range(o.data.crop_pct, 0.1, 1), "--crop-pct", "0 or 0.1..1");
     require(one_of(o.data.on_bad_image, {"error", "skip"}), "--on-bad-image", "error or skip");
+    require(one_of(o.data.decode, {"exact", "fast"}), "--decode", "exact or fast");
     require(one_of(o.data.train_interpolation, {"bilinear", "bicubic", "random"}), "--train-interpolation",
             "bilinear, bicubic or random");
     data::parse_rand_augment(o.data.auto_augment);
@@ -130,6 +131,9 @@ void check_ranges(const Options& o) {
     require(o.run.keep >= 0 && o.run.keep <= 1000000, "--keep", "0..1000000");
     require(one_of(o.run.on_nan, {"stop", "skip"}), "--on-nan", "stop or skip");
     require(o.run.print_freq >= 1, "--print-freq", "at least 1");
+    require(o.pack.resize == 0 || in_range(o.pack.resize, 16, 65500), "--resize", "0 or 16..65500");
+    require(in_range(o.pack.quality, 1, 100), "--quality", "1..100");
+    require(in_range(static_cast<double>(o.pack.shard_size), 1, 1e6), "--shard-size", "1..1000000 (MB)");
     require(one_of(o.exporting.input, {"float", "pixels"}), "--input", "float or pixels");
     require(one_of(o.exporting.style, {"uint8", "int8-clip", "native"}), "--style",
             "uint8, int8-clip or native");
@@ -147,6 +151,7 @@ void check_ranges(const Options& o) {
                std::all_of(numbers.begin(), numbers.end(), [&](int64_t n) { return low <= n && n <= high; });
     };
     require(all(o.bench.batches, 1, 1000000), "--batch-size", "1 to 8 numbers of 1..1000000");
+    require(all(o.bench.workers, 0, 256), "--workers", "1 to 8 numbers of 0..256");
     require(all(o.bench.threads, 0, 4096), "--threads", "1 to 8 numbers of 0..4096");
     require(o.bench.turns >= 1 && o.bench.turns <= 100000, "--turns", "1..100000");
     require(o.bench.seconds > 0 && o.bench.seconds <= 3600, "--seconds", "above 0 and at most 3600");

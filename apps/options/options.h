@@ -31,6 +31,7 @@ struct DataFlags {
     double hflip = 0.5;
     bool no_aug = false;
     std::string on_bad_image = "error";
+    std::string decode = "exact";
     std::string train_interpolation = "bilinear";
     std::string auto_augment = "none";
     double color_jitter = 0.0;
@@ -116,6 +117,7 @@ struct BenchFlags {
     int crops = 4;
     double seconds = 15;
     std::vector<int64_t> batches{1, 32}, threads{1, 0};  // each with each
+    std::vector<int64_t> workers{2};
     int turns = 5;
     bool no_memory = false;
 };
@@ -125,6 +127,13 @@ struct ParallelFlags {
     int shards = 1;
     int buckets = 1;
     std::string reduce_precision = "fp32";
+};
+
+struct PackFlags {
+    std::string dir, out;
+    int resize = 0;  // 0: pictures stay as they are
+    int quality = 95;
+    int64_t shard_size = 1000;  // MB
 };
 
 struct ConvertFlags {
@@ -184,6 +193,7 @@ struct Options {
     LaunchFlags launch;
     ParallelFlags parallel;
     BenchFlags bench;
+    PackFlags pack;
     ConvertFlags convert;
     ExportFlags exporting;
     PredictFlags predict;

@@ -26,6 +26,7 @@ const std::map<std::string, std::string> kAddedLater = {
     {"mixup-switch-prob", "0.5"},
     {"mixup-mode", "batch"},
     {"repeated-aug", "false"},
+    {"decode", "exact"},
     {"shards", "1"},
     {"bits", ""},
     {"track-osc", "false"},

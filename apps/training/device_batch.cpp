@@ -43,8 +43,13 @@ void DeviceBatch::load(const data::Batch& batch) {
                        pixels_.bytes() * static_cast<size_t>(batch.size),
                "batch of ", batch.size, " pictures of ", batch.image_size, " for ", pixels_.shape().str());
     size_ = batch.size;
-    copy_bytes(batch.pixels.data(), to_pixels_->host(), batch.pixels.size());
-    to_pixels_->send();
+    if (pixels_.device() != engine::Device::cpu &&
+        batch.pixels.get_allocator().device() == pixels_.device()) {
+        to_pixels_->send_from(batch.pixels.data(), batch.pixels.size());
+    } else {
+        copy_bytes(batch.pixels.data(), to_pixels_->host(), batch.pixels.size());
+        to_pixels_->send();
+    }
     auto* places = static_cast<int32_t*>(to_places_->host());
     for (size_t i = 0; i < static_cast<size_t>(size_); ++i) {
         places[i] = static_cast<int32_t>(batch.places.empty() ? static_cast<int64_t>(i) : batch.places[i]);

@@ -18,9 +18,12 @@ class DeviceBatch {
     /// Up to `size` pictures (3, S, S), S = image_size, with distributions over `classes` where `soft`.
     DeviceBatch(engine::Device device, int64_t size, int64_t image_size, int64_t classes, bool soft);
 
-    /// Enqueues the copy of a batch of at most `size` pictures. Throws where a label is not within
-    /// 0..classes-1.
+    /// Enqueues the copy of a batch of at most `size` pictures. Pixels that were made for this device
+    /// (LoaderOptions::device) are copied from where they lie: they must stay there until `wait` has
+    /// returned. Throws where a label is not within 0..classes-1.
     void load(const data::Batch& batch);
+    /// Waits until the batch has been read.
+    void wait() { to_pixels_->wait(); }
 
     int64_t size() const { return size_; }
     /// One of `of` equal parts of the latest batch: b = B / of neighbouring pictures.

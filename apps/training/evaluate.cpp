@@ -58,18 +58,18 @@ std::optional<std::vector<Sums>> gather(const std::vector<Sums>& own, int64_t ba
 
 }  // namespace
 
-std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
-                                 const data::LoaderOptions& options, const Compute& compute, RunLog& log,
+std::optional<Accuracy> evaluate(nn::Model& model, data::Loader& loader, const Compute& compute, RunLog& log,
                                  int print_freq, const Processes& processes) {
-    data::Loader loader(dataset, options);
-    const int64_t most = std::min<int64_t>(options.batch_size, dataset.size());
+    loader.start(0);
+    const data::LoaderOptions& options = loader.options();
+    const int64_t pictures = loader.dataset().size();
+    const int64_t most = std::min<int64_t>(options.batch_size, pictures);
     DeviceBatch place(compute.device, most, options.image_size, model.config().num_classes, false);
     Readback results(compute.device);
     Meter time("Time", "%6.3f"), losses("Loss", "%.4e"), top1("Acc@1", "%6.2f"), top5("Acc@5", "%6.2f");
     const nn::EvaluationMode evaluation(model);
     quant::regularize(model, false);
     const nn::Inference inference(model, compute.dtype, compute.products());
-    loader.start(0);
     Stopwatch watch;
     data::Batch batch;
     int64_t read = 0;
@@ -101,7 +101,11 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         }
         ++read;
     };
-    while (!interrupted() && loader.next(batch)) {
+    const auto next = [&] {
+        place.wait();  // the loader takes the batch's memory back
+        return !interrupted() && loader.next(batch);
+    };
+    while (next()) {
         processes.progress(false);
         place.load(batch);
         const nn::Variable logits = model.forward(place.pictures(compute.dtype));
@@ -111,7 +115,7 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         if (results.pending() > (compute.device == engine::Device::cpu ? 0 : kAhead)) read_one();
     }
     while (results.pending() > 0) read_one();
-    const int64_t size = options.batch_size, batches = (dataset.size() + size - 1) / size;
+    const int64_t size = options.batch_size, batches = (pictures + size - 1) / size;
     const auto all = gather(sums, batches, interrupted(), compute.device, processes);
     if (!all) return {};
     Sums total;
@@ -121,9 +125,8 @@ std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
         total.top1 += of_batch.top1;
         total.top5 += of_batch.top5;
     }
-    const double pictures = std::max(1.0, total.pictures);  // all may have been left out
-    const Accuracy accuracy{total.loss / pictures, 100.0 * total.top1 / pictures,
-                            100.0 * total.top5 / pictures};
+    const double seen = std::max(1.0, total.pictures);  // all may have been left out
+    const Accuracy accuracy{total.loss / seen, 100.0 * total.top1 / seen, 100.0 * total.top5 / seen};
     char text[80];
     std::snprintf(text, sizeof text, " * Acc@1 %.3f Acc@5 %.3f", accuracy.acc1, accuracy.acc5);
     log.line(text);

@@ -18,11 +18,10 @@ struct Accuracy {
     double acc5;
 };
 
-/// Measures `model` in evaluation mode over all of `dataset`, and writes the published lines. `options` say
-/// which batches are those of this process. Nothing where a signal arrived at one of them. Throws
-/// Error(Fault::run) naming the layer where the loss is not finite.
-std::optional<Accuracy> evaluate(nn::Model& model, const data::Dataset& dataset,
-                                 const data::LoaderOptions& options, const Compute& compute, RunLog& log,
+/// Measures `model` in evaluation mode over all batches of `loader`, which are those of this process, and
+/// writes the published lines. The loader may have been started before. Nothing where a signal arrived at one
+/// of the processes. Throws Error(Fault::run) naming the layer where the loss is not finite.
+std::optional<Accuracy> evaluate(nn::Model& model, data::Loader& loader, const Compute& compute, RunLog& log,
                                  int print_freq, const Processes& processes = {});
 
 }  // namespace vvtq::apps

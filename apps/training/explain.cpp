@@ -35,6 +35,7 @@ bool load_again(data::Loader& loader, uint64_t epoch, int64_t index, DeviceBatch
     data::Batch batch;
     if (!loader.next(batch)) return false;
     place.load(batch);
+    place.wait();
     return true;
 }
 

@@ -6,7 +6,6 @@
 #include <optional>
 #include <utility>
 
-#include "apps/training/evaluate.h"
 #include "apps/training/explain.h"
 #include "apps/training/interrupt.h"
 #include "apps/training/memory_fit.h"
@@ -39,6 +38,7 @@ Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const
       log_(log),
       guards_(model, log),
       compute_(compute),
+      loaders_(options, data, compute.device),
       optimizer_(model.parameters(), options.optimizer),
       processes_(std::move(processes)) {
     if (options.track_oscillation) {
@@ -46,14 +46,15 @@ Trainer::Trainer(const TrainingOptions& options, const TrainingData& data, const
     }
     plan(resumed != nullptr);
     for (size_t i = next_pass_; i < passes_.size(); ++i) {
-        loader(passes_[i].crops);  // refuses what it cannot make batches of
+        loaders_.training(passes_[i].crops);  // refuses what it cannot make batches of
     }
     if (resumed != nullptr) {
         last_checkpoint_ = resumed->path();
         resumed->load_optimizer(optimizer_);
         if (oscillation_ != nullptr) resumed->load_oscillation(*oscillation_);
         share_state(optimizer_, oscillation_.get(), processes_);
-        const int64_t batches = next_pass_ < passes_.size() ? loader(passes_[next_pass_].crops).batches() : 0;
+        const int64_t batches =
+            next_pass_ < passes_.size() ? loaders_.training(passes_[next_pass_].crops).batches() : 0;
         if (info_.batch > batches) {
             engine::input_error("`resume`: the checkpoint stands at batch ", info_.batch, " of an epoch of ",
                                 batches, "; resume on the data set and batch size it was made with");
@@ -147,16 +148,6 @@ bool Trainer::stopping() const { return processes_.size == 1 ? interrupted() : a
 
 bool Trainer::at_step_limit() const { return options_.max_steps > 0 && info_.step >= options_.max_steps; }
 
-data::Loader& Trainer::loader(int crops) {
-    std::unique_ptr<data::Loader>& loader = crops == 1 ? single_ : several_;
-    if (loader == nullptr) {
-        data::LoaderOptions options = options_.training;
-        options.num_crops = crops;
-        loader = std::make_unique<data::Loader>(*data_.train, options, data_.labels.get());
-    }
-    return *loader;
-}
-
 StepRates Trainer::rates_of(const Pass& pass, int64_t step) const {
     StepRates rates;
     rates.lr = options_.schedule.at(pass.epoch);
@@ -177,7 +168,7 @@ void Trainer::look_into(const Pass& pass, int64_t index, int64_t step, const Ste
     bool there = false;
     std::string why = "a signal arrived before it was looked into";
     try {
-        there = load_again(loader(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
+        there = load_again(loaders_.training(pass.crops), static_cast<uint64_t>(pass.epoch), index, *place_);
     } catch (const engine::Error& error) {
         if (error.fault() == engine::Fault::internal) throw;
         why = std::string("its pictures cannot be read again: ") + error.what();
@@ -213,9 +204,10 @@ void Trainer::account(const Pass& pass, Meters& meters) {
     in_step_ = false;
     meters.time.update(meters.watch.lap());
     if (index % options_.print_freq == 0 && result.found_inf == 0) {
-        meters.report({pass.epoch, options_.schedule.epochs, pass.crops, index, loader(pass.crops).batches(),
-                       step + 1, rates_of(pass, step).lr, rates_of(pass, step).regularizer_weight},
-                      log_);
+        meters.report(
+            {pass.epoch, options_.schedule.epochs, pass.crops, index, loaders_.training(pass.crops).batches(),
+             step + 1, rates_of(pass, step).lr, rates_of(pass, step).regularizer_weight},
+            log_);
     }
 }
 
@@ -224,8 +216,9 @@ void Trainer::account_all(const Pass& pass, Meters& meters) {
 }
 
 bool Trainer::next(data::Loader& batches, data::Batch& batch, const Pass& pass, Meters& meters) {
-    if (std::exchange(moved_, false)) batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
+    if (std::exchange(moved_, false)) loaders_.start(pass, info_.batch);
     meters.waiting.lap();
+    place_->wait();  // the loader takes the batch's memory back
     try {
         return batches.next(batch);
     } catch (const engine::Error& error) {
@@ -243,8 +236,8 @@ Outcome Trainer::stop(const Pass& pass, Meters& meters) {
 }
 
 Outcome Trainer::run_pass(const Pass& pass) {
-    data::Loader& batches = loader(pass.crops);
-    batches.start(static_cast<uint64_t>(pass.epoch), info_.batch);
+    data::Loader& batches = loaders_.training(pass.crops);
+    loaders_.start(pass, info_.batch);
     if (place_ == nullptr) {
         place_ = std::make_unique<DeviceBatch>(
             compute_.device, options_.training.batch_size / processes_.size, model_.config().img_size,
@@ -269,6 +262,7 @@ Outcome Trainer::run_pass(const Pass& pass) {
         meters.data.update(meters.waiting.lap());
         place_->load(batch);
         step_->submit(rates_of(pass, info_.step));
+        if (batches.all_begun()) loaders_.start_evaluation();
         ++info_.batch;
         ++info_.step;
         while (step_->pending() > ahead) account(pass, meters);
@@ -281,12 +275,35 @@ Outcome Trainer::run_pass(const Pass& pass) {
             processes_.exchange("");  // the others wait here, however long it takes
         }
     }
+    start_next_pass();
     account_all(pass, meters);
     if (stopping()) return stop(pass, meters);  // while waiting for a batch, too
     check_state_finite(model_, optimizer_);
     optimizer_.clear_grad();
-    step_.reset();  // what its graph holds serves the evaluation
     return end_pass(pass);
+}
+
+void Trainer::start_next_pass() {
+    if (stopping() || at_step_limit() || next_pass_ + 1 >= passes_.size()) return;
+    loaders_.start(passes_[next_pass_ + 1]);
+}
+
+std::optional<Accuracy> Trainer::measure() {
+    data::Loader& pictures = loaders_.start_evaluation();
+    const auto evaluated = [&] {
+        return evaluate(model_, pictures, compute_, log_, options_.print_freq, processes_);
+    };
+    std::optional<Accuracy> accuracy;
+    try {
+        accuracy = evaluated();
+    } catch (const engine::OutOfMemory&) {
+        step_.reset();  // what its graph holds serves the evaluation
+        accuracy = evaluated();
+    }
+    loaders_.end_evaluation();
+    const std::vector<std::string> kept = processes_.exchange(step_ != nullptr ? "kept" : "");
+    if (std::count(kept.begin(), kept.end(), "") > 0) step_.reset();  // all record a step, or none
+    return accuracy;
 }
 
 Outcome Trainer::end_pass(const Pass& pass) {
@@ -298,8 +315,7 @@ Outcome Trainer::end_pass(const Pass& pass) {
     std::optional<Accuracy> accuracy;
     try {
         share_buffers(model_, processes_);
-        accuracy = evaluate(model_, *data_.evaluation, options_.evaluation, compute_, log_,
-                            options_.print_freq, processes_);
+        accuracy = measure();
     } catch (const engine::Error& error) {
         if (error.fault() == engine::Fault::input) save(kCheckpoint);
         stop_at(error);

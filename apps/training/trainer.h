@@ -2,15 +2,18 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "apps/training/checkpoint.h"
+#include "apps/training/evaluate.h"
 #include "apps/training/guards.h"
 #include "apps/training/log.h"
 #include "apps/training/meters.h"
 #include "apps/training/passes.h"
 #include "apps/training/processes.h"
 #include "apps/training/run_folder.h"
+#include "apps/training/run_loaders.h"
 #include "apps/training/training_data.h"
 #include "apps/training/training_options.h"
 #include "apps/training/training_step.h"
@@ -73,7 +76,10 @@ class Trainer {
     bool save(const std::string& file);
     /// Rethrows `error` with the place of the state that was saved before.
     [[noreturn]] void stop_at(const engine::Error& error);
-    data::Loader& loader(int crops);
+    /// Lets the workers of the next pass begin, where there will be one.
+    void start_next_pass();
+    /// Evaluates; where memory is short, without the recorded step.
+    std::optional<Accuracy> measure();
 
     const TrainingOptions& options_;
     const TrainingData& data_;
@@ -83,6 +89,7 @@ class Trainer {
     RunLog& log_;
     Guards guards_;
     Compute compute_;
+    RunLoaders loaders_;
     nn::Adamw optimizer_;
     std::unique_ptr<quant::OscillationTracker> oscillation_;  // null where it is not tracked
     std::unique_ptr<DeviceBatch> place_;
@@ -96,7 +103,6 @@ class Trainer {
     bool moved_ = false;           // the loader stands elsewhere, for a step that was repeated
     std::string last_checkpoint_;  // empty before the first
     std::string not_saved_;        // why the latest state is not in checkpoint.safetensors
-    std::unique_ptr<data::Loader> single_, several_;  // made when first needed
 };
 
 }  // namespace vvtq::apps

@@ -46,6 +46,8 @@ class HostUpload final : public Upload {
     explicit HostUpload(void* target) : target_(target) {}
     void* host() override { return target_; }
     void send() override {}
+    void send_from(const void* host, size_t bytes) override { std::memcpy(target_, host, bytes); }
+    void wait() override {}
 
   private:
     void* target_;

@@ -1,6 +1,9 @@
 #include "engine/cuda/runtime.h"
 
+#include <map>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 #include "engine/cuda/backend.h"
 #include "engine/cuda/pool.h"
@@ -87,13 +90,45 @@ cudaStream_t copy_stream() {
     return stream;
 }
 
-/// Two page-locked slots and two on the device, so that one batch is written while another is copied; a copy
-/// within the device then brings it to its fixed place in order with the kernels.
+/// Page-locked memory. It takes milliseconds to get and to give back, so it is kept for the next user.
+class HostPool {
+  public:
+    void* allocate(size_t bytes) {
+        {
+            const std::lock_guard lock(mutex_);
+            std::vector<void*>& list = free_[bytes];
+            if (!list.empty()) {
+                void* memory = list.back();
+                list.pop_back();
+                return memory;
+            }
+        }
+        VVTQ_CUDA(cudaSetDevice(gpu().index));  // of this thread, which may be new
+        void* memory = nullptr;
+        VVTQ_CUDA(cudaMallocHost(&memory, std::max<size_t>(1, bytes)));
+        return memory;
+    }
+    void release(void* memory, size_t bytes) {
+        const std::lock_guard lock(mutex_);
+        free_[bytes].push_back(memory);
+    }
+
+  private:
+    std::mutex mutex_;
+    std::map<size_t, std::vector<void*>> free_;
+};
+
+HostPool& host_pool() {
+    static HostPool* const instance = new HostPool;  // outlives every static vector
+    return *instance;
+}
+
+/// Two page-locked slots, made when first needed, and two on the device, so that one batch is written while
+/// another is copied; a copy within the device then brings it to its fixed place in order with the kernels.
 class GpuUpload final : public Upload {
   public:
     GpuUpload(void* target, size_t bytes) : target_(target), bytes_(bytes) {
         for (Slot& slot : slots_) {
-            VVTQ_CUDA(cudaMallocHost(&slot.host, std::max<size_t>(1, bytes)));
             slot.device = Tensor({static_cast<int64_t>(bytes)}, DType::u8, Device::cuda);
             VVTQ_CUDA(
                 cudaEventRecord(slot.used.event, gpu().stream));  // earlier kernels may still use its memory
@@ -102,24 +137,23 @@ class GpuUpload final : public Upload {
     ~GpuUpload() override {
         for (Slot& slot : slots_) {
             cudaEventSynchronize(slot.used.event);
-            cudaFreeHost(slot.host);
+            if (slot.host != nullptr) host_pool().release(slot.host, bytes_);
         }
     }
     void* host() override {
         Slot& slot = slots_[at_];
         VVTQ_CUDA(cudaEventSynchronize(slot.used.event));  // its last bytes have reached the target
+        if (slot.host == nullptr) slot.host = host_pool().allocate(bytes_);
         return slot.host;
     }
-    void send() override {
+    void send() override { send(slots_[at_], slots_[at_].host, bytes_); }
+    void send_from(const void* host, size_t bytes) override {
         Slot& slot = slots_[at_];
-        at_ = 1 - at_;
-        VVTQ_CUDA(
-            cudaMemcpyAsync(slot.device.raw(), slot.host, bytes_, cudaMemcpyHostToDevice, copy_stream()));
-        VVTQ_CUDA(cudaEventRecord(slot.sent.event, copy_stream()));
-        VVTQ_CUDA(cudaStreamWaitEvent(gpu().stream, slot.sent.event));
-        VVTQ_CUDA(
-            cudaMemcpyAsync(target_, slot.device.raw(), bytes_, cudaMemcpyDeviceToDevice, gpu().stream));
-        VVTQ_CUDA(cudaEventRecord(slot.used.event, gpu().stream));
+        VVTQ_CUDA(cudaStreamWaitEvent(copy_stream(), slot.used.event));
+        send(slot, host, bytes);
+    }
+    void wait() override {
+        for (const Slot& slot : slots_) VVTQ_CUDA(cudaEventSynchronize(slot.sent.event));
     }
 
   private:
@@ -128,6 +162,14 @@ class GpuUpload final : public Upload {
         Tensor device;
         EventHandle sent{cudaEventDisableTiming}, used{cudaEventDisableTiming};
     };
+    void send(Slot& slot, const void* host, size_t bytes) {
+        at_ = 1 - at_;
+        VVTQ_CUDA(cudaMemcpyAsync(slot.device.raw(), host, bytes, cudaMemcpyHostToDevice, copy_stream()));
+        VVTQ_CUDA(cudaEventRecord(slot.sent.event, copy_stream()));
+        VVTQ_CUDA(cudaStreamWaitEvent(gpu().stream, slot.sent.event));
+        VVTQ_CUDA(cudaMemcpyAsync(target_, slot.device.raw(), bytes, cudaMemcpyDeviceToDevice, gpu().stream));
+        VVTQ_CUDA(cudaEventRecord(slot.used.event, gpu().stream));
+    }
     void* target_;
     size_t bytes_;
     Slot slots_[2];
@@ -197,12 +239,8 @@ class GpuRuntime final : public Runtime {
     void enqueue_download(const void* device, void* host, size_t bytes) override {
         VVTQ_CUDA(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, gpu().stream));
     }
-    void* allocate_host(size_t bytes) override {
-        void* memory = nullptr;
-        VVTQ_CUDA(cudaMallocHost(&memory, std::max<size_t>(1, bytes)));
-        return memory;
-    }
-    void release_host(void* memory, size_t) noexcept override { cudaFreeHost(memory); }
+    void* allocate_host(size_t bytes) override { return host_pool().allocate(bytes); }
+    void release_host(void* memory, size_t bytes) noexcept override { host_pool().release(memory, bytes); }
     std::unique_ptr<Event> make_event() override { return std::make_unique<GpuEvent>(); }
     std::unique_ptr<Upload> make_upload(void* device, size_t bytes) override {
         return std::make_unique<GpuUpload>(device, bytes);

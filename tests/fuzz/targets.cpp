@@ -17,6 +17,7 @@
 #include "data/packed_format.h"
 #include "data/packed_labels.h"
 #include "data/picture_reader.h"
+#include "data/shard_index.h"
 #include "data/state_file.h"
 #include "engine/check.h"
 #include "tests/hostile_files.h"
@@ -88,6 +89,19 @@ void read_pack(std::span<const uint8_t> bytes) {
             for (int64_t i = 0; i < packed.header().pictures; ++i) names.find(names.name(i));
         });
     }
+}
+
+// With right checksums too, which random changes would hardly ever have.
+void read_index(std::span<const uint8_t> bytes) {
+    Bytes each(bytes.begin(), bytes.end());
+    expect_input_error("x.index", [&] { read_shard_index(each, "x.index"); });
+    ShardIndexHeader header;
+    if (each.size() < sizeof header) return;
+    std::memcpy(&header, each.data(), sizeof header);
+    header.body_check = checksum(std::span(each).subspan(sizeof header));
+    header.check = header_check(header);
+    std::memcpy(each.data(), &header, sizeof header);
+    expect_input_error("x.index", [&] { read_shard_index(each, "x.index"); });
 }
 
 void read_idx_files(std::span<const uint8_t> bytes) {
@@ -162,6 +176,7 @@ const std::vector<FuzzTarget>& fuzz_targets() {
          {"fixtures/fkd_tensor.tar", "fixtures/fkd_numpy.tar", "fixtures/fkd_numpy_fp16.tar",
           "fixtures/fkd_numpy_legacy.tar"}},
         {"label_pack", read_pack, {}},
+        {"shard_index", read_index, {}},
         {"idx", read_idx_files, {}},
         {"cifar10", read_cifar10, {}},
         {"jpeg",
@@ -234,6 +249,12 @@ void write_fuzz_seeds(const std::string& folder) {
         file.write(bytes.data(), bytes.size());
         file.commit(false);
     };
+    ShardIndex index;
+    index.classes = {"cat", "dog"};
+    index.files = {"cat/1.jpg", "dog/2.png"};
+    index.records = {{512, 1000, 0, 0, 0, 0}, {3072, 1000, 0, 0, 1, 1}};
+    index.shard_bytes = {10240};
+    write("shard_index/index", write_shard_index(index));
     write("idx/labels", {0, 0, 8, 1, 0, 0, 0, 2, 3, 4});
     write("idx/images", {0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6});
     write("cifar10/batch", Bytes(2 * 3073, 5));

@@ -1,6 +1,8 @@
 // The loader: the same batches for any number of workers, the right crops in them, and clean ends.
+#include <atomic>
 #include <cmath>
 #include <set>
+#include <thread>
 
 #include "data/loader.h"
 #include "data/packed_labels.h"
@@ -97,6 +99,29 @@ class BrokenDataset : public Dataset {
     int64_t broken_from_;
 };
 
+// Counts how often its pictures are opened.
+class CountingDataset : public Dataset {
+  public:
+    explicit CountingDataset(const Dataset& counted)
+        : Dataset("counted", counted.class_names(), labels_of(counted)), counted_(counted) {}
+    std::string id(int64_t index) const override { return counted_.id(index); }
+    void open(int64_t index, PictureReader& reader) const override {
+        ++opened;
+        counted_.open(index, reader);
+    }
+    uint64_t fingerprint() const override { return 0; }
+
+    mutable std::atomic<int> opened{0};
+
+  private:
+    static std::vector<int> labels_of(const Dataset& dataset) {
+        std::vector<int> labels;
+        for (int64_t i = 0; i < dataset.size(); ++i) labels.push_back(dataset.label(i));
+        return labels;
+    }
+    const Dataset& counted_;
+};
+
 }  // namespace
 
 TEST_CASE("batches are the same for any number of workers, and for a second run", "[data]") {
@@ -128,6 +153,35 @@ TEST_CASE("batches are the same for any number of workers, and for a second run"
         Loader reseeded(*dataset, other, given);
         CHECK(same(epoch_of(reseeded, 1), first) == (mode == LoaderMode::evaluation));
     }
+}
+
+TEST_CASE("an epoch that is started ahead has the same batches, and is made once", "[data]") {
+    const auto dataset = noise_dataset(16);
+    const CountingDataset counted(*dataset);
+    Loader alone(*dataset, options_for(LoaderMode::training, 0));
+    const auto first = epoch_of(alone, 1), second = epoch_of(alone, 2);
+    CHECK_FALSE(alone.all_begun());
+    Loader ahead(counted, options_for(LoaderMode::training, 3));
+    ahead.start(1);
+    while (!ahead.all_begun()) std::this_thread::yield();  // two batches, before any is asked for
+    CHECK(epoch_of(ahead, 1).size() == 2);                 // starts it again
+    CHECK(counted.opened == 16);
+    ahead.start(2);
+    CHECK(same(epoch_of(ahead, 2), second));
+    CHECK(counted.opened == 32);
+    CHECK(same(epoch_of(ahead, 2), second));  // it was used up: made anew
+    CHECK(counted.opened == 48);
+    ahead.start(2);
+    ahead.start(1);  // another one
+    ahead.start(1, 1);
+    Batch batch;
+    REQUIRE(ahead.next(batch));
+    CHECK(same(batch, first[1]));
+    CHECK_FALSE(ahead.next(batch));
+    ahead.start(1);
+    REQUIRE(ahead.next(batch));
+    ahead.start(1);  // from its beginning
+    CHECK(same(epoch_of(ahead, 1), first));
 }
 
 TEST_CASE("evaluation keeps every picture in order, training drops the rest", "[data]") {
