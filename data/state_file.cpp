@@ -137,6 +137,11 @@ struct StateFile::Torch {
 
 StateFile::StateFile(const std::string& path) : path_(path) {
     MappedFile mapped(path, "name a checkpoint");
+    if (path.ends_with(".onnx")) {
+        engine::input_error("'", printable(path),
+                            "' is an ONNX file, which is written but not read; name a checkpoint, ",
+                            "such as a .safetensors or .pth file");
+    }
     if (!is_torch_file(mapped.bytes())) {
         safetensors_ = std::make_unique<SafeTensors>(SafeTensors::open(path));
         metadata_ = safetensors_->metadata();

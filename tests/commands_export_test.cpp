@@ -229,6 +229,7 @@ TEST_CASE("export refuses what it cannot write, in one line") {
     files.refused(from + files.scratch / "none/x.onnx", {"none/x.onnx"});
     CHECK_FALSE(fs::exists(onnx));
     files.done(from + onnx);
+    files.refused("export " + onnx + " " + files.out, {"is an ONNX file", ".safetensors"});
     files.done("export " + files.fp + " " + files.scratch / "fp.onnx");
     files.done("export " + files.packed + " " + files.scratch / "y.onnx");
     CHECK(bytes_of(onnx) == bytes_of(files.scratch / "y.onnx"));

@@ -290,8 +290,7 @@ void add_pictures(Inspected& inspected, const Pictures& pictures) {
                               {"pictures", pictures.size()},
                               {"batch", pictures.parts().front().pictures.shape()[0]},
                               {"top1", measured.top1},
-                              {"loss", measured.loss},
-                              {"float_top1", nullptr}};
+                              {"loss", measured.loss}};
     add_activations(inspected, pictures.parts().front().pictures);
     add_picture(inspected, pictures);
 }

@@ -164,11 +164,11 @@ void define_inspect(FlagTable& flags, Options& o) {
     flags.group("Files");
     flags.add("checkpoint,--checkpoint", o.inspect.checkpoint, "checkpoint of a quantized model");
     flags.add("--compare", o.inspect.compare, "a second checkpoint, for the JSON file and the page");
-    flags.add("--metrics", o.inspect.metrics, "metrics.jsonl of one run or several, for the same")
+    flags.add("--metrics", o.inspect.metrics, "metrics.jsonl of one run or several, for --json and --html")
         ->expected(-1);
     flags.group("Output");
-    flags.add("--json", o.inspect.json, "file to write everything to");
-    flags.add("--html", o.inspect.html, "page for a browser to write");
+    flags.add("--json", o.inspect.json, "JSON file to write all figures to");
+    flags.add("--html", o.inspect.html, "HTML file to write: a page of all figures");
     flags.add("--sort", o.inspect.sort, "severity, name, snr, clipped, entropy, bytes or sensitivity");
     flags.add_switch("--by-kind", o.inspect.by_kind,
                      "one row for each kind of module: how its values vary, on average");

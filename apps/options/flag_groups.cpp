@@ -53,7 +53,7 @@ void add_foreign_model(FlagTable& flags, Options& o) {
     flags.add("--num_classes", o.model.num_classes, "0: as many as the file has");
     flags.add("--wbits", o.quantizer.wbits, "needed where a quantized file does not say its bit widths");
     flags.add("--abits", o.quantizer.abits, "needed where a quantized file does not say its bit widths");
-    flags.add("--bits", o.quantizer.bits, "with them: file of `name = bits` lines for some quantizers");
+    flags.add("--bits", o.quantizer.bits, "with --wbits and --abits: file of `\"name\" = bits` lines for some quantizers");
 }
 
 void add_decode(FlagTable& flags, DataFlags& data) {

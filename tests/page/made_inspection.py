@@ -93,7 +93,7 @@ def inspection(blocks=2, wide=2, grid=7, epochs=12, heads=3):
         'model': {'name': 'deit_' + HOSTILE, 'family': 'deit', 'image_size': 28, 'classes': 10, 'wbits': wide, 'abits': wide,
                   'parameters': 100, 'heads': heads, 'depth': blocks, 'tokens': tokens},
         'bytes': {'float': 400, 'packed': 40}, 'average_bits': {'weight': 2.5, 'activation': None}, 'bit_operations': 1e6,
-        'data': {'path': HOSTILE, 'pictures': 64, 'top1': 86.0, 'loss': 0.51, 'float_top1': None},
+        'data': {'path': HOSTILE, 'pictures': 64, 'top1': 86.0, 'loss': 0.51},
         'quantizers': quantizers(blocks, wide),
         'attention': {'picture': {'width': 8, 'height': 8, 'rgb': base64.b64encode(bytes(range(192))).decode()}, 'label': 3,
                       'predicted': 3, 'grid': [grid, grid], 'blocks': attention},
