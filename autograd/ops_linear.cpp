@@ -28,7 +28,8 @@ LinearProduct::LinearProduct(const Quantized& x, const Quantized& w, const Varia
     VVTQ_CHECK(!bias.defined() || bias.shape() == Shape({outputs()}), "w ", w_.shape().str(), ", bias ",
                bias.shape().str());
     const Tensor& codes = x.q.value();
-    if (is_integer(codes) && is_integer(w_)) {
+    constexpr int64_t kMostInputs = (int64_t{1} << 31) / (255 * 128);  // whose sums fit into 32 bits
+    if (is_integer(codes) && is_integer(w_) && inputs() <= kMostInputs) {
         packed_ = w.packed.defined() ? w.packed : packed_codes(w_);
     } else {
         w_ = w_.to(float_dtype(codes));

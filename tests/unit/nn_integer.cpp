@@ -52,6 +52,19 @@ TEST_CASE("quantizers that have no 8-bit codes keep working beside integer ones"
     CHECK(integer_logits(*model, pictures) == logits(*model, pictures));
 }
 
+TEST_CASE("sums of codes that 32 bits cannot hold are sums of floats") {
+    for (const int64_t inputs : {65'000, 70'000}) {
+        const Tensor codes({1, inputs}, DType::u8), weight({1, inputs}, DType::i8);
+        std::fill_n(codes.data<uint8_t>(), inputs, uint8_t{255});
+        std::fill_n(weight.data<int8_t>(), inputs, int8_t{127});
+        autograd::Quantized x{autograd::Variable(codes)}, w{autograd::Variable(weight)};
+        x.scale = w.scale = Tensor::full({1}, 1.0, DType::f32);
+        const autograd::NoGrad off_tape;
+        const double y = autograd::linear(x, w, {}).value().to_vector()[0];
+        CHECK(y == Approx(255.0 * 127.0 * static_cast<double>(inputs)).epsilon(1e-4));
+    }
+}
+
 TEST_CASE("a model without quantizers computes in f32 under integer inference") {
     auto model = nn::make_model(small(kModels[0]), DType::f32, 3);
     model->train(false);
