@@ -263,6 +263,10 @@ TEST_CASE("inspect refuses what it cannot do, in one line") {
         "inspect " + files.q + " --device cpu --data " + files.data + " -j 0 --sensitivity ";
     files.refused(with + "--suggest-bits few", {"--suggest-bits", "few"});
     files.refused(with + "--suggest-bits 10", {"--suggest-bits", "10"});
+    files.refused("inspect " + files.q + " --json " + files.q, {"--json", files.q, "another file"});
+    files.refused("inspect " + files.q + " --json " + files.out + " --compare " + files.out,
+                  {"--json", files.out, "another file"});
+    files.refused("inspect " + files.q + " --json " + files.scratch / "none/x.json", {"none/x.json"});
     write_lines(files.scratch / "bad.jsonl", "{\"kind\": \"train\"}\n");
     files.refused("inspect " + files.q + " --device cpu --json " + files.out + " --metrics " +
                       files.scratch / "bad.jsonl",

@@ -1,5 +1,6 @@
 // `vvtq inspect`: what the quantizers of a checkpoint do.
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 
 #include "apps/commands/commands.h"
@@ -22,6 +23,27 @@ void write_text(const std::string& path, const std::string& text) {
     data::AtomicFile file(path);
     file.write(text.data(), text.size());
     file.commit();
+}
+
+/// Throws Error(Fault::input) where a file to write is one that is read, another one to write, or cannot be
+/// written: before the work.
+void check_outputs(const InspectFlags& flags) {
+    std::vector<std::string> others = flags.metrics;
+    others.push_back(flags.checkpoint);
+    others.push_back(flags.compare);
+    for (const auto& [flag, path] :
+         {std::pair{"--json", flags.json}, {"--html", flags.html}, {"--bits-out", flags.bits_out}}) {
+        if (path.empty()) continue;
+        for (const std::string& other : others) {
+            std::error_code missing;
+            if (path == other || std::filesystem::equivalent(path, other, missing)) {
+                engine::input_error(flag, ": '", data::printable(path),
+                                    "' is another file of this command; name a file of its own");
+            }
+        }
+        others.push_back(path);
+        const data::AtomicFile can_be_written(path);
+    }
 }
 
 data::LoaderOptions picture_loader(const Options& options, const Checkpoint& checkpoint, int64_t image_size) {
@@ -64,6 +86,7 @@ int command_inspect(Options& options) {
     if (options.run.precision == "int8") {
         engine::input_error("--precision: int8 hides the values that are looked at here; use fp32");
     }
+    check_outputs(flags);
     const Compute compute = pick_compute(options.run);
     const bool with_pictures = options.given("--data") || options.given("--dataset");
     const Checkpoint checkpoint(flags.checkpoint, "CKPT");
