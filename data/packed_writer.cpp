@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <utility>
 
@@ -33,7 +34,14 @@ PackedHeader raw_header(const SoftLabelHeader& header) {
     return raw;
 }
 
-// The file that is to be written: where `path` is a link, what it leads to. Only a regular file is replaced.
+bool holds_labels(const std::string& path) {
+    char magic[sizeof kPackedMagic] = {};
+    std::ifstream(path, std::ios::binary).read(magic, sizeof magic);
+    return std::memcmp(magic, kPackedMagic, sizeof magic) == 0;
+}
+
+// The file that is to be written: where `path` is a link, what it leads to. Only a file of labels, or an
+// empty one, is replaced.
 std::string target_of(const std::string& path) {
     std::error_code error;
     std::string target = path;
@@ -51,6 +59,10 @@ std::string target_of(const std::string& path) {
     if (fs::exists(status) && !fs::is_regular_file(status)) {
         engine::input_error("cannot write '", printable(path),
                             "': it is a device, a pipe or a socket; name a file");
+    }
+    if (fs::exists(status) && fs::file_size(target, error) > 0 && !holds_labels(target)) {
+        engine::input_error("cannot write '", printable(path),
+                            "': it is there already, and holds no labels; name another file");
     }
     return target;
 }

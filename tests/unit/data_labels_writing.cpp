@@ -139,7 +139,7 @@ TEST_CASE("packing and unpacking stop where they are told", "[data][fkd]") {
     CHECK_FALSE(fs::exists(scratch / "pack.partial"));
 }
 
-TEST_CASE("labels are written over regular files alone", "[data][fkd][bad-input]") {
+TEST_CASE("labels are written over labels and empty files alone", "[data][fkd][bad-input]") {
     const Scratch scratch;
     fs::create_directories(scratch / "folder");
     REQUIRE(::mkfifo((scratch / "pipe").c_str(), 0600) == 0);
@@ -159,10 +159,15 @@ TEST_CASE("labels are written over regular files alone", "[data][fkd][bad-input]
         CHECK(refuses(name, [&] { make_tree_sink(scratch / name, kHeader, kDataset); }));
         CHECK(refuses(name, [&] { PackedLabels::open(scratch / name); }));
     }
+    const std::string other = scratch / "teacher.safetensors";
+    write_bytes(other, {1, 2, 3});
+    CHECK(refuses("holds no labels", [&] { make_packed_sink(other, kHeader, kDataset); }));
+    CHECK(read_file(other, "") == Bytes{1, 2, 3});
     // Where a link leads to a file, the file is replaced and the link stays.
-    write_bytes(scratch / "there/labels", {1, 2, 3});
+    write_bytes(scratch / "there/labels", {});
     fs::create_symlink(scratch / "there/labels", scratch / "good");
     const Bytes whole = write_packed(scratch / "good");
     CHECK(fs::is_symlink(scratch / "good"));
     CHECK(read_file(scratch / "there/labels", "") == whole);
+    CHECK(write_packed(scratch / "good") == whole);  // once more, over labels
 }
