@@ -335,6 +335,15 @@ TEST_CASE("widths by name (--bits) survive training, evaluation, resuming and ex
                   {"--keep-steps", "widths by name"});
 }
 
+TEST_CASE("widths by name: the last match counts, with and without quotes") {
+    const InspectFiles files;
+    const ordered_json json = files.inspected(files.by_name(
+        "blocks.0.attn.proj_q = 3\n\"blocks.*\" = 4\nblocks.0.attn.proj_k = 2\n\"*.proj_v\" = 5\n"));
+    for (const auto& [name, bits] : std::map<std::string, int>{{"q", 4}, {"k", 2}, {"v", 5}}) {
+        CHECK(InspectFiles::entry(json, "blocks.0.attn.proj_" + name)["bits"] == bits);
+    }
+}
+
 TEST_CASE("widths by name: a file that names nothing, or no width, is refused") {
     const InspectFiles files;
     const auto refused = [&](const std::string& lines, const std::vector<std::string>& words) {

@@ -44,7 +44,7 @@ function trainingSection() {
     hint.textContent = shown === chosen.name ? '' : `The logs do not have ${chosen.name}.`;
     for (const each of charts) each.redraw();
   });
-  const summary = table({ id: 'runs', caption: 'Runs', sorted: 'top1', rows: runs, columns: [
+  const summary = table({ id: 'runs', caption: 'Runs', sorted: has((epoch) => epoch.val_top1) ? 'top1' : 'run', rows: runs, columns: [
     { key: 'run', label: 'Run', value: nameOf, text: nameOf },
     ...[['top1', 'Top-1 at the end', (epoch) => epoch.val_top1, show.points], ['loss', 'Training loss', (epoch) => epoch.train_loss, show.number],
       ['oscillating', 'Oscillating', oscillation('share'), show.percent], ['mean_oscillation', 'Mean frequency', oscillation('mean'), show.number]]

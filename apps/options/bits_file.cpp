@@ -20,16 +20,22 @@ bool is_pattern(const std::string& name) {
            std::none_of(name.begin(), name.end(), [](unsigned char c) { return std::isspace(c) != 0; });
 }
 
+/// A line of the file: a pattern and its width.
+struct Line {
+    std::string name;
+    const toml::node* value;
+};
+
 /// `a.b = 3` without quotes is a table within a table.
-void add_entries(const std::string& name, const toml::node& value, const std::string& where,
-                 std::string& text) {
-    if (const toml::table* table = value.as_table()) {
-        for (const auto& [key, inner] : *table) {
-            add_entries(name + "." + std::string(key.str()), inner, where, text);
-        }
-        return;
-    }
-    const auto bits = value.is_integer() ? *value.value<int64_t>() : 0;
+void add_lines(const std::string& name, const toml::node& value, std::vector<Line>& lines) {
+    const toml::table* table = value.as_table();
+    if (table == nullptr) return lines.push_back({name, &value});
+    for (const auto& [key, inner] : *table) add_lines(name + "." + std::string(key.str()), inner, lines);
+}
+
+void add_entry(const Line& line, const std::string& where, std::string& text) {
+    const auto& [name, value] = line;
+    const auto bits = value->is_integer() ? *value->value<int64_t>() : 0;
     if (!is_width(bits)) {
         engine::input_error(where, data::printable(name), ": give 1 to 8 bits, or 32 for float");
     }
@@ -44,9 +50,15 @@ void add_entries(const std::string& name, const toml::node& value, const std::st
 
 std::string read_bits_file(const std::string& path) {
     const TomlFile file("--bits", path, "\"name\" = bits");
+    std::vector<Line> lines;  // in the order of the file, in which the last match counts
+    for (const TomlFile::Entry& entry : file.entries()) add_lines(entry.name, *entry.value, lines);
+    std::stable_sort(lines.begin(), lines.end(), [](const Line& a, const Line& b) {
+        return a.value->source().begin.line < b.value->source().begin.line;
+    });
     std::string text;
-    for (const TomlFile::Entry& entry : file.entries()) {
-        add_entries(entry.name, *entry.value, entry.where, text);
+    for (const Line& line : lines) {
+        const auto number = line.value->source().begin.line;
+        add_entry(line, engine::concat("--bits: ", path, ", line ", number, ": "), text);
     }
     if (text.empty()) engine::input_error("--bits: ", path, " has no widths; leave the flag out");
     return text;
